@@ -1,0 +1,208 @@
+"""The project's config keys, added to fastreid's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from fastreid.config import CfgNode, get_cfg as host_cfg
+
+from lrreid_ext.registry import suggest
+
+__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg"]
+
+
+class ConfigError(ValueError):
+    """A config file or override that can't be used; the message names the key."""
+
+
+def add_lrreid_config(cfg: CfgNode) -> None:
+    """Add every key of ``lrreid_ext`` with its default. fastreid's own keys stay as they are."""
+    # Modules to import before a config is merged: dotted names, or paths of .py files (relative to
+    # the YAML that names them). They register entries and may offer add_config(cfg).
+    cfg.PLUGINS = []
+    # Seed of everything random in training: initial weights, sampling, augmentation, dropout.
+    cfg.SEED = 0
+    # Extra training hooks, by name in HOOK_REGISTRY.
+    cfg.HOOKS = []
+    # Training phases by name, in the order written; see lrreid_ext.engine.phases. Empty: one phase
+    # of SOLVER.MAX_EPOCH epochs that trains everything.
+    cfg.PHASES = CfgNode(new_allowed=True)
+    # Name of the phase to start at ("": the first). The weights that earlier phases would have
+    # made come from MODEL.WEIGHTS.
+    cfg.START_PHASE = ""
+
+    # ------------------------------------------------------------------ data
+    # Folder that holds sources and built data sets.
+    cfg.DATASETS.ROOT = os.environ.get("FASTREID_DATASETS", "datasets")
+    # Folder of the ordinary data set that a recipe is built from ("": looked for below ROOT).
+    cfg.DATASETS.SOURCE = ""
+    # Recipe fields to change, by recipe: {synth_pedestrians: {identities: 100}}.
+    cfg.DATASETS.OPTIONS = CfgNode(new_allowed=True)
+
+    # Low-resolution twins made while training.
+    cfg.INPUT.LR = CfgNode()
+    # The factors drawn from, one per sample; a number >= 1 each.
+    cfg.INPUT.LR.FACTORS = [2, 3, 4]
+    # If two numbers, the factor is drawn uniformly from this range instead.
+    cfg.INPUT.LR.RANGE = []
+    # Degradation kernel: see lrreid_ext.data.degrade.
+    cfg.INPUT.LR.KERNEL = "bicubic"
+    # What the network is trained on: hr (images as they are), lr (their degraded twins), mixed
+    # (each sample degraded with probability PROB), both (every sample once as it is, once degraded).
+    cfg.INPUT.LR.TRAIN_ON = "lr"
+    cfg.INPUT.LR.PROB = 0.5
+
+    # ------------------------------------------------------------------ model
+    # Super-resolution front-end, by name in FRONTEND_REGISTRY.
+    cfg.MODEL.SR = CfgNode()
+    cfg.MODEL.SR.NAME = "Identity"
+    # Which images pass through the front-end: all, or lr (those with fewer native pixels than the
+    # network's input).
+    cfg.MODEL.SR.APPLY = "all"
+    # Weights of a front-end trained before ("": its own initial weights).
+    cfg.MODEL.SR.WEIGHTS = ""
+    # Pixel loss (l1 or mse, on the 0-1 scale) and its weight; 0 leaves the loss out.
+    cfg.MODEL.SR.LOSS = "l1"
+    cfg.MODEL.SR.LOSS_WEIGHT = 1.0
+    # SRCNN: kernel sizes (9, 1, 5) or (9, 5, 5), and filters.
+    cfg.MODEL.SR.KERNELS = [9, 1, 5]
+    cfg.MODEL.SR.FILTERS = [64, 32]
+    # VDSR, VDSR-CA and RCAN: convolutions (VDSR family), width, and the bottleneck of the attention.
+    cfg.MODEL.SR.DEPTH = 20
+    cfg.MODEL.SR.WIDTH = 64
+    cfg.MODEL.SR.BOTTLENECK = 4
+    # RCAN: residual groups, and attention blocks in each.
+    cfg.MODEL.SR.GROUPS = 10
+    cfg.MODEL.SR.BLOCKS = 20
+
+    # A timm model for build_timm_backbone, by timm's name.
+    cfg.MODEL.BACKBONE.TIMM_NAME = "resnet50"
+    # HRNet: width of the highest-resolution branch (32: HRNet-W32), modules in stages 2 to 4,
+    # blocks per branch, and channels of the four "incre" outputs.
+    cfg.MODEL.BACKBONE.HRNET = CfgNode()
+    cfg.MODEL.BACKBONE.HRNET.WIDTH = 32
+    cfg.MODEL.BACKBONE.HRNET.MODULES = [1, 4, 3]
+    cfg.MODEL.BACKBONE.HRNET.BLOCKS = 4
+    cfg.MODEL.BACKBONE.HRNET.STAGE1_BLOCKS = 4
+
+    # Dropout before the classifier, for heads that have one.
+    cfg.MODEL.HEADS.DROPOUT = 0.0
+    # HRNet-ReID head (PS-HRNet, Eq. 6): pooling (avg, max or both), size pooled to in each branch,
+    # and weight of the max pooling.
+    cfg.MODEL.HEADS.HRNET = CfgNode()
+    cfg.MODEL.HEADS.HRNET.POOLING = "both"
+    cfg.MODEL.HEADS.HRNET.SIZES = [4, 2, 2, 1]
+    cfg.MODEL.HEADS.HRNET.LAMBDAS = [0.5, 0.2, 0.2, 0.2]
+
+    # Initial weights from a file of any origin: [pattern, replacement] pairs are tried in order on
+    # each of its keys (regular expressions, the first that matches wins); keys that none matches,
+    # or whose replacement is "", are left out and listed.
+    cfg.MODEL.INIT = CfgNode()
+    cfg.MODEL.INIT.WEIGHTS = ""
+    cfg.MODEL.INIT.MAP = []
+
+    # ------------------------------------------------------------------ solver
+    # Learning-rate factors by module: [["frontend", 0.1], ...]; the longest matching prefix counts.
+    cfg.SOLVER.LR_FACTORS = []
+    # OneCycleLR: share of the steps in which the rate rises.
+    cfg.SOLVER.ONE_CYCLE_PCT_START = 0.3
+    # Batches whose gradients are added up before a step.
+    cfg.SOLVER.ACCUMULATE = 1
+    # Mixed precision: float16 (with a gradient scaler; GPUs) or bfloat16.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # DistributedDataParallel looks for parameters that took no part in a step.
+    cfg.SOLVER.FIND_UNUSED = False
+    # Log every so many iterations.
+    cfg.SOLVER.LOG_PERIOD = 20
+
+    # ------------------------------------------------------------------ evaluation
+    # Evaluators, by name in EVALUATOR_REGISTRY.
+    cfg.TEST.EVALUATORS = ["CrossResolutionEvaluator"]
+    # Protocols of the standard evaluator.
+    cfg.TEST.PROTOCOLS = ["single_shot", "multi_shot"]
+    # Single-shot: trials, and the seed of their draws.
+    cfg.TEST.TRIALS = 10
+    cfg.TEST.SEED = 0
+    cfg.TEST.RANKS = [1, 5, 10, 20]
+    # Every query's high-resolution twin is degraded by each of these too, and reported by itself.
+    cfg.TEST.FACTORS = [2, 3, 4]
+    # Also report the queries' high-resolution twins against the gallery (HR -> HR).
+    cfg.TEST.HR = True
+    # The best checkpoint is chosen by this figure of the first test set ("": the first figure).
+    cfg.TEST.BEST_METRIC = ""
+    # --eval-only: the phase whose step decides what is evaluated ("": the last).
+    cfg.TEST.PHASE = ""
+    cfg.TEST.NUM_WORKERS = 2
+
+
+def get_cfg(plugins: Sequence[str] = ()) -> CfgNode:
+    """A config with the keys of fastreid, ``lrreid_ext``, the bundled projects and ``plugins``."""
+    from lrreid_ext.plugins import load_plugins
+
+    cfg = host_cfg()
+    add_lrreid_config(cfg)
+    load_plugins(cfg, plugins)
+    return cfg
+
+
+def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML (with ``_BASE_``), apply ``KEY VALUE`` overrides, and freeze.
+
+    Plugins named in the YAML or in the overrides are imported first, so that their keys exist.
+
+    Raises:
+        ConfigError: an unreadable file, an unknown key or a value of the wrong type; the message
+            names it, and the nearest key that exists.
+    """
+    raw: dict[str, Any] = {}
+    if config_file:
+        if not os.path.isfile(config_file):
+            raise ConfigError(f"--config-file {config_file}: no such file")
+        try:
+            raw = CfgNode.load_yaml_with_base(config_file) or {}
+        except (yaml.YAMLError, OSError, TypeError) as error:
+            raise ConfigError(f"{config_file}: can't be read: {error}") from error
+    opts = list(opts)
+    if len(opts) % 2:
+        raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
+    plugins = list(raw.get("PLUGINS", []))
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        if key == "PLUGINS":
+            plugins = CfgNode._decode_cfg_value(value)
+    base = os.path.dirname(os.path.abspath(config_file)) if config_file else os.getcwd()
+    plugins = [os.path.normpath(os.path.join(base, p)) if p.endswith(".py") else p for p in plugins]
+    cfg = get_cfg(plugins)
+    known = set(_flat_keys(cfg))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(raw))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
+    try:
+        cfg.merge_from_list(opts)
+    except (KeyError, ValueError, AssertionError) as error:
+        bad = [k for k in opts[::2] if k not in set(_flat_keys(cfg))]
+        hint = f"{bad[0]} is not a config key.{suggest(bad[0], known)}" if bad else str(error)
+        raise ConfigError(f"command line: {hint}") from error
+    cfg.PLUGINS = plugins
+    cfg.freeze()
+    return cfg
+
+
+def _explain(error: Exception, known: set[str]) -> str:
+    text = str(error.args[0]) if error.args else str(error)
+    if isinstance(error, KeyError) and ":" in text:
+        key = text.rsplit(":", 1)[1].strip()
+        return f"{key} is not a config key.{suggest(key, known)}"
+    return text
+
+
+def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys.append(prefix + key)
+        if isinstance(value, CfgNode):
+            keys += _flat_keys(value, f"{prefix}{key}.")
+    return keys

@@ -1,0 +1,187 @@
+"""Loaders for training and testing.
+
+fastreid's own loader needs a CUDA stream and hangs for ever when a worker dies; these are plain
+``DataLoader``s. Batches stay on the CPU, and :func:`to_device` moves them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from fastreid.data import samplers
+from fastreid.data.transforms import build_transforms
+from fastreid.utils import comm
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
+from lrreid_ext.data.recipes import test_set_of
+from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.seeding import derive, seeded
+from lrreid_ext.registry import DATASET_REGISTRY, lookup
+
+logger = logging.getLogger(__name__)
+
+TRAIN_ON = ("hr", "lr", "mixed", "both")
+
+
+def build_dataset_of(cfg: CfgNode, name: str, key: str) -> Any:
+    """The data set called ``name``, built first if it is a recipe that isn't built yet."""
+    entry = lookup(DATASET_REGISTRY, name, key)
+    options = cfg.DATASETS.OPTIONS.get(name)
+    kwargs = {"options": dict(options)} if options else {}
+    return entry(root=cfg.DATASETS.ROOT, source=cfg.DATASETS.SOURCE, **kwargs)
+
+
+def build_train_dataset(cfg: CfgNode) -> PairedDataset:
+    """All training images of ``DATASETS.NAMES`` with their LR twins."""
+    lr = cfg.INPUT.LR
+    if lr.TRAIN_ON not in TRAIN_ON:
+        raise ConfigError(f"INPUT.LR.TRAIN_ON: {lr.TRAIN_ON!r} is none of {', '.join(TRAIN_ON)}")
+    if lr.RANGE and len(lr.RANGE) != 2:
+        raise ConfigError(f"INPUT.LR.RANGE: two numbers or none, not {list(lr.RANGE)}")
+    if min([*lr.FACTORS, *lr.RANGE], default=1) < 1 or not (lr.FACTORS or lr.RANGE):
+        raise ConfigError("INPUT.LR.FACTORS and RANGE: factors are numbers >= 1, at least one")
+    if cfg.INPUT.AFFINE.ENABLED:
+        raise ConfigError(
+            "INPUT.AFFINE.ENABLED: fastreid's affine augmentation doesn't run on today's "
+            "torchvision; use INPUT.PADDING and INPUT.CROP"
+        )
+    items: list[tuple[str, Any, Any]] = []
+    for name in cfg.DATASETS.NAMES:
+        data = build_dataset_of(cfg, name, "DATASETS.NAMES")
+        if comm.is_main_process():
+            data.show_train()
+        items += sorted(data.train)  # folders list their files in any order
+        if cfg.DATASETS.COMBINEALL:
+            items += sorted(
+                (path, f"{name}_test_{pid}", f"{name}_test_{camid}")
+                for path, pid, camid in data.query + data.gallery
+                if pid > 0
+            )
+    return PairedDataset(
+        items,
+        build_transforms(cfg, is_train=True),
+        factors=lr.FACTORS,
+        span=tuple(lr.RANGE) if lr.RANGE else None,
+        kernel=lr.KERNEL,
+        lr_probability=lr.PROB,
+    )
+
+
+class EpochBatches:
+    """A batch sampler: which samples make each batch of an epoch, and each sample's seed.
+
+    An epoch's batches depend on the seed and the epoch's number alone. They are the host sampler's:
+    its infinite stream, begun anew each epoch.
+
+    Args:
+        cfg: DATALOADER.SAMPLER_TRAIN, NUM_INSTANCE and SOLVER.IMS_PER_BATCH.
+        dataset: what is sampled from.
+    """
+
+    def __init__(self, cfg: CfgNode, dataset: PairedDataset) -> None:
+        self.name = cfg.DATALOADER.SAMPLER_TRAIN
+        self.instances = cfg.DATALOADER.NUM_INSTANCE
+        self.batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        self.dataset = dataset
+        self.seed = cfg.SEED
+        self.epoch = 0
+        self.length = len(dataset) // cfg.SOLVER.IMS_PER_BATCH
+        if self.length == 0:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the "
+                f"{len(dataset)} training images"
+            )
+        self._check()
+
+    def _check(self) -> None:
+        if self.name in ("NaiveIdentitySampler", "BalancedIdentitySampler"):
+            if self.batch_size % self.instances:
+                raise ConfigError(
+                    f"DATALOADER.NUM_INSTANCE: {self.batch_size} images per process are not a "
+                    f"multiple of {self.instances}"
+                )
+            wanted = self.batch_size // self.instances * comm.get_world_size()
+            if self.dataset.num_classes < wanted:
+                raise ConfigError(
+                    f"SOLVER.IMS_PER_BATCH: a batch needs {wanted} identities, the training set "
+                    f"has {self.dataset.num_classes}"
+                )
+        elif self.name not in ("TrainingSampler", "ImbalancedDatasetSampler"):
+            raise ConfigError(
+                f"DATALOADER.SAMPLER_TRAIN: {self.name!r} is none of TrainingSampler, "
+                "NaiveIdentitySampler, BalancedIdentitySampler, ImbalancedDatasetSampler"
+            )
+
+    def _sampler(self, seed: int) -> Any:
+        items = self.dataset.img_items
+        if self.name == "TrainingSampler":
+            return samplers.TrainingSampler(len(items), seed=seed)
+        if self.name == "ImbalancedDatasetSampler":
+            return samplers.ImbalancedDatasetSampler(items, seed=seed)
+        return getattr(samplers, self.name)(items, self.batch_size, self.instances, seed=seed)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        draw = derive("epoch", self.seed, self.epoch)
+        with seeded(draw):
+            stream = iter(self._sampler(draw % 2**32))
+            indices = [int(i) for i in islice(stream, self.length * self.batch_size)]
+        rank = comm.get_rank()
+        for start in range(0, len(indices), self.batch_size):
+            yield [
+                (index, derive(draw, rank, start + k))
+                for k, index in enumerate(indices[start : start + self.batch_size])
+            ]
+
+
+def build_train_loader(cfg: CfgNode) -> DataLoader:
+    """Batches as :class:`PairedDataset` describes; ``loader.batch_sampler.epoch`` picks the epoch.
+
+    One pass is one epoch: ``len(dataset) // IMS_PER_BATCH`` batches.
+    """
+    dataset = build_train_dataset(cfg)
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(cfg, dataset),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+    )
+
+
+def build_test_set(cfg: CfgNode, name: str) -> TestSet:
+    """Every image that an evaluation of ``name`` looks at."""
+    dataset = build_dataset_of(cfg, name, "DATASETS.TESTS")
+    return test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+
+
+def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:
+    """All of the test set; several processes share it out."""
+    size = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
+    return DataLoader(
+        TestDataset(test_set, build_transforms(cfg, is_train=False)),
+        sampler=samplers.InferenceSampler(len(test_set.samples)),
+        batch_size=size,
+        num_workers=cfg.TEST.NUM_WORKERS,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch with its tensors on ``device``."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }

@@ -1,0 +1,324 @@
+"""Build a recipe's data set: small files and a manifest, the same on every machine.
+
+PNGs are written uncompressed, for compressed bytes depend on the zlib that made them; images of
+people are small, and reading becomes faster. (The ``jpeg`` encoding's bytes do depend on libjpeg.)
+
+Each finished source image is noted in a journal. A build that was interrupted reads it and makes
+only what is missing, changed, or made from another source file. The manifest is written last, so
+a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import multiprocessing
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TextIO
+
+from PIL import Image
+from tqdm import tqdm
+
+from lrreid_ext.data.degrade import degrade
+from lrreid_ext.data.recipes.base import QUERY, PlannedImage, Recipe, RecipeError, file_digest
+from lrreid_ext.data.recipes.manifest import (
+    MANIFEST_FILE,
+    SCHEMA,
+    ImageRecord,
+    Manifest,
+    ManifestError,
+    load_manifest,
+    save_manifest,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows: two builds into one folder aren't kept apart there
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["build", "default_workers", "encode_png"]
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_FILE = ".build.jsonl"
+JPEG_QUALITY = 95
+_CHUNK = 32
+_MANY = 8192
+_STORED = 0xFFFF
+
+Records = list[ImageRecord]
+Task = tuple[PlannedImage, Records]
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """An RGB image as a PNG without compression: the same bytes for the same pixels, anywhere."""
+    stride = 3 * image.width
+    pixels = image.tobytes()
+    # Each row is led by its filter type, 0.
+    rows = b"".join(b"\0" + pixels[i : i + stride] for i in range(0, len(pixels), stride))
+    blocks = [b"\x78\x01"]  # zlib header: deflate, 32 KB window, fastest
+    for start in range(0, len(rows), _STORED):
+        part = rows[start : start + _STORED]
+        last = start + _STORED >= len(rows)
+        blocks.append(struct.pack("<BHH", last, len(part), len(part) ^ 0xFFFF) + part)
+    blocks.append(struct.pack(">I", zlib.adler32(rows)))
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", b"".join(blocks)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _encode_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[ImageRecord]:
+    """Write the files of one source image."""
+    source = planned.image
+    native = recipe.load(root, source)
+    digest = recipe.source_digest(root, source)
+
+    def record(role: str, image: Image.Image, factor: float, encoding: str) -> ImageRecord:
+        data = encode_png(image) if encoding == "png" else _encode_jpeg(image)
+        file = f"{role}/{planned.stem}.{'png' if encoding == 'png' else 'jpg'}"
+        _write(out / file, data)
+        return ImageRecord(
+            file=file,
+            source=source.path,
+            pid=source.pid,
+            camid=source.camid,
+            split=source.split,
+            role=role,
+            factor=factor,
+            kernel=recipe.kernel if factor > 1 else "none",
+            size=(image.height, image.width),
+            sha256=hashlib.sha256(data).hexdigest(),
+            source_sha256=digest,
+        )
+
+    if planned.role != QUERY:
+        return [record(planned.role, native, 1.0, "png")]
+    small = degrade(native, planned.factor, recipe.kernel, recipe.rounding)
+    return [
+        record("query", small, planned.factor, recipe.encoding),
+        record("query_hr", native, 1.0, "png"),
+    ]
+
+
+def _reusable(recipe: Recipe, root: Path, out: Path, planned: PlannedImage, old: Records) -> bool:
+    """Whether ``old`` are the records of ``planned``, and files and source are as they were."""
+    image = planned.image
+    facts = (image.path, image.pid, image.camid, image.split)
+    return (
+        bool(old)
+        and old[0].factor == planned.factor
+        and all((r.source, r.pid, r.camid, r.split) == facts for r in old)
+        and old[0].source_sha256 == recipe.source_digest(root, image)
+        and all((out / r.file).is_file() and file_digest(out / r.file) == r.sha256 for r in old)
+    )
+
+
+def _work(
+    recipe: Recipe, root: Path, out: Path, tasks: Sequence[tuple[PlannedImage, Records]]
+) -> list[Records]:
+    return [
+        old if _reusable(recipe, root, out, planned, old) else _make(recipe, root, out, planned)
+        for planned, old in tasks
+    ]
+
+
+def _run(
+    work: Callable[[list[Task]], list[Records]], tasks: Sequence[Task], workers: int
+) -> Iterator[list[Records]]:
+    """The results of ``work`` on chunks of ``tasks``, as they finish."""
+    chunks = [list(tasks[i : i + _CHUNK]) for i in range(0, len(tasks), _CHUNK)]
+    if workers == 1:
+        yield from map(work, chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = iter(chunks)
+        running = {pool.submit(work, chunk) for chunk in islice(waiting, 2 * workers)}
+        try:
+            while running:
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(work, chunk) for chunk in islice(waiting, len(done))}
+                for future in done:
+                    yield future.result()
+        except BrokenProcessPool as error:
+            raise RecipeError(
+                "a worker process died (memory, or a calling script without "
+                '`if __name__ == "__main__"`). Run it again with 1 worker; finished files are kept.'
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]]:
+    """The journal of the build in ``out``, locked, and the records found in it.
+
+    Raises:
+        RecipeError: another process has locked it, or it is another recipe's.
+    """
+    header = {"schema": SCHEMA, "recipe": recipe.name, "options": recipe.options()}
+    with open(out / JOURNAL_FILE, "a+", encoding="utf-8") as stream:
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RecipeError(
+                    f"{out}: another process is building here. Wait until it is done."
+                ) from error
+        stream.seek(0)
+        lines = []
+        for line in stream.read().split("\n"):
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # the line at which a build was cut off, or the empty last one
+                break
+        if lines and lines[0] != header:
+            raise RecipeError(_foreign(out, lines[0].get("recipe", "?")))
+        records = [[ImageRecord.from_json(values) for values in line] for line in lines[1:]]
+        # Written anew, so that a cut-off line doesn't hide those after it.
+        stream.truncate(0)
+        for line in [header, *lines[1:]]:
+            stream.write(json.dumps(line) + "\n")
+        stream.flush()
+        yield stream, records
+
+
+def _foreign(out: Path, recipe: str) -> str:
+    return (
+        f"{out}: holds {recipe} built with other options or by another recipe. "
+        "Choose another folder, or remove this one."
+    )
+
+
+def _previous(out: Path, recipe: Recipe) -> list[Records]:
+    """Records of a complete build by the same recipe in ``out``."""
+    if not out.is_dir() or not any(out.iterdir()):
+        return []
+    if not (out / MANIFEST_FILE).is_file():
+        if not (out / JOURNAL_FILE).is_file():
+            raise RecipeError(
+                f"{out}: is not empty and not an unfinished build. Choose another folder."
+            )
+        return []
+    try:
+        manifest = load_manifest(out)
+    except ManifestError as error:
+        logger.warning("%s Everything is made again.", error)
+        return []
+    if not manifest.fits(recipe):
+        raise RecipeError(_foreign(out, manifest.recipe))
+    grouped: dict[tuple[str, str], Records] = {}
+    # A query's record precedes its twin's: "query/" sorts before "query_hr/".
+    for record in manifest.images:
+        grouped.setdefault(_key(record), []).append(record)
+    return list(grouped.values())
+
+
+def _key(record: ImageRecord) -> tuple[str, str]:
+    role = "query" if record.role == "query_hr" else record.role
+    return role, Path(record.file).stem
+
+
+def default_workers(images: int) -> int:
+    """Worker processes for so many images: none of their own for few, for each has to start."""
+    return 1 if images < _MANY else min(os.cpu_count() or 1, 8)
+
+
+def build(
+    recipe: Recipe,
+    source: str | Path | None,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Manifest:
+    """Build ``recipe`` from the data set in folder ``source`` into folder ``out``.
+
+    May be interrupted and called again: finished files are checked and kept. The result doesn't
+    depend on ``workers``.
+
+    Args:
+        recipe: from :func:`~lrreid_ext.data.recipes.build_recipe`.
+        source: folder of the ordinary data set; None for a recipe that needs none.
+        out: an empty or new folder, or one that the same recipe was built into.
+        workers: processes; 1 works in this one; None chooses by the number of images. More than
+            1 asks of the calling script what ``multiprocessing`` does, an
+            ``if __name__ == "__main__"``.
+        progress: show a bar.
+
+    Raises:
+        RecipeError: a source, source file or folder that can't be used, named in the message;
+            ``out`` then has no manifest, or the one it had.
+    """
+    if workers is not None and workers < 1:
+        raise RecipeError(f"workers: {workers}; needs at least 1.")
+    if recipe.needs_source and source is None:
+        raise RecipeError(
+            f"recipe {recipe.name} is built from {recipe.source_name}: name its folder. "
+            f"Where to get it: {recipe.where_to_get}."
+        )
+    root = recipe.locate(Path(source or "."))
+    planned = recipe.plan(recipe.read(root))
+    out = Path(out)
+    previous = _previous(out, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    with _journal(out, recipe) as (journal, noted):
+        for records in previous:
+            _note(journal, records)
+        (out / MANIFEST_FILE).unlink(missing_ok=True)
+        known = {_key(records[0]): records for records in [*noted, *previous] if records}
+        tasks = [(p, known.get((p.role, p.stem), [])) for p in planned]
+        made: list[ImageRecord] = []
+        workers = workers or default_workers(len(tasks))
+        results = _run(partial(_work, recipe, root, out), tasks, workers)
+        # None: tqdm shows its bar on a terminal only, and so keeps log files clean.
+        hidden = None if progress else True
+        with tqdm(total=len(tasks), desc=recipe.name, unit="image", disable=hidden) as bar:
+            for chunk in results:
+                for records in chunk:
+                    if records != known.get(_key(records[0])):
+                        _note(journal, records)
+                    made += records
+                bar.update(len(chunk))
+        manifest = Manifest(
+            recipe.name, recipe.options(), tuple(sorted(made, key=lambda record: record.file))
+        )
+        current = {record.file for record in manifest.images}
+        stale = {r.file for records in known.values() for r in records} - current
+        for path in [*(out / file for file in stale), *out.rglob(".*.tmp")]:
+            path.unlink(missing_ok=True)
+        save_manifest(manifest, out)
+        (out / JOURNAL_FILE).unlink()
+    return manifest
+
+
+def _note(journal: TextIO, records: Records) -> None:
+    journal.write(json.dumps([record.to_json() for record in records]) + "\n")
+    journal.flush()

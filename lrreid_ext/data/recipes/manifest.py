@@ -1,0 +1,204 @@
+"""The manifest of a built data set: what it holds, and whether the folder still agrees."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lrreid_ext.data.recipes.base import Recipe, RecipeError, file_digest
+
+__all__ = [
+    "MANIFEST_FILE",
+    "SCHEMA",
+    "ImageRecord",
+    "Manifest",
+    "ManifestError",
+    "load_manifest",
+    "save_manifest",
+    "verify",
+]
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA = 1
+
+
+class ManifestError(RecipeError):
+    """A manifest that is missing, can't be read, or contradicts itself."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One file of a built data set.
+
+    Attributes:
+        file: below the data set's folder, with forward slashes.
+        source: the source file it comes from, below the source's root.
+        pid: identity; 0 a distractor.
+        camid: camera.
+        split: ``train`` or ``test``.
+        role: ``train``, ``query`` (degraded), ``query_hr`` (its undegraded twin) or ``gallery``.
+        factor: how much it was reduced; 1 not at all.
+        kernel: by which kernel; ``none`` if not at all.
+        size: its own ``[height, width]`` in pixels.
+        sha256: of the file.
+        source_sha256: of the source file (of a rendered image: of the renderer's code). Says
+            whether a rebuild may reuse the file; no part of the manifest's hash.
+    """
+
+    file: str
+    source: str
+    pid: int
+    camid: int
+    split: str
+    role: str
+    factor: float
+    kernel: str
+    size: tuple[int, int]
+    sha256: str
+    source_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "size": list(self.size)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ImageRecord:
+        """Raises TypeError or KeyError if ``values`` isn't a record."""
+        record = cls(**values)
+        return cls(**{**values, "size": (int(record.size[0]), int(record.size[1]))})
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All files of a built data set, and the recipe they were built by.
+
+    Attributes:
+        recipe: its name.
+        options: every option's value.
+        images: sorted by ``file``.
+    """
+
+    recipe: str
+    options: dict[str, Any]
+    images: tuple[ImageRecord, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over recipe, options and every image's facts and bytes.
+
+        The same wherever and with however many workers the data set was built.
+        """
+        images = [image.to_json() for image in self.images]
+        for image in images:
+            del image["source_sha256"]
+        content = {
+            "schema": SCHEMA,
+            "recipe": self.recipe,
+            "options": self.options,
+            "images": images,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def of_role(self, role: str) -> list[ImageRecord]:
+        """The images of one role, sorted by file."""
+        return [image for image in self.images if image.role == role]
+
+    def counts(self) -> dict[str, int]:
+        """Images per role, and identities of the train and test splits without distractors."""
+        counts = dict(sorted(Counter(image.role for image in self.images).items()))
+        for split in ("train", "test"):
+            counts[f"{split}_identities"] = len(
+                {image.pid for image in self.images if image.split == split and image.pid > 0}
+            )
+        return counts
+
+    def fits(self, recipe: Recipe) -> bool:
+        """Whether it was built by ``recipe`` with the same options."""
+        return self.recipe == recipe.name and self.options == recipe.options()
+
+
+def save_manifest(manifest: Manifest, out: str | Path) -> None:
+    """Write ``manifest.json`` into ``out``, one line for each image, in one step."""
+    head = {
+        "schema": SCHEMA,
+        "recipe": manifest.recipe,
+        "options": manifest.options,
+        "seed": manifest.options.get("seed"),
+        "counts": manifest.counts(),
+        "hash": manifest.hash,
+    }
+    lines = ",\n".join(json.dumps(image.to_json()) for image in manifest.images)
+    text = json.dumps(head, indent=1)[:-2] + f',\n "images": [\n{lines}\n ]\n}}\n'
+    path = Path(out) / MANIFEST_FILE
+    temporary = path.with_name(f".{MANIFEST_FILE}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def load_manifest(out: str | Path) -> Manifest:
+    """The manifest of the data set in folder ``out``.
+
+    Raises:
+        ManifestError: there is none, it can't be read, has another schema, or its own hash is
+            wrong. The images aren't looked at: that is :func:`verify`.
+    """
+    path = Path(out) / MANIFEST_FILE
+    if not path.is_file():
+        raise ManifestError(f"{path}: no such file; the data set isn't built, or not completely.")
+    advice = "Build the data set again."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        schema = content["schema"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: can't be read as a manifest ({error}). {advice}") from error
+    if schema != SCHEMA:
+        raise ManifestError(f"{path}: schema {schema}; this version reads {SCHEMA}. {advice}")
+    try:
+        manifest = Manifest(
+            recipe=content["recipe"],
+            options=content["options"],
+            images=tuple(ImageRecord.from_json(image) for image in content["images"]),
+        )
+        written = content["hash"]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        known = ", ".join(spec.name for spec in fields(ImageRecord))
+        raise ManifestError(
+            f"{path}: not a whole manifest ({error}); an image has {known}. {advice}"
+        ) from error
+    if written != manifest.hash:
+        raise ManifestError(f"{path}: its content doesn't give its hash; it was changed. {advice}")
+    return manifest
+
+
+def verify(out: str | Path, progress: bool = False) -> list[str]:
+    """What is wrong with the data set in folder ``out``; empty if nothing is.
+
+    Finds missing, changed and additional files, and a manifest that is missing, damaged or changed.
+    """
+    out = Path(out)
+    try:
+        manifest = load_manifest(out)
+    except ManifestError as error:
+        return [str(error)]
+    problems = []
+    bar: Iterable[ImageRecord] = tqdm(
+        manifest.images, desc=f"verify {out.name}", unit="image", disable=None if progress else True
+    )
+    for image in bar:
+        path = out / image.file
+        if not path.is_file():
+            problems.append(f"{image.file}: missing")
+        elif file_digest(path) != image.sha256:
+            problems.append(f"{image.file}: changed (its SHA-256 isn't the manifest's)")
+    known = {image.file for image in manifest.images} | {MANIFEST_FILE}
+    present = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    problems += [f"{name}: not in the manifest" for name in sorted(present - known)]
+    return problems

@@ -1,0 +1,99 @@
+"""MLR-Market-1501, and any folder in Market-1501's naming."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from lrreid_ext.data.recipes.base import (
+    EITHER,
+    GALLERY,
+    QUERY,
+    TRAIN,
+    Recipe,
+    RecipeError,
+    SourceImage,
+)
+from lrreid_ext.data.recipes.sources import first_folder, image_names
+
+__all__ = ["MarketRecipe"]
+
+_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d).*")
+FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
+QUERIES = ("query", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarketRecipe(Recipe):
+    """Market-1501, or any data set named like it: ``PPPP_cCsS_FFFFFF_NN.jpg`` or ``.png``.
+
+    P is the identity (0000 a distractor, -1 junk, which is dropped) and C the camera. Queries are
+    the LR camera's images; the gallery is what the other cameras took of ``bounding_box_test``,
+    distractors included. Training images keep their resolution.
+
+    Attributes:
+        queries: ``query``, the LR camera's images in the folder ``query``; or ``all``, those in
+            ``bounding_box_test`` too (distractors excepted).
+    """
+
+    source_name: ClassVar[str] = "Market-1501"
+    where_to_get: ClassVar[str] = (
+        "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (Market-1501-v15.09.15.zip)"
+    )
+    terms: ClassVar[str] = "for academic research only; pictures of people who were not asked"
+    source_folders: ClassVar[tuple[str, ...]] = (
+        "Market-1501-v15.09.15",
+        "market1501",
+        "Market-1501",
+    )
+
+    queries: str = "query"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choice("queries", QUERIES)
+
+    def locate(self, source: Path) -> Path:
+        return first_folder(
+            self,
+            source,
+            ("", "Market-1501-v15.09.15"),
+            lambda folder: all((folder / name).is_dir() for name in FOLDERS),
+            f"the folders {', '.join(FOLDERS)}",
+        )
+
+    def read(self, root: Path) -> list[SourceImage]:
+        images = []
+        for folder in FOLDERS:
+            names = image_names(root / folder)
+            if not names:
+                raise RecipeError(f"{root / folder}: holds no image.")
+            for name in names:
+                match = _NAME.fullmatch(name)
+                if match is None:
+                    raise RecipeError(
+                        f"{root / folder / name}: not named as Market-1501 does "
+                        "(0002_c1s1_000451_03.jpg: identity, camera, ...)."
+                    )
+                pid, camid = int(match[1]), int(match[2])
+                if pid < 0:
+                    continue
+                images.append(
+                    SourceImage(
+                        path=f"{folder}/{name}",
+                        pid=pid,
+                        camid=camid,
+                        split="train" if folder == "bounding_box_train" else "test",
+                        role=self._source_role(folder, pid),
+                    )
+                )
+        return images
+
+    def _source_role(self, folder: str, pid: int) -> str:
+        if folder == "bounding_box_train":
+            return TRAIN
+        if folder == "query":
+            return QUERY
+        return EITHER if self.queries == "all" and pid > 0 else GALLERY

@@ -1,0 +1,45 @@
+"""Finding and listing the folders of ordinary data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from lrreid_ext.data.recipes.base import Recipe, RecipeError
+
+__all__ = ["IMAGE_SUFFIXES", "first_folder", "image_names"]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+
+
+def image_names(folder: Path) -> list[str]:
+    """Names of the image files directly in ``folder``, sorted; empty if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+    )
+
+
+def first_folder(
+    recipe: Recipe,
+    source: Path,
+    candidates: Iterable[str],
+    fits: Callable[[Path], bool],
+    expected: str,
+) -> Path:
+    """The first of ``source/<candidate>`` that ``fits``.
+
+    Raises:
+        RecipeError: none does; names what was ``expected`` and where to get it.
+    """
+    for candidate in candidates:
+        if fits(source / candidate):
+            return source / candidate
+    what = f"is not {recipe.source_name}" if source.is_dir() else "no such folder"
+    raise RecipeError(
+        f"{source}: {what}; expected {expected}. "
+        f"Where to get {recipe.source_name}: {recipe.where_to_get}."
+    )

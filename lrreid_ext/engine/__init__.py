@@ -1,0 +1,1 @@
+"""Training: phases, optimisers, checkpoints, hooks, processes."""

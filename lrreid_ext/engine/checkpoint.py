@@ -1,0 +1,186 @@
+"""Checkpoints that load strictly, are written whole or not at all, and hold no code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+
+class WeightsError(ValueError):
+    """Weights that don't fit; the message names the file, its config key and the tensors."""
+
+
+def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]:
+    """The tensors of a ``.pth`` or ``.safetensors`` file, whatever they are wrapped in.
+
+    Args:
+        path: the file.
+        key: the config key that named it, for messages.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError: not a file of tensors. Pickled code is refused.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{key}: {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            data: Any = load_file(str(path))
+        else:
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds
+        raise WeightsError(f"{key}: {path} can't be read as weights: {error}") from error
+    for wrapper in ("model", "state_dict"):
+        if isinstance(data, Mapping) and isinstance(data.get(wrapper), Mapping):
+            data = data[wrapper]
+    tensors = (
+        {k.removeprefix("module."): v for k, v in data.items() if isinstance(v, Tensor)}
+        if isinstance(data, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise WeightsError(f"{key}: {path} holds no tensors by name")
+    return tensors
+
+
+def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Load ``state`` into ``model``; every name and shape must agree.
+
+    Raises:
+        WeightsError: lists what is missing, left over, or of another shape. Nothing is loaded then.
+    """
+    problems = _mismatches(model, state)
+    if problems:
+        raise WeightsError(f"{what}: the weights don't fit the model.\n" + "\n".join(problems))
+    model.load_state_dict(state)
+
+
+def _mismatches(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    own = model.state_dict()
+    missing = [k for k in own if k not in state]
+    unexpected = [k for k in state if k not in own]
+    shapes = [
+        f"{k} {list(state[k].shape)} in the file, {list(own[k].shape)} in the model"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
+    groups = (
+        ("missing in the file", missing),
+        ("not in the model", unexpected),
+        ("of another shape", shapes),
+    )
+    return [f"  {label}: {_listed(keys)}" for label, keys in groups if keys]
+
+
+def _listed(keys: Sequence[str], limit: int = 12) -> str:
+    more = f" and {len(keys) - limit} more" if len(keys) > limit else ""
+    return ", ".join(keys[:limit]) + more
+
+
+def load_weights(model: nn.Module, path: str | Path, *, key: str, prefix: str = "") -> None:
+    """Load a file into a module, strictly.
+
+    Args:
+        model: the module.
+        path: a checkpoint of the module itself, or of a model that holds it under ``prefix``.
+        key: the config key that named the file, for messages.
+        prefix: where the module stands in a whole model, with the final dot.
+    """
+    state = read_state_dict(path, key)
+    if prefix and any(k.startswith(prefix) for k in state):
+        state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    load_strictly(model, state, f"{key}: {path}")
+
+
+def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[str]]) -> None:
+    """Fill part of a model from a file of any origin (``MODEL.INIT``).
+
+    Args:
+        model: the whole model.
+        path: the file.
+        rules: ``(pattern, replacement)`` pairs, tried in order on every key of the file; the first
+            match wins. A key that none matches, or whose replacement is empty, is left out.
+
+    Raises:
+        WeightsError: a key maps to nothing in the model or to another shape, or nothing matched.
+    """
+    state = read_state_dict(path, "MODEL.INIT.WEIGHTS")
+    own = model.state_dict()
+    taken: dict[str, Tensor] = {}
+    left: list[str] = []
+    wrong: list[str] = []
+    for name, tensor in state.items():
+        target = next((re.sub(p, r, name) if r else "" for p, r in rules if re.match(p, name)), "")
+        if not target:
+            left.append(name)
+        elif target not in own:
+            wrong.append(f"{name} -> {target}, which the model lacks")
+        elif own[target].shape != tensor.shape:
+            wrong.append(f"{name} {list(tensor.shape)} -> {target} {list(own[target].shape)}")
+        else:
+            taken[target] = tensor
+    if wrong or not taken:
+        raise WeightsError(
+            f"MODEL.INIT: {path}: {_listed(wrong) if wrong else 'no key matched a rule'}"
+        )
+    model.load_state_dict({**own, **taken})
+    logger.info("MODEL.INIT: %d tensors taken from %s", len(taken), path)
+    if left:
+        logger.info("MODEL.INIT: left out: %s", _listed(left))
+    fresh = [k for k in own if k not in taken and not k.endswith("num_batches_tracked")]
+    if fresh:
+        logger.info("MODEL.INIT: initialised afresh: %s", _listed(fresh))
+
+
+class Checkpointer(HostCheckpointer):
+    """fastreid's checkpointer, made strict, atomic and safe."""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``<name>.pth`` whole or not at all, and note it as the last checkpoint."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **kwargs}
+        for key, obj in self.checkpointables.items():
+            data[key] = obj.state_dict()
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        torch.save(data, path + ".tmp")
+        os.replace(path + ".tmp", path)
+        self.logger.info("Saved %s", path)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note the file from which a run would be resumed."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        with open(path + ".tmp", "w") as file:
+            file.write(last_filename_basename)
+        os.replace(path + ".tmp", path)
+
+    def _load_file(self, f: str) -> Any:
+        if f.endswith(".safetensors"):
+            return {"model": read_state_dict(f, "MODEL.WEIGHTS")}
+        try:
+            data = torch.load(f, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a dozen kinds
+            raise WeightsError(f"checkpoint {f} can't be read: {error}") from error
+        if not isinstance(data, dict) or "model" not in data:
+            raise WeightsError(
+                f"checkpoint {f} is not one of this program's: it has no entry 'model'. Weights of "
+                "another origin go into MODEL.INIT.WEIGHTS"
+            )
+        return data
+
+    def _load_model(self, checkpoint: Any) -> None:
+        state = {k.removeprefix("module."): v for k, v in checkpoint.pop("model").items()}
+        load_strictly(self.model, state, "checkpoint")

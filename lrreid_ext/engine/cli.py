@@ -1,0 +1,98 @@
+"""The command line of training and evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from fastreid.utils import comm
+from fastreid.utils.logger import setup_logger
+
+from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.data.recipes import RecipeError
+from lrreid_ext.engine.checkpoint import WeightsError
+from lrreid_ext.engine.launch import launch
+from lrreid_ext.engine.trainer import Trainer, eval_only
+from lrreid_ext.plugins import PluginError
+
+logger = logging.getLogger(__name__)
+
+# What a user can put right; anything else is a fault of the program and shows where it happened.
+USER_ERRORS = (ConfigError, WeightsError, PluginError, RecipeError, FileNotFoundError, KeyError)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of ``tools/train_net.py``, named as in fastreid and detectron2."""
+    out = argparse.ArgumentParser(
+        description="Train a model by the phases of its config, or evaluate one.",
+        epilog="Overrides are KEY VALUE pairs, e.g. SOLVER.BASE_LR 0.01 PHASES.student.EPOCHS 5",
+    )
+    out.add_argument("--config-file", required=True, metavar="FILE", help="YAML to run")
+    out.add_argument(
+        "--resume", action="store_true", help="go on from OUTPUT_DIR's last checkpoint"
+    )
+    out.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, don't train")
+    out.add_argument(
+        "--num-gpus", "--num-processes", type=int, default=1, dest="processes", metavar="N",
+        help="processes on this machine: one per GPU, or any number on a CPU",
+    )  # fmt: skip
+    out.add_argument("--num-machines", type=int, default=1, metavar="N")
+    out.add_argument("--machine-rank", type=int, default=0, metavar="N")
+    out.add_argument("--dist-url", default="auto", help="where several machines meet")
+    out.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
+    return out
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train or evaluate as the options say, in one process of possibly several."""
+    cfg = setup(args)
+    if args.eval_only:
+        eval_only(cfg)
+        return
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(args.resume)
+    trainer.train()
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read the config, choose the device, start the log and keep the config beside it."""
+    cfg = load_cfg(args.config_file, args.opts)
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device_of(cfg.MODEL.DEVICE)
+    cfg.freeze()
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    for name in ("fastreid", "lrreid_ext"):
+        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
+    logger.info("%s, torch %s, on %s", sys.argv[0], torch.__version__, cfg.MODEL.DEVICE)
+    if comm.is_main_process() and not args.eval_only:
+        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
+        with open(path + ".tmp", "w") as file:
+            file.write(cfg.dump())
+        os.replace(path + ".tmp", path)
+    return cfg
+
+
+def device_of(wanted: str) -> str:
+    """The device to run on: the one asked for, or the CPU when a GPU was asked for in vain."""
+    if torch.device(wanted).type != "cuda":
+        return wanted
+    if not torch.cuda.is_available():
+        logger.info("No GPU here: running on the CPU")
+        return "cpu"
+    return f"cuda:{comm.get_local_rank()}" if comm.get_world_size() > 1 else wanted
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0, or 2 with one clear message for what a user can put right."""
+    args = parser().parse_args(argv)
+    try:
+        launch(run, args.processes, args.num_machines, args.machine_rank, args.dist_url, (args,))
+    except USER_ERRORS as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,445 @@
+"""fastreid's training loop, made right on today's stack, and able to run phases.
+
+Keeps the contract that fastreid's hooks rely on (``cfg``, ``iter``, ``epoch``, ``max_epoch``,
+``max_iter``, ``start_iter``, ``warmup_iters``, ``delay_epochs``, ``storage``, ``grad_scaler``,
+``model``, ``test``). A :class:`fastreid.engine.DefaultTrainer` builds optimiser, checkpointer and
+hooks once, inside ``__init__``; phases need them anew, so this derives from its base instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import OrderedDict
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from fastreid.engine.hooks import HookBase, IterationTimer, PeriodicWriter
+from fastreid.engine.train_loop import TrainerBase
+from fastreid.utils import comm
+from fastreid.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.loaders import (
+    build_test_loader,
+    build_test_set,
+    build_train_loader,
+    to_device,
+)
+from lrreid_ext.data.seeding import derive, seed_everything
+from lrreid_ext.data.select import select
+from lrreid_ext.engine.checkpoint import Checkpointer, init_weights, load_weights
+from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
+from lrreid_ext.engine.phases import (
+    Phase,
+    copy_modules,
+    freeze_for,
+    phase_at,
+    phase_cfg,
+    phases_of,
+    set_modes,
+)
+from lrreid_ext.engine.solver import build_optimizer, build_scheduler
+from lrreid_ext.evaluation.inference import extract
+from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.registry import (
+    EVALUATOR_REGISTRY,
+    HOOK_REGISTRY,
+    META_ARCH_REGISTRY,
+    lookup,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """The architecture named in ``MODEL.META_ARCHITECTURE``, on ``MODEL.DEVICE``, seeded by SEED."""
+    seed_everything(derive("model", cfg.SEED))
+    build = lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
+    model = build(cfg)
+    if cfg.MODEL.INIT.WEIGHTS:
+        init_weights(model, cfg.MODEL.INIT.WEIGHTS, cfg.MODEL.INIT.MAP)
+    return model.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def set_step(model: nn.Module, step: str) -> None:
+    """Tell the architecture which of its training steps is on."""
+    if hasattr(model, "set_step"):
+        model.set_step(step)
+    elif step:
+        raise ConfigError(f"PHASES.*.STEP: {type(model).__name__} has no steps, so not {step!r}")
+
+
+class Trainer(TrainerBase):
+    """Train by the phases of a config, evaluate, keep the best, and resume bit for bit.
+
+    Args:
+        cfg: a config of :func:`lrreid_ext.config.load_cfg`.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.data_loader = build_train_loader(cfg)
+        self.cfg = with_num_classes(cfg, self.data_loader.dataset.num_classes)
+        self.phases = phases_of(self.cfg)
+        self.phase: Phase | None = None
+        self.raw_model = build_model(self.cfg)
+        self.model: nn.Module = self.raw_model
+        self.device = torch.device(self.cfg.MODEL.DEVICE)
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.scheduler: Any = None
+        self.grad_scaler: Any = None
+
+        self.iters_per_epoch = len(self.data_loader)
+        self.start_epoch = 0
+        self.max_epoch = self.phases[-1].end
+        self.max_iter = self.max_epoch * self.iters_per_epoch
+        self.epoch = 0
+        self.warmup_iters = self.cfg.SOLVER.WARMUP_ITERS
+        self.delay_epochs = self.cfg.SOLVER.DELAY_EPOCHS
+        self.best: dict[str, Any] = {}
+        self.last_results: dict[str, Any] = {}
+        self._stored: dict[str, Any] = {}
+        self.provenance = provenance(device=self.cfg.MODEL.DEVICE)
+        self.checkpointer = Checkpointer(
+            self.raw_model,
+            self.cfg.OUTPUT_DIR,
+            save_to_disk=comm.is_main_process(),
+            trainer=self,
+        )
+        self.register_hooks(self.build_hooks())
+
+    # ---------------------------------------------------------------- state
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs beside the weights."""
+        return {
+            "epoch": self.epoch,
+            "phase": self.phase.name if self.phase else "",
+            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
+            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
+            "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else {},
+            "best": self.best,
+            "results": self.last_results,
+            "provenance": self.provenance,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up a saved state; optimiser and schedule follow once their phase has begun."""
+        self.start_epoch = state["epoch"] + 1
+        self.best = dict(state["best"])
+        self.last_results = state["results"]
+        self._stored = state
+
+    def resume_or_load(self, resume: bool = False) -> None:
+        """Resume from OUTPUT_DIR's last checkpoint, or start from MODEL.WEIGHTS if given.
+
+        Raises:
+            FileNotFoundError: ``resume`` without a checkpoint to resume from.
+        """
+        if resume:
+            if not self.checkpointer.has_checkpoint():
+                raise FileNotFoundError(
+                    f"--resume: no last_checkpoint in OUTPUT_DIR {self.cfg.OUTPUT_DIR}; "
+                    "leave --resume out to start anew"
+                )
+            self.checkpointer.load(self.checkpointer.get_checkpoint_file())
+        elif self.cfg.MODEL.WEIGHTS:
+            load_weights(self.raw_model, self.cfg.MODEL.WEIGHTS, key="MODEL.WEIGHTS")
+
+    # ---------------------------------------------------------------- hooks
+    def build_hooks(self) -> list[HookBase]:
+        """fastreid's timer and writers, evaluation, checkpoints, and the hooks named in HOOKS."""
+        cfg = self.cfg
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            raise ConfigError("TEST.PRECISE_BN: not available with training in phases")
+        hooks: list[HookBase] = [IterationTimer()]
+        hooks += [lookup(HOOK_REGISTRY, name, "HOOKS")(cfg) for name in cfg.HOOKS]
+        if cfg.TEST.EVAL_PERIOD > 0 and cfg.DATASETS.TESTS:
+            hooks.append(Evaluate(cfg.TEST.EVAL_PERIOD))
+        hooks.append(BestCheckpointer(cfg.SOLVER.CHECKPOINT_PERIOD))
+        if comm.is_main_process():
+            hooks.append(PeriodicWriter(self.build_writers(), cfg.SOLVER.LOG_PERIOD))
+            hooks.append(Progress())
+        return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Screen and ``metrics.json``, and TensorBoard where it is installed."""
+        writers: list[EventWriter] = [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")),
+        ]
+        try:
+            from fastreid.utils.events import TensorboardXWriter
+
+            writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR))
+        except ImportError:
+            logger.info("No TensorBoard log: install the extra 'tensorboard' to have one")
+        return writers
+
+    # ---------------------------------------------------------------- phases
+    def enter(self, phase: Phase, *, resumed: bool) -> None:
+        """Begin a phase, or go on in the middle of one.
+
+        Args:
+            phase: the phase.
+            resumed: whether some of its epochs have been run already.
+        """
+        cfg = phase_cfg(self.cfg, phase)
+        self.phase = phase
+        set_step(self.raw_model, phase.step)
+        if not resumed:
+            copy_modules(self.raw_model, phase)
+            if phase.weights:
+                load_weights(self.raw_model, phase.weights, key=f"PHASES.{phase.name}.WEIGHTS")
+            self.best = {}
+        freeze_for(self.raw_model, phase)
+        self.train_on = cfg.INPUT.LR.TRAIN_ON
+        self.accumulate = cfg.SOLVER.ACCUMULATE
+        self.optimizer = build_optimizer(cfg, self.raw_model)
+        steps = self.iters_per_epoch // self.accumulate
+        if steps == 0:
+            raise ConfigError(
+                f"SOLVER.ACCUMULATE: {self.accumulate} is more than the {self.iters_per_epoch} "
+                "batches of an epoch"
+            )
+        self.scheduler = build_scheduler(cfg, self.optimizer, steps)
+        self.amp_dtype = amp_dtype(cfg)
+        scaled = self.amp_dtype == torch.float16 and self.device.type == "cuda"
+        self.grad_scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+        if resumed:
+            self.optimizer.load_state_dict(self._stored["optimizer"])
+            self.scheduler.load_state_dict(self._stored["scheduler"])
+            if self.grad_scaler:
+                self.grad_scaler.load_state_dict(self._stored["grad_scaler"])
+        self._stored = {}
+        self.model = self.raw_model
+        if comm.get_world_size() > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.model = DistributedDataParallel(
+                self.raw_model, device_ids=ids, find_unused_parameters=cfg.SOLVER.FIND_UNUSED
+            )
+        learn = sum(p.numel() for p in self.raw_model.parameters() if p.requires_grad)
+        logger.info(
+            "Phase %s: epochs %d to %d, %.2f M parameters learn, on %s images",
+            *(phase.name, phase.start + 1, phase.end, learn / 1e6, self.train_on),
+        )
+
+    # ---------------------------------------------------------------- loop
+    def train(self) -> dict[str, Any]:  # type: ignore[override]
+        """Run all epochs that remain.
+
+        Returns:
+            The last evaluation's results by data set, or an empty dict.
+        """
+        if self.start_epoch >= self.max_epoch:
+            logger.info("This run has had all of its %d epochs; nothing to do", self.max_epoch)
+            return self.last_results
+        self.epoch = self.start_epoch
+        super().train(self.start_epoch, self.max_epoch, self.iters_per_epoch)
+        return self.last_results
+
+    def before_epoch(self) -> None:
+        """Enter the epoch's phase, and seed everything by the epoch."""
+        phase = phase_at(self.phases, self.epoch)
+        if phase is not self.phase:
+            resumed = bool(self._stored) and self.epoch > phase.start
+            self.enter(phase, resumed=resumed)
+        set_modes(self.raw_model, phase)
+        seed_everything(derive("train", self.cfg.SEED, self.epoch, comm.get_rank()))
+        self.data_loader.batch_sampler.epoch = self.epoch
+        self._batches = iter(self.data_loader)
+        super().before_epoch()
+
+    def run_step(self) -> None:
+        """One batch: forward, backward, and after ACCUMULATE of them a step."""
+        assert self.phase is not None and self.optimizer is not None
+        start = time.perf_counter()
+        batch = to_device(next(self._batches), self.device)
+        batch = select(batch, self.train_on)
+        data_time = time.perf_counter() - start
+
+        done = self.iter % self.iters_per_epoch + 1
+        steps = done % self.accumulate == 0
+        # Gradients left over at the end of an epoch are dropped, so that epochs stand alone.
+        if (done - 1) % self.accumulate == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        wait = self.model.no_sync() if self._ddp() and not steps else nullcontext()
+        with wait:
+            with torch.autocast(
+                self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None
+            ):
+                outputs = self.model(batch)
+            losses = self._weigh(outputs)
+            total = sum(losses.values()) / self.accumulate
+            (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
+        self._log(losses, outputs, data_time)
+        if not steps:
+            return
+        if self.grad_scaler:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+        self.scheduler.step()
+
+    def _ddp(self) -> bool:
+        return isinstance(self.model, DistributedDataParallel)
+
+    def _weigh(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        assert self.phase is not None
+        weights = self.phase.loss_weights
+        losses = {k: v for k, v in outputs.items() if k.startswith("loss")}
+        for name in weights:
+            if name not in losses:
+                raise ConfigError(
+                    f"PHASES.{self.phase.name}.LOSS_WEIGHTS: no loss {name!r} in this step; there "
+                    f"are {', '.join(losses)}"
+                )
+        kept = {k: weights.get(k, 1.0) * v for k, v in losses.items() if weights.get(k, 1.0) != 0}
+        if not kept:
+            raise ConfigError(f"PHASES.{self.phase.name}: no loss is left to train with")
+        return kept
+
+    def _log(self, losses: dict[str, Tensor], outputs: dict[str, Tensor], data_time: float) -> None:
+        figures = {k: v for k, v in outputs.items() if not k.startswith("loss")}
+        named = {**losses, **figures}
+        values = torch.stack([v.detach().float().reshape(()) for v in named.values()]).tolist()
+        row = dict(zip(named, values, strict=True)) | {"data_time": data_time}
+        rows = comm.gather(row)
+        if not comm.is_main_process():
+            return
+        mean = {k: float(np.mean([r[k] for r in rows])) for k in row}
+        total = sum(mean[k] for k in losses)
+        if not np.isfinite(total):
+            raise FloatingPointError(
+                f"the loss is not finite at iteration {self.iter}: {mean}. Lower SOLVER.BASE_LR, or "
+                "look at the images of this batch"
+            )
+        assert self.optimizer is not None
+        group = max(self.optimizer.param_groups, key=lambda g: sum(p.numel() for p in g["params"]))
+        self.storage.put_scalar("total_loss", total)
+        self.storage.put_scalar("lr", group["lr"], smoothing_hint=False)
+        self.storage.put_scalars(**mean)
+
+    # ---------------------------------------------------------------- test
+    def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Evaluate, and put every module back into the mode it was in."""
+        return evaluate(cfg, model)
+
+
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """Evaluate a model on every data set of DATASETS.TESTS with every evaluator.
+
+    All processes must call it; each looks at its share of the images.
+
+    Returns:
+        ``{data set: {figure: value}}`` in the main process, empty dicts in the others.
+    """
+    if comm.get_world_size() > 1:
+        # Batch-norm statistics differ between processes until the next step.
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, 0)
+    results: dict[str, Any] = OrderedDict()
+    for name in cfg.DATASETS.TESTS:
+        test_set = build_test_set(cfg, name)
+        loader = build_test_loader(cfg, test_set)
+        figures: dict[str, Any] = OrderedDict()
+        for evaluator_name in cfg.TEST.EVALUATORS:
+            build = lookup(EVALUATOR_REGISTRY, evaluator_name, "TEST.EVALUATORS")
+            evaluator = build(cfg, test_set, cfg.OUTPUT_DIR)
+            figures.update(extract(model, loader, evaluator, cfg.TEST.FLIP.ENABLED))
+        results[name] = figures
+    return results
+
+
+def eval_only(cfg: CfgNode) -> dict[str, Any]:
+    """Load MODEL.WEIGHTS, or OUTPUT_DIR's last checkpoint, and evaluate.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if not path:
+        last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+        if not os.path.isfile(last):
+            raise FileNotFoundError(
+                "--eval-only: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run"
+            )
+        with open(last) as file:
+            path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    cfg = with_num_classes(cfg, None, path)
+    model = build_model(_without_initial_weights(cfg))
+    load_weights(model, path, key="MODEL.WEIGHTS")
+    phases = phases_of(cfg)
+    wanted = cfg.TEST.PHASE or phases[-1].name
+    if wanted not in [p.name for p in phases]:
+        raise ConfigError(
+            f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(p.name for p in phases)}"
+        )
+    set_step(model, next(p.step for p in phases if p.name == wanted))
+    return evaluate(_with_weights(cfg, path), model)
+
+
+def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = path
+    cfg.freeze()
+    return cfg
+
+
+def _without_initial_weights(cfg: CfgNode) -> CfgNode:
+    # The checkpoint replaces them all, so they need not be at hand.
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.MODEL.SR.WEIGHTS = ""
+    cfg.MODEL.INIT.WEIGHTS = ""
+    cfg.freeze()
+    return cfg
+
+
+def with_num_classes(cfg: CfgNode, num_classes: int | None, weights: str = "") -> CfgNode:
+    """``cfg`` with MODEL.HEADS.NUM_CLASSES filled in where it is 0.
+
+    Args:
+        cfg: the config.
+        num_classes: identities of the training set; None: read off the classifier in ``weights``.
+        weights: a checkpoint.
+    """
+    if cfg.MODEL.HEADS.NUM_CLASSES:
+        return cfg
+    if num_classes is None:
+        from lrreid_ext.engine.checkpoint import read_state_dict
+
+        state = read_state_dict(weights, "MODEL.WEIGHTS")
+        rows = [
+            v.shape[0] for k, v in state.items() if k in ("heads.weight", "heads.classifier.weight")
+        ]
+        if not rows:
+            raise ConfigError(
+                "MODEL.HEADS.NUM_CLASSES: the checkpoint doesn't say how many; set it"
+            )
+        num_classes = rows[0]
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.HEADS.NUM_CLASSES = num_classes
+    cfg.freeze()
+    return cfg
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The mixed-precision type of SOLVER.AMP, or None."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    kinds = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    if cfg.SOLVER.AMP.DTYPE not in kinds:
+        raise ConfigError(f"SOLVER.AMP.DTYPE: {cfg.SOLVER.AMP.DTYPE!r} is none of {list(kinds)}")
+    if cfg.SOLVER.AMP.DTYPE == "float16" and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        raise ConfigError("SOLVER.AMP.DTYPE: float16 needs a GPU; bfloat16 runs on a CPU")
+    return kinds[cfg.SOLVER.AMP.DTYPE]

@@ -1,0 +1,28 @@
+"""Ranking, single-shot trials, and the cross-resolution evaluator."""
+
+from lrreid_ext.evaluation.distance import METRICS, distance_chunks, distance_matrix
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.inference import Isolated, extract
+from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
+from lrreid_ext.evaluation.report import ResultsError, load_results, results_table
+from lrreid_ext.evaluation.single_shot import SingleShot, draw_gallery, single_shot
+
+__all__ = [
+    "METRICS",
+    "CrossResolutionEvaluator",
+    "Isolated",
+    "RankStatistics",
+    "ResultsError",
+    "SingleShot",
+    "cmc",
+    "distance_chunks",
+    "distance_matrix",
+    "draw_gallery",
+    "extract",
+    "load_results",
+    "provenance",
+    "rank_statistics",
+    "results_table",
+    "single_shot",
+]

@@ -1,0 +1,90 @@
+"""Distances between features, a few rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+METRICS = ("cosine", "euclidean")
+
+
+def check_features(features: Tensor, group: str) -> Tensor:
+    """The features as float32, if they can be ranked.
+
+    Args:
+        features: (N, D), any floating or integer type.
+        group: what they are, for the message.
+
+    Raises:
+        ValueError: not two-dimensional, no rows or no columns, or values that are not finite (the
+            message says how many rows).
+    """
+    if features.ndim != 2:
+        raise ValueError(f"{group}: features must be (N, D), not {tuple(features.shape)}")
+    if features.numel() == 0:
+        raise ValueError(f"{group}: no features to compare, shape {tuple(features.shape)}")
+    features = features.detach().to(torch.float32)
+    bad = int((~torch.isfinite(features).all(dim=1)).sum())
+    if bad:
+        raise ValueError(
+            f"{group}: {bad} of {len(features)} features hold NaN or infinite values. "
+            "The network diverged, or its weights were not loaded."
+        )
+    return features
+
+
+def distance_chunks(
+    query: Tensor, gallery: Tensor, metric: str = "cosine", chunk: int = 256
+) -> Iterator[tuple[slice, Tensor]]:
+    """Distances of ``chunk`` queries at a time to the whole gallery.
+
+    Cosine: ``1 - q.g / (|q| |g|)``, 0 to 2. Euclidean: ``|q - g|``, not squared.
+
+    Args:
+        query: (Q, D) float32 on any device.
+        gallery: (G, D) float32 on the same device.
+        metric: ``cosine`` or ``euclidean``.
+        chunk: rows at a time; bounds the memory to ``chunk * G`` numbers.
+
+    Yields:
+        The rows, and their distances (rows, G) float32. The memory is used again for the next
+        rows: whoever keeps it must copy it, and may write into it.
+
+    Raises:
+        ValueError: an unknown metric, a chunk below 1, or features of different widths.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, not {chunk}")
+    if query.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"query features have {query.shape[1]} values, gallery features {gallery.shape[1]}"
+        )
+    if metric == "cosine":
+        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
+    else:
+        query_square, gallery_square = query.square().sum(1), gallery.square().sum(1)
+    # At least two rows: the product of a single one takes another routine, which rounds equal
+    # gallery features differently and so breaks ties by position.
+    buffer = query.new_empty(max(2, min(chunk, len(query))), len(gallery))
+    for start in range(0, len(query), chunk):
+        rows = slice(start, min(start + chunk, len(query)))
+        block = query[rows]
+        if len(block) == 1:
+            block = block.expand(2, -1)
+        out = torch.mm(block, gallery.T, out=buffer[: len(block)])[: rows.stop - rows.start]
+        if metric == "cosine":
+            torch.sub(out.new_ones(()), out, out=out)
+        else:
+            out.mul_(-2).add_(gallery_square).add_(query_square[rows, None])
+            out.clamp_(min=0).sqrt_()
+        yield rows, out
+
+
+def distance_matrix(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
+    """All distances (Q, G) float32 at once; see :func:`distance_chunks`."""
+    return torch.cat([block.clone() for _, block in distance_chunks(query, gallery, metric)])

@@ -1,0 +1,384 @@
+"""The standard evaluator: cross-resolution figures of one test set, by protocol and group."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from fastreid.evaluation import DatasetEvaluator
+from fastreid.evaluation.query_expansion import aqe
+from fastreid.utils import comm
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.evaluation.distance import METRICS, check_features
+from lrreid_ext.evaluation.provenance import provenance, write_json
+from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
+from lrreid_ext.evaluation.report import group_table
+from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
+from lrreid_ext.registry import EVALUATOR_REGISTRY
+
+PROTOCOLS = ("single_shot", "multi_shot")
+
+# Queries of more different factors than this are reported in bins with these lower edges.
+MOST_FACTORS = 8
+FACTOR_BINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+
+logger = logging.getLogger(__name__)
+
+
+@EVALUATOR_REGISTRY.register()
+class CrossResolutionEvaluator(DatasetEvaluator):
+    """Scores the query, its HR twins and each factor's twins against one gallery.
+
+    Features are put in order by the batch's ``index``, so neither the number of processes nor the
+    order of the batches matters. The groups of the test set's samples are reported under their
+    names (``query``, ``query_hr``, ``x2`` ...), and besides, where the queries' own factors vary,
+    the queries of each as ``query@2`` (or of a range, ``query@2-3``, where they are many).
+
+    Args:
+        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, METRIC, AQE and FLIP.
+        test_set: the images, in the order of ``index``.
+        output_dir: where ``results_<test set>.json`` is written; None or "" for nowhere.
+
+    Raises:
+        ConfigError: a protocol or metric that doesn't exist, or one that isn't available here.
+        ValueError: a test set without query or gallery.
+    """
+
+    def __init__(self, cfg: CfgNode, test_set: TestSet, output_dir: str | None = None) -> None:
+        check_config(cfg)
+        self.cfg = cfg
+        self.test_set = test_set
+        self.output_dir = output_dir
+        self.groups = query_groups(test_set)
+        self._gallery = _positions(test_set, GALLERY)
+        if QUERY not in self.groups or not len(self._gallery):
+            raise ValueError(f"test set {test_set.name!r} needs both query and gallery images")
+        self._features: list[Tensor] = []
+        self._indices: list[Tensor] = []
+
+    def reset(self) -> None:
+        """Forget the features of an earlier round."""
+        self._features, self._indices = [], []
+
+    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
+        """Keep one batch.
+
+        Args:
+            inputs: holds ``index`` (B,) int64, positions in ``test_set.samples``.
+            outputs: features (B, D), any device and type.
+        """
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise TypeError(f"in evaluation a model returns features (B, D), not {shape}")
+        if "index" not in inputs:
+            raise KeyError("a test batch holds 'index', the positions of its images in the set")
+        if len(inputs["index"]) != len(outputs):
+            raise ValueError(f"{len(inputs['index'])} images but {len(outputs)} features")
+        self._features.append(outputs.detach().to("cpu", torch.float32))
+        self._indices.append(inputs["index"].detach().to("cpu", torch.int64))
+
+    def evaluate(self) -> OrderedDict[str, float]:
+        """Score everything, print the table, write the JSON.
+
+        Returns:
+            Figures in percent by ``protocol/group/figure``, such as ``single_shot/query/Rank-1``,
+            ``single_shot/query/Rank-1_std`` and ``multi_shot/x4/mAP``; those that no query bears
+            on are left out. On all processes but the first, an empty dict.
+
+        Raises:
+            ValueError: images missing or scored twice, features that are not finite, or no query
+                with a right answer.
+        """
+        features = self._gather()
+        if features is None:
+            return OrderedDict()
+        start = time.perf_counter()
+        results = self._score(features)
+        logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
+        logger.info("%s\n%s", self._headline(results), group_table(results))
+        if self.output_dir:
+            path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
+            write_json(path, results)
+            logger.info("Results written to %s", path)
+        return flat_figures(results)
+
+    def _gather(self) -> Tensor | None:
+        """The features (N, D) in the test set's order; None on all processes but the first."""
+        # As arrays: pickling a tensor copies the whole storage that it is a view of.
+        share = (
+            torch.cat(self._features).numpy() if self._features else None,
+            torch.cat(self._indices).numpy() if self._indices else None,
+        )
+        shares = [s for s in comm.gather(share, dst=0) if s[0] is not None]
+        if not comm.is_main_process():
+            return None
+        total, name = len(self.test_set.samples), self.test_set.name
+        if not shares:
+            raise ValueError(f"test set {name!r}: the loader gave no images")
+        indices = np.concatenate([index for _, index in shares])
+        if indices.min() < 0 or indices.max() >= total:
+            raise ValueError(f"test set {name!r}: an index lies outside its {total} images")
+        seen = np.bincount(indices, minlength=total)
+        if (seen != 1).any():
+            raise ValueError(
+                f"test set {name!r}: each of its {total} images must come once, but "
+                f"{(seen == 0).sum()} are missing and {(seen > 1).sum()} came more than once. "
+                "Load it with fastreid.data.samplers.InferenceSampler and drop no batch."
+            )
+        ordered = torch.empty(total, shares[0][0].shape[1])
+        ordered[torch.from_numpy(indices)] = torch.from_numpy(
+            np.concatenate([features for features, _ in shares])
+        )
+        return ordered
+
+    def _score(self, features: Tensor) -> dict[str, Any]:
+        """The content of the results file."""
+        test = self.cfg.TEST
+        samples = self.test_set.samples
+        pids = np.array([sample.pid for sample in samples])
+        camids = np.array([sample.camid for sample in samples])
+        gallery = self._gallery
+        check_features(features[gallery], "gallery")
+        groups: dict[str, dict[str, Any]] = {}
+        for name, index in self.groups.items():
+            if "@" in name:
+                continue
+            check_features(features[index], name)
+            arguments = (pids[index], pids[gallery], camids[index], camids[gallery])
+            parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
+            scored: list[tuple[str, SingleShot | RankStatistics]] = []
+            if "single_shot" in test.PROTOCOLS:
+                shots = single_shot(
+                    features[index],
+                    features[gallery],
+                    *arguments,
+                    trials=test.TRIALS,
+                    seed=test.SEED,
+                    metric=test.METRIC,
+                )
+                scored.append(("single_shot", shots))
+            if "multi_shot" in test.PROTOCOLS:
+                ranked = rank_statistics(
+                    *self._expanded(features[index], features[gallery], pids[gallery]),
+                    *arguments,
+                    metric=test.METRIC,
+                )
+                scored.append(("multi_shot", ranked))
+            for protocol, statistics in scored:
+                if name == QUERY and not statistics.valid.any():
+                    raise ValueError(
+                        f"test set {self.test_set.name!r}: no query has a right answer in the "
+                        f"gallery ({protocol}); check identities and cameras of the data set"
+                    )
+                self._add(groups, name, protocol, statistics)
+                for part, at in parts.items():
+                    self._add(groups, part, protocol, statistics.subset(np.searchsorted(index, at)))
+        return {
+            "test_set": self.test_set.name,
+            "manifest_hash": self.test_set.manifest_hash,
+            "info": json.loads(json.dumps(self.test_set.info, default=str)),
+            "protocols": list(test.PROTOCOLS),
+            "trials": test.TRIALS,
+            "seed": test.SEED,
+            "std": "sample standard deviation over the trials",
+            "metric": test.METRIC,
+            "flip": bool(test.FLIP.ENABLED),
+            "aqe": _aqe_settings(self.cfg),
+            "tie_rule": TIE_RULE,
+            "counts": {
+                "gallery": int((pids[gallery] >= 0).sum()),
+                "gallery_junk": int((pids[gallery] < 0).sum()),
+                "distractors": int((pids[gallery] == 0).sum()),
+                "identities": len(np.unique(pids[gallery][pids[gallery] > 0])),
+            },
+            "groups": {name: groups[name] for name in self.groups},
+            **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
+        }
+
+    def _add(
+        self,
+        groups: dict[str, dict[str, Any]],
+        name: str,
+        protocol: str,
+        statistics: SingleShot | RankStatistics,
+    ) -> None:
+        """Enter one group's figures under one protocol, in percent."""
+        entry = groups.setdefault(
+            name, {"queries": len(statistics.valid), "junk": int(statistics.junk.sum())}
+        )
+        ranks = list(self.cfg.TEST.RANKS)
+        figures: dict[str, Any] = {"unmatched": statistics.unmatched}
+        if statistics.unmatched:
+            logger.warning(
+                "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
+                name,
+                protocol,
+                statistics.unmatched,
+                len(statistics.valid),
+            )
+        if isinstance(statistics, SingleShot):
+            curves = statistics.cmc(ranks)
+            for k, rank in enumerate(ranks):
+                figures[f"Rank-{rank}"] = _percent(curves[:, k].mean())
+                figures[f"Rank-{rank}_std"] = _percent(statistics.std(ranks)[k])
+            figures["trials"] = [[_percent(value) for value in curve] for curve in curves]
+        else:
+            for rank, value in zip(ranks, statistics.cmc(ranks), strict=True):
+                figures[f"Rank-{rank}"] = _percent(value)
+            figures["mAP"] = _percent(statistics.mean_ap)
+            figures["mINP"] = _percent(statistics.mean_inp)
+        entry[protocol] = figures
+
+    def _expanded(
+        self, query: Tensor, gallery: Tensor, gallery_pids: NDArray[np.int64]
+    ) -> tuple[Tensor, Tensor]:
+        """The features after fastreid's average query expansion, if TEST.AQE asks for it."""
+        settings = self.cfg.TEST.AQE
+        if not settings.ENABLED:
+            return query, gallery
+        # Junk is no part of the gallery, and must not lend its features to others.
+        kept = torch.from_numpy(gallery_pids >= 0)
+        if settings.QE_K >= len(query) + int(kept.sum()):
+            raise ConfigError(
+                f"TEST.AQE.QE_K: {settings.QE_K} neighbours are as many as there are images"
+            )
+        query, near = aqe(query, gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA)
+        expanded = gallery.clone()
+        expanded[kept] = near
+        return query, expanded
+
+    def _headline(self, results: Mapping[str, Any]) -> str:
+        counts, query = results["counts"], results["groups"][QUERY]
+        unmatched = max(query[protocol]["unmatched"] for protocol in results["protocols"])
+        data = results["test_set"]
+        if results["manifest_hash"]:
+            data += f" (manifest {results['manifest_hash'][:12]})"
+        how = ", ".join(
+            f"single-shot ({results['trials']} trials, seed {results['seed']})"
+            if protocol == "single_shot"
+            else "multi-shot"
+            for protocol in results["protocols"]
+        )
+        return (
+            f"{data}: {how}; {results['metric']} distance\n"
+            f"{query['queries']} queries ({unmatched} without a right answer, {query['junk']} "
+            f"junk); gallery of {counts['gallery']} images, {counts['identities']} identities, "
+            f"{counts['distractors']} distractors ({counts['gallery_junk']} junk left out)"
+        )
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse settings of TEST that can't be followed.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    test = cfg.TEST
+    for key in ("RERANK", "ROC"):
+        if test[key].ENABLED:
+            raise ConfigError(
+                f"TEST.{key}.ENABLED: not available in CrossResolutionEvaluator yet; set it False"
+            )
+    unknown = [name for name in test.PROTOCOLS if name not in PROTOCOLS]
+    if unknown or not test.PROTOCOLS or len(set(test.PROTOCOLS)) < len(test.PROTOCOLS):
+        raise ConfigError(
+            f"TEST.PROTOCOLS: {list(test.PROTOCOLS)} must be one or both of {', '.join(PROTOCOLS)}"
+        )
+    if test.METRIC not in METRICS:
+        raise ConfigError(f"TEST.METRIC: {test.METRIC!r} is none of {', '.join(METRICS)}")
+    if not test.RANKS or any(not isinstance(r, int) or r < 1 for r in test.RANKS):
+        raise ConfigError(f"TEST.RANKS: {list(test.RANKS)} must be whole numbers from 1")
+    if test.TRIALS < 1:
+        raise ConfigError(f"TEST.TRIALS: {test.TRIALS} must be at least 1")
+    if test.SEED < 0:
+        raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
+
+
+def query_groups(test_set: TestSet) -> OrderedDict[str, NDArray[np.int64]]:
+    """Positions of every group's images but the gallery's, in the order they are reported in.
+
+    First ``query`` and its parts by factor (``query@2``), then ``query_hr``, then the others by
+    factor.
+    """
+    factors: dict[str, float] = {}
+    for sample in test_set.samples:
+        if sample.group != GALLERY:
+            factors.setdefault(sample.group, sample.factor)
+    first = (QUERY, QUERY_HR)
+    names = [name for name in first if name in factors]
+    names += sorted(factors.keys() - set(first), key=lambda name: (factors[name], name))
+    groups: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
+    for name in names:
+        groups[name] = _positions(test_set, name)
+        if name == QUERY:
+            drawn = np.array([test_set.samples[i].factor for i in groups[name]])
+            for label, mask in factor_parts(drawn):
+                groups[f"{name}@{label}"] = groups[name][mask]
+    return groups
+
+
+def factor_parts(factors: NDArray[np.float64]) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Split queries by the factor drawn for each.
+
+    Args:
+        factors: (Q,), each >= 1.
+
+    Returns:
+        Label and mask (Q,) of each part: a factor each (``2``, ``2.5``), or where there are more
+        than eight, ranges that include their lower end (``2-3``, ``16+``). Nothing if all are one.
+    """
+    distinct = np.unique(factors)
+    if len(distinct) < 2:
+        return []
+    if len(distinct) <= MOST_FACTORS:
+        return [(f"{factor:g}", factors == factor) for factor in distinct]
+    uppers = (*FACTOR_BINS[1:], math.inf)
+    parts = []
+    for low, high in zip(FACTOR_BINS, uppers, strict=True):
+        mask = (factors >= low) & (factors < high)
+        if mask.any():
+            label = f"{low:g}+" if math.isinf(high) else f"{low:g}-{high:g}"
+            parts.append((label, mask))
+    return parts
+
+
+def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:
+    """The figures of a results file as ``protocol/group/figure``, without those that are null."""
+    flat: OrderedDict[str, float] = OrderedDict()
+    for protocol in results["protocols"]:
+        for name, entry in results["groups"].items():
+            for figure, value in entry[protocol].items():
+                if isinstance(value, float):
+                    flat[f"{protocol}/{name}/{figure}"] = value
+    return flat
+
+
+def _positions(test_set: TestSet, group: str) -> NDArray[np.int64]:
+    return np.array(
+        [i for i, sample in enumerate(test_set.samples) if sample.group == group], dtype=np.int64
+    )
+
+
+def _percent(share: Sequence[float] | float | np.floating[Any]) -> float | None:
+    """Share to percent, rounded to what float64 can hold for certain; None for NaN."""
+    value = float(share)  # type: ignore[arg-type]
+    return None if math.isnan(value) else round(100 * value, 6)
+
+
+def _aqe_settings(cfg: CfgNode) -> dict[str, float] | None:
+    settings = cfg.TEST.AQE
+    if not settings.ENABLED:
+        return None
+    return {"times": settings.QE_TIME, "neighbours": settings.QE_K, "alpha": settings.ALPHA}

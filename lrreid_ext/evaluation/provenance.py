@@ -1,0 +1,113 @@
+"""Where a figure came from: the command, the code, the machine and the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def provenance(checkpoint: str = "", device: str = "cpu") -> dict[str, Any]:
+    """The fields that stand beside every figure.
+
+    Args:
+        checkpoint: path of the weights, or "".
+        device: device that the network ran on, ``cpu`` or ``cuda``.
+
+    Returns:
+        ``command`` (without the interpreter; paths below the working directory are relative to
+        it), ``commit`` ("" outside a checkout), ``machine`` and ``checkpoint``.
+    """
+    return {
+        "command": command_line(),
+        "commit": commit(),
+        "machine": machine(device),
+        "checkpoint": relative_path(checkpoint),
+    }
+
+
+def command_line() -> str:
+    """This process's command as it could be typed again in the same folder."""
+    return shlex.join(relative_path(word) for word in sys.argv)
+
+
+def relative_path(word: str) -> str:
+    """An absolute path below the working directory, also after ``--key=``, made relative to it."""
+    option = re.match(r"--?[\w.-]+=", word)
+    start = option.end() if option else 0
+    path = word[start:]
+    root = os.getcwd()
+    if os.path.isabs(path) and os.path.commonpath([root, os.path.normpath(path)]) == root:
+        path = os.path.relpath(path, root)
+    return word[:start] + path
+
+
+def commit(root: Path | None = None) -> str:
+    """``git describe --always --dirty`` of the project's checkout, or "" if it is none.
+
+    Args:
+        root: folder that holds ``.git``; by default the one above this package.
+    """
+    root = root or Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""  # no usable git: the figure is worth as much without a commit beside it
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Processors, their model, the GPU if ``device`` is one, and the versions that matter."""
+    found: dict[str, Any] = {
+        "processors": os.cpu_count() or 1,
+        "cpu": _cpu_model(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if str(device).startswith("cuda") and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["gpus"] = torch.cuda.device_count()
+    return found
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write strict JSON atomically: readers see the old file or the new one, never half of it.
+
+    Raises:
+        ValueError: NaN or an infinite number, which JSON has no word for.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=2, allow_nan=False, default=str) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if named:
+            return named.group(1).strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,231 @@
+"""Tables of evaluation results, for the screen and for Markdown."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from lrreid_ext.data.samples import QUERY, QUERY_HR
+
+NEEDED = ("test_set", "manifest_hash", "protocols", "trials", "seed", "metric", "groups")
+STYLES = ("markdown", "plain")
+
+Results = Mapping[str, Any]
+
+
+class ResultsError(ValueError):
+    """A results file that can't be used; the message names it."""
+
+
+def group_label(group: str) -> str:
+    """How a group is called in tables: ``MLR``, ``HR -> HR``, ``x2``, ``MLR @2``."""
+    if group == QUERY_HR:
+        return "HR -> HR"
+    return group.replace(f"{QUERY}@", "MLR @") if group != QUERY else "MLR"
+
+
+def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a ``results_<test set>.json``.
+
+    Raises:
+        ResultsError: no such file, not JSON, or not a results file.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError as error:
+        raise ResultsError(f"{path}: no such file; tools/eval_net.py writes it") from error
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path}: can't be read as JSON: {error}") from error
+    return _checked(content, str(path))
+
+
+def figure(results: Results, column: str) -> tuple[float, float | None] | None:
+    """One figure in percent and its standard deviation over the trials, if it has one.
+
+    Args:
+        results: content of a results file.
+        column: ``protocol/group/figure``, for instance ``single_shot/query/Rank-1``.
+
+    Returns:
+        None where it wasn't measured.
+
+    Raises:
+        ValueError: a column of another form.
+    """
+    protocol, group, name = _parts(column)
+    figures = results["groups"].get(group, {}).get(protocol, {})
+    value = figures.get(name)
+    return None if value is None else (float(value), figures.get(f"{name}_std"))
+
+
+def group_table(results: Results) -> str:
+    """Rows: groups; columns: each protocol's figures in percent. Fits 100 columns."""
+    columns = [
+        (protocol, name)
+        for protocol in results["protocols"]
+        for name in _table_figures(results, protocol)
+    ]
+    short = {"single_shot": "1-shot", "multi_shot": "multi"}
+    headers = ["query", "images"] + [f"{short[protocol]}\n{name}" for protocol, name in columns]
+    rows = [
+        [group_label(group), str(entry["queries"])]
+        + [_cell(figure(results, f"{protocol}/{group}/{name}"), "+-") for protocol, name in columns]
+        for group, entry in results["groups"].items()
+    ]
+    return _tabulate(rows, headers, "simple")
+
+
+def results_table(
+    results: Sequence[str | os.PathLike[str] | Results],
+    columns: Sequence[str] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    style: str = "markdown",
+) -> str:
+    """Compare runs: a row each, a column per figure, and a line that says what was measured.
+
+    Args:
+        results: paths of results files, or their contents.
+        columns: ``protocol/group/figure``; by default the single-shot Rank-1 of every group that
+            any of the runs has, and the multi-shot mAP of the query.
+        names: the rows' names; by default a file's folder, or the content's ``name``.
+        style: ``markdown`` or ``plain``.
+
+    Returns:
+        The table; figures in percent with the standard deviation over the trials. A figure that
+        wasn't measured is an empty cell.
+
+    Raises:
+        ResultsError: a file that can't be used.
+        ValueError: no runs, an unknown style, names that are not one per run, or a column of
+            another form.
+    """
+    if style not in STYLES:
+        raise ValueError(f"style {style!r} is none of {', '.join(STYLES)}")
+    if not results:
+        raise ValueError("no results to compare")
+    if names is not None and len(names) != len(results):
+        raise ValueError(f"{len(results)} results but {len(names)} names")
+    runs: list[Results] = []
+    labels: list[str] = []
+    for k, item in enumerate(results):
+        if isinstance(item, Mapping):
+            runs.append(_checked(item, f"results {k + 1}"))
+            labels.append(str(item.get("name", f"run {k + 1}")))
+        else:
+            runs.append(load_results(item))
+            labels.append(Path(item).resolve().parent.name)
+    labels = list(names) if names is not None else labels
+    columns = default_columns(runs) if columns is None else list(columns)
+    measured = [_measured(run) for run in runs]
+    headers = ["run"] + [_header(column) for column in columns]
+    # Figures of different data or draws are not comparable: say which is which, row by row.
+    notes = list(dict.fromkeys(measured))
+    if len(notes) > 1:
+        headers.append("data")
+    sign = "±" if style == "markdown" else "+-"
+    rows = [
+        [label]
+        + [_cell(figure(run, column), sign) for column in columns]
+        + ([f"({notes.index(note) + 1})"] if len(notes) > 1 else [])
+        for label, run, note in zip(labels, runs, measured, strict=True)
+    ]
+    table = _tabulate(rows, headers, "pipe" if style == "markdown" else "simple")
+    if len(notes) > 1:
+        notes = [f"({k}) {note}" for k, note in enumerate(notes, start=1)]
+    return f"{table}\n\n" + "\n".join(notes) + "\n"
+
+
+def default_columns(runs: Sequence[Results]) -> list[str]:
+    """The figures that :func:`results_table` shows unless told: see there."""
+    groups = dict.fromkeys(g for run in runs for g in run["groups"] if "@" not in g)
+    ordered = sorted(groups, key=_group_order)
+    protocols = {protocol for run in runs for protocol in run["protocols"]}
+    columns = []
+    if "single_shot" in protocols:
+        columns += [f"single_shot/{group}/Rank-1" for group in ordered]
+    else:
+        columns += [f"multi_shot/{group}/Rank-1" for group in ordered]
+    if "multi_shot" in protocols:
+        columns.append(f"multi_shot/{QUERY}/mAP")
+    return columns
+
+
+def _group_order(group: str) -> tuple[int, float, str]:
+    if group in (QUERY, QUERY_HR):
+        return (0, float(group == QUERY_HR), group)
+    try:
+        return (1, float(group.removeprefix("x")), group)
+    except ValueError:
+        return (2, 0.0, group)
+
+
+def _table_figures(results: Results, protocol: str) -> list[str]:
+    """The figures of one protocol that fit the screen."""
+    present = list(dict.fromkeys(f for e in results["groups"].values() for f in e[protocol]))
+    ranks = [f for f in present if f.startswith("Rank-") and not f.endswith("_std")]
+    if protocol == "single_shot":
+        return ranks[:3]
+    shown = ranks[:1] if "single_shot" in results["protocols"] else ranks[:3]
+    return [*shown, "mAP", "mINP"]
+
+
+def _header(column: str) -> str:
+    protocol, group, name = _parts(column)
+    label = group_label(group)
+    if protocol == "multi_shot":
+        return f"{label} {name} (multi-shot)"
+    return f"{label} {name}" if group == QUERY or name != "Rank-1" else label
+
+
+def _measured(run: Results) -> str:
+    data = run["test_set"]
+    if run["manifest_hash"]:
+        data += f", manifest {run['manifest_hash'][:12]}"
+    how = []
+    if "single_shot" in run["protocols"]:
+        how.append(f"single-shot, {run['trials']} trials, seed {run['seed']}")
+    if "multi_shot" in run["protocols"]:
+        how.append("multi-shot")
+    flags = [flag for flag in ("flip", "aqe") if run.get(flag)]
+    return f"{data}: " + "; ".join([*how, f"{run['metric']} distance", *flags]) + "; percent."
+
+
+def _cell(value: tuple[float, float | None] | None, sign: str) -> str:
+    if value is None:
+        return ""
+    mean, std = value
+    return f"{mean:.1f}" if std is None else f"{mean:.1f} {sign} {std:.1f}"
+
+
+def _parts(column: str) -> tuple[str, str, str]:
+    parts = column.split("/")
+    if len(parts) != 3:
+        raise ValueError(f"column {column!r}: expected protocol/group/figure")
+    return parts[0], parts[1], parts[2]
+
+
+def _tabulate(rows: list[list[str]], headers: list[str], fmt: str) -> str:
+    align = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(rows, headers, tablefmt=fmt, colalign=align, disable_numparse=True)
+
+
+def _checked(content: Any, name: str) -> dict[str, Any]:
+    if not isinstance(content, Mapping):
+        raise ResultsError(f"{name}: a results file holds an object, not {type(content).__name__}")
+    missing = [key for key in NEEDED if key not in content]
+    if missing:
+        raise ResultsError(f"{name}: not a results file, it lacks {', '.join(missing)}")
+    if not isinstance(content["groups"], Mapping) or QUERY not in content["groups"]:
+        raise ResultsError(f"{name}: 'groups' lacks {QUERY!r}")
+    return dict(content)
+
+
+def _refuse_constant(word: str) -> float:
+    raise ValueError(f"{word} is not a JSON number")

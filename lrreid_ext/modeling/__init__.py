@@ -1,0 +1,1 @@
+"""Front-ends, backbones, heads, losses and the architectures that join them."""

@@ -1,0 +1,18 @@
+"""Backbones, in fastreid's registry."""
+
+from lrreid_ext.modeling.backbones.hrnet import (
+    HRNet,
+    build_hrnet_backbone,
+    build_hrnet_cls_backbone,
+)
+from lrreid_ext.modeling.backbones.pretrained import build_backbone
+from lrreid_ext.modeling.backbones.timm import TimmBackbone, build_timm_backbone
+
+__all__ = [
+    "HRNet",
+    "TimmBackbone",
+    "build_backbone",
+    "build_hrnet_backbone",
+    "build_hrnet_cls_backbone",
+    "build_timm_backbone",
+]

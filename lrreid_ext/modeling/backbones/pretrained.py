@@ -1,0 +1,120 @@
+"""Initial weights of backbones, with failures that say what to do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import timm
+from fastreid.config import CfgNode
+from torch import Tensor, nn
+
+from lrreid_ext.registry import BACKBONE_REGISTRY, lookup
+
+logger = logging.getLogger(__name__)
+
+PATH_KEY = "MODEL.BACKBONE.PRETRAIN_PATH"
+WAYS_OUT = (
+    f"Download the weights where there is a network and name the file in {PATH_KEY} "
+    "(.pth or .safetensors), or train from scratch with MODEL.BACKBONE.PRETRAIN False."
+)
+
+
+def build_backbone(cfg: CfgNode) -> nn.Module:
+    """Build the backbone named in ``MODEL.BACKBONE.NAME``, fastreid's or ours.
+
+    fastreid's own backbones load without complaint a file that has nothing in common with them, and
+    fail without a hint when they can't download; both are errors here.
+
+    Raises:
+        KeyError: the name isn't registered.
+        FileNotFoundError: ``MODEL.BACKBONE.PRETRAIN_PATH`` names no file.
+        RuntimeError: pretrained weights can't be downloaded or loaded.
+        WeightsError: none of the file's names belongs to the backbone.
+    """
+    from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
+
+    builder = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    node = cfg.MODEL.BACKBONE
+    if not (node.PRETRAIN and builder.__module__.startswith("fastreid.")):
+        return builder(cfg)
+    path = node.PRETRAIN_PATH
+    file = read_state_dict(path, PATH_KEY) if path else None
+    try:
+        backbone = builder(cfg)
+    except Exception as error:  # a missing gdown, and whatever gdown and torch raise
+        what = f"load {PATH_KEY} {path}" if path else "download its pretrained weights"
+        raise RuntimeError(
+            f"{node.NAME} could not {what} ({type(error).__name__}: {error}). {WAYS_OUT}"
+        ) from error
+    if file is not None and not file.keys() & backbone.state_dict().keys():
+        raise WeightsError(
+            f"{PATH_KEY}: {path} is not for {node.NAME}: not one name agrees "
+            f"(the file has {', '.join(list(file)[:3])} ...)"
+        )
+    return backbone
+
+
+def load_pretrained(
+    model: nn.Module,
+    cfg: CfgNode,
+    hub: Callable[[], Mapping[str, Tensor]],
+    classifier: Iterable[str],
+) -> None:
+    """Load ImageNet weights if ``MODEL.BACKBONE.PRETRAIN`` is set.
+
+    From the file in ``MODEL.BACKBONE.PRETRAIN_PATH``, or from timm's hub if that is empty. Strict,
+    but for what belongs to the classifier, which a re-ID network doesn't have.
+
+    Args:
+        model: a timm model without its classifier, or a module with the same names.
+        cfg: the config.
+        hub: returns the whole model's weights from timm's hub; see :func:`hub_weights`.
+        classifier: prefixes of names that are left out.
+
+    Raises:
+        FileNotFoundError: no such file.
+        WeightsError: lists the names and shapes that differ.
+        RuntimeError: the weights can't be downloaded.
+    """
+    from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
+
+    if not cfg.MODEL.BACKBONE.PRETRAIN:
+        return
+    path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
+    source = f"{PATH_KEY}: {path}" if path else "timm's hub"
+    state = read_state_dict(path, PATH_KEY) if path else dict(hub())
+    # timm's own remapping of names, and resizing of position embeddings, for this architecture.
+    adapt = getattr(sys.modules[_timm_module(model)], "checkpoint_filter_fn", None)
+    if adapt is not None:
+        state = adapt(state, model)
+    classifier = tuple(classifier)
+    state = {k: v for k, v in state.items() if not (classifier and k.startswith(classifier))}
+    # Files older than PyTorch 0.4.1 don't count batches.
+    counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
+    load_strictly(model, {**counters, **state}, source)
+    logger.info("Backbone weights taken from %s", source)
+
+
+def _timm_module(model: nn.Module) -> str:
+    return next(
+        (c.__module__ for c in type(model).__mro__ if c.__module__.startswith("timm.models.")),
+        __name__,
+    )
+
+
+def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
+    """All weights of a timm model from timm's hub, classifier included.
+
+    Raises:
+        RuntimeError: they can't be downloaded, or there are none; says what to do instead.
+    """
+    try:
+        return timm.create_model(name, pretrained=True, **kwargs).state_dict()
+    except Exception as error:  # each of timm's hubs raises its own kinds
+        raise RuntimeError(
+            f"pretrained weights of {name!r} could not be downloaded "
+            f"({type(error).__name__}: {error}). {WAYS_OUT}"
+        ) from error

@@ -1,0 +1,128 @@
+"""Any timm model as a backbone."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+
+import timm
+import torch
+from fastreid.config import CfgNode
+from torch import Tensor, nn
+
+from lrreid_ext.modeling.backbones.pretrained import hub_weights, load_pretrained
+from lrreid_ext.registry import BACKBONE_REGISTRY
+
+
+class TimmBackbone(nn.Module):
+    """A timm model without pooling and classifier that returns one map.
+
+    Maps with the channels last (Swin) are turned round. Tokens (ViT, Mixer) are laid out on their
+    grid again, without the class token, distillation token and registers.
+
+    Args:
+        name: timm's name, with or without a weights tag.
+        size: height and width of the input. Given to models that are built for one size.
+
+    Attributes:
+        model: the timm model.
+        out_channels: channels of the map.
+
+    Raises:
+        ValueError: an unknown name, or a model that makes no map out of an image of this size.
+    """
+
+    def __init__(self, name: str, size: Sequence[int] = (256, 128)) -> None:
+        super().__init__()
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
+            raise ValueError(
+                f"MODEL.BACKBONE.TIMM_NAME: timm {timm.__version__} has no model {name!r}. "
+                f"Nearest: {', '.join(near) or 'none'}. timm.list_models() lists them all"
+            )
+        self.name = name
+        self.size = (int(size[0]), int(size[1]))
+        try:
+            self.model = self._create()
+        except AssertionError as error:  # so timm refuses options that a model lacks
+            raise self._unsuitable(error) from error
+        self.out_channels = self.channels_at(self.size)
+
+    def _create(self) -> nn.Module:
+        options = {"num_classes": 0, "global_pool": ""}
+        try:
+            return timm.create_model(self.name, img_size=self.size, **options)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            return timm.create_model(self.name, **options)
+
+    def _unsuitable(self, why: object) -> ValueError:
+        return ValueError(f"MODEL.BACKBONE.TIMM_NAME: {self.name} makes no feature map: {why}")
+
+    def channels_at(self, size: Sequence[int]) -> int:
+        """Channels of the map that a (height, width) image gives, found by trying one.
+
+        Raises:
+            ValueError: the model doesn't take images of this size.
+        """
+        parameter = next(self.model.parameters())
+        image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self(image).shape[1]
+        except (AssertionError, RuntimeError) as error:
+            raise self._unsuitable(f"{list(size)} pixels: {error}") from error
+        finally:
+            self.model.train(training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised images to (B, out_channels, h, w)."""
+        y = self.model(x)
+        if y.ndim == 4:
+            if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+                return y.permute(0, 3, 1, 2).contiguous()
+            return y
+        if y.ndim == 3:
+            y = y[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            height, width = self._grid(y.shape[1], x.shape[-2:])
+            return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], height, width)
+        raise self._unsuitable(f"it returns {tuple(y.shape)}")
+
+    def _grid(self, tokens: int, size: Sequence[int]) -> tuple[int, int]:
+        # A grid has the image's proportions, give or take what a patch cuts off.
+        height = max(1, round(math.sqrt(tokens * size[0] / size[1])))
+        if tokens % height:
+            raise self._unsuitable(
+                f"{tokens} tokens don't fill a grid in the proportions of {list(size)} pixels"
+            )
+        return height, tokens // height
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:
+    """The timm model named in ``MODEL.BACKBONE.TIMM_NAME``.
+
+    Raises:
+        ValueError: an unknown name; a wrong ``MODEL.BACKBONE.FEAT_DIM`` (names the right one); or a
+            model for one size only, and ``INPUT.SIZE_TEST`` differs from ``INPUT.SIZE_TRAIN``.
+        RuntimeError, WeightsError: see
+            :func:`~lrreid_ext.modeling.backbones.pretrained.load_pretrained`.
+    """
+    name = cfg.MODEL.BACKBONE.TIMM_NAME
+    backbone = TimmBackbone(name, cfg.INPUT.SIZE_TRAIN)
+    if backbone.out_channels != cfg.MODEL.BACKBONE.FEAT_DIM:
+        raise ValueError(
+            f"MODEL.BACKBONE.FEAT_DIM is {cfg.MODEL.BACKBONE.FEAT_DIM}; {name} has "
+            f"{backbone.out_channels}"
+        )
+    if list(cfg.INPUT.SIZE_TEST) != list(cfg.INPUT.SIZE_TRAIN):
+        backbone.channels_at(cfg.INPUT.SIZE_TEST)
+    if cfg.MODEL.BACKBONE.PRETRAIN:
+        whole = timm.create_model(name).state_dict()
+        left_out = whole.keys() - backbone.model.state_dict().keys()
+        load_pretrained(backbone.model, cfg, lambda: hub_weights(name), left_out)
+    return backbone

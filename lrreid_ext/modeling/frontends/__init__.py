@@ -1,0 +1,31 @@
+"""Super-resolution front-ends behind one registry."""
+
+from lrreid_ext.modeling.frontends.base import (
+    Frontend,
+    FrontendOutput,
+    build_frontend,
+    to_pixels,
+    to_unit,
+)
+from lrreid_ext.modeling.frontends.interpolation import Bicubic, Bilinear, Identity
+from lrreid_ext.modeling.frontends.rcan import RCAN
+from lrreid_ext.modeling.frontends.restoration import ChannelAttention, Restoration
+from lrreid_ext.modeling.frontends.srcnn import SRCNN
+from lrreid_ext.modeling.frontends.vdsr import VDSR, VDSRCA
+
+__all__ = [
+    "RCAN",
+    "SRCNN",
+    "VDSR",
+    "VDSRCA",
+    "Bicubic",
+    "Bilinear",
+    "ChannelAttention",
+    "Frontend",
+    "FrontendOutput",
+    "Identity",
+    "Restoration",
+    "build_frontend",
+    "to_pixels",
+    "to_unit",
+]

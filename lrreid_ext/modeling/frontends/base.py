@@ -1,0 +1,89 @@
+"""What every super-resolution front-end offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lrreid_ext.registry import FRONTEND_REGISTRY, lookup
+
+
+@dataclass
+class FrontendOutput:
+    """What a front-end hands on.
+
+    Attributes:
+        images: (B, 3, H, W) RGB, 0-255 float, the images that the re-ID network sees.
+        extras: whatever the front-end's own losses need (intermediate stages, masks).
+    """
+
+    images: Tensor
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+class Frontend(nn.Module):
+    """Base class of the front-ends.
+
+    A front-end maps images at the network's input size to images of the same size. It sees what
+    interpolation made of the camera's pixels, and ``native_size`` says how many there really were.
+
+    Attributes:
+        learns: whether there is anything to train.
+        size_divisor: height and width must be multiples of this.
+    """
+
+    learns: bool = True
+    size_divisor: int = 1
+
+    def forward(self, images: Tensor, native_size: Tensor | None = None) -> FrontendOutput:
+        """Restore a batch.
+
+        Args:
+            images: (B, 3, H, W) RGB, 0-255 float; never changed in place.
+            native_size: (B, 2) int64, height and width in pixels as the camera delivered them, or
+                None when unknown.
+        """
+        raise NotImplementedError
+
+    def losses(self, output: FrontendOutput, hr: Tensor) -> dict[str, Tensor]:
+        """The front-end's training losses, each a scalar under a name that starts ``loss_``.
+
+        Args:
+            output: what :meth:`forward` returned for the LR images.
+            hr: (B, 3, H, W) RGB, 0-255 float, the high-resolution twins.
+        """
+        return {}
+
+
+def build_frontend(cfg: Any) -> Frontend:
+    """Build the front-end named in ``MODEL.SR.NAME`` and load ``MODEL.SR.WEIGHTS`` if given."""
+    from lrreid_ext.engine.checkpoint import load_weights
+
+    frontend: Frontend = lookup(FRONTEND_REGISTRY, cfg.MODEL.SR.NAME, "MODEL.SR.NAME")(cfg)
+    height, width = cfg.INPUT.SIZE_TRAIN
+    divisor = frontend.size_divisor
+    if height % divisor or width % divisor:
+        raise ValueError(
+            f"INPUT.SIZE_TRAIN {[height, width]}: {cfg.MODEL.SR.NAME} needs multiples of {divisor}"
+        )
+    if cfg.MODEL.SR.WEIGHTS:
+        load_weights(frontend, cfg.MODEL.SR.WEIGHTS, key="MODEL.SR.WEIGHTS", prefix="frontend.")
+    return frontend
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """0-255 to 0-1."""
+    return images / 255.0
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """0-1 to 0-255. Not clamped: clamping would cut the gradient of saturated pixels."""
+    return images * 255.0
+
+
+def same_device(reference: Tensor, value: Tensor | None) -> Tensor | None:
+    """``value`` on the reference's device."""
+    return None if value is None else value.to(reference.device, torch.int64)

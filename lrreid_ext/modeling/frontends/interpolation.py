@@ -1,0 +1,122 @@
+"""Front-ends that don't learn: none, and other interpolations than the loader's."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from fastreid.config import CfgNode, configurable
+from torch import Tensor
+
+from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput, same_device
+from lrreid_ext.registry import FRONTEND_REGISTRY
+
+
+@FRONTEND_REGISTRY.register()
+class Identity(Frontend):
+    """Hands the images on as they are."""
+
+    learns = False
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {}
+
+    def forward(self, images: Tensor, native_size: Tensor | None = None) -> FrontendOutput:
+        """The images themselves."""
+        return FrontendOutput(images)
+
+
+class _Interpolation(Frontend):
+    """Enlarges each image's native pixels with another kernel than the loader's.
+
+    The loader enlarges by bicubic interpolation, which is linear and loses nothing: the least
+    squares fit gives the native pixels back, exact but for the loader's rounding. They are then
+    enlarged by ``mode``. (Reducing the image by an antialiasing filter instead would blur it: 5
+    grey levels off at a factor of 2, against 0.5.) Both steps together are one matrix per side.
+
+    An image with as many native pixels as the input, or more, is left as it is, side by side. So is
+    every image if the native size isn't known. What augmentation has put into an image that no
+    enlargement could produce (an edge moved by cropping or erasing) is fitted as well as possible.
+    """
+
+    learns = False
+    mode: str
+
+    @configurable
+    def __init__(self) -> None:
+        super().__init__()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {}
+
+    def forward(self, images: Tensor, native_size: Tensor | None = None) -> FrontendOutput:
+        """Re-interpolate a batch; images of one native size are done together.
+
+        Raises:
+            ValueError: ``native_size`` isn't (B, 2), or not positive.
+        """
+        native_size = same_device(images, native_size)
+        if native_size is None:
+            return FrontendOutput(images)
+        if native_size.shape != (images.shape[0], 2) or bool((native_size < 1).any()):
+            raise ValueError(
+                f"native_size must be ({images.shape[0]}, 2) and positive, not "
+                f"{tuple(native_size.shape)}"
+            )
+        height, width = images.shape[-2:]
+        native = native_size.minimum(native_size.new_tensor([height, width]))
+        sizes, group = native.unique(dim=0, return_inverse=True)
+        out = torch.empty_like(images)
+        for i, (h, w) in enumerate(sizes.tolist()):
+            chosen = group == i
+            batch = images[chosen]
+            with torch.autocast(images.device.type, enabled=False):
+                if h < height:
+                    batch = _refit(h, height, self.mode).to(batch) @ batch
+                if w < width:
+                    batch = batch @ _refit(w, width, self.mode).to(batch).T
+            out[chosen] = batch
+        return FrontendOutput(out)
+
+
+@FRONTEND_REGISTRY.register()
+class Bilinear(_Interpolation):
+    """Images as bilinear interpolation of their native pixels would have made them."""
+
+    mode = "bilinear"
+
+
+@FRONTEND_REGISTRY.register()
+class Bicubic(_Interpolation):
+    """Images as bicubic interpolation of their native pixels makes them.
+
+    The loader's images come back unchanged. What augmentation added at a finer grain is removed.
+    """
+
+    mode = "bicubic"
+
+
+def _enlargement(native: int, size: int, mode: str) -> Tensor:
+    """(size, native) float64: the matrix that enlarges one side.
+
+    With ``antialias`` torch's bicubic kernel is Pillow's (a = -0.5); nothing is smoothed, as there
+    is nothing to smooth when enlarging.
+    """
+    unit = torch.eye(native, dtype=torch.float64)[None, None]
+    return F.interpolate(unit, size=(size, native), mode=mode, antialias=True)[0, 0]
+
+
+@lru_cache(maxsize=1024)
+def _refit(native: int, size: int, mode: str) -> Tensor:
+    """(size, size) float64: from a side enlarged by bicubic to the same enlarged by ``mode``."""
+    return _enlargement(native, size, mode) @ torch.linalg.pinv(
+        _enlargement(native, size, "bicubic")
+    )

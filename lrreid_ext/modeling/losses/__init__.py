@@ -1,0 +1,37 @@
+"""Losses: pure functions, and the entries of ``LOSS_REGISTRY``."""
+
+from lrreid_ext.modeling.losses.functional import (
+    batch_hard_triplet,
+    image_loss,
+    l1_image,
+    mse_image,
+    pseudo_siamese,
+    sequence_triplet,
+    smooth_cross_entropy,
+)
+from lrreid_ext.modeling.losses.registered import (
+    BatchHardTripletLoss,
+    CircleLoss,
+    Cosface,
+    CrossEntropyLoss,
+    SequenceTripletLoss,
+    SmoothCrossEntropyLoss,
+    TripletLoss,
+)
+
+__all__ = [
+    "BatchHardTripletLoss",
+    "CircleLoss",
+    "Cosface",
+    "CrossEntropyLoss",
+    "SequenceTripletLoss",
+    "SmoothCrossEntropyLoss",
+    "TripletLoss",
+    "batch_hard_triplet",
+    "image_loss",
+    "l1_image",
+    "mse_image",
+    "pseudo_siamese",
+    "sequence_triplet",
+    "smooth_cross_entropy",
+]

@@ -1,0 +1,207 @@
+"""The architecture of most methods: front-end, normalise, backbone, head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from fastreid.config import configurable
+from torch import Tensor, nn
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
+from lrreid_ext.registry import (
+    BACKBONE_REGISTRY,
+    LOSS_REGISTRY,
+    META_ARCH_REGISTRY,
+    REID_HEADS_REGISTRY,
+    lookup,
+)
+
+Loss = Callable[[dict[str, Any], Tensor], Tensor]
+
+
+def build_backbone(cfg: CfgNode) -> nn.Module:
+    """The backbone named in ``MODEL.BACKBONE.NAME``."""
+    build = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+    return build(cfg)
+
+
+def build_heads(cfg: CfgNode) -> nn.Module:
+    """The head named in ``MODEL.HEADS.NAME``."""
+    return lookup(REID_HEADS_REGISTRY, cfg.MODEL.HEADS.NAME, "MODEL.HEADS.NAME")(cfg)
+
+
+def build_losses(cfg: CfgNode) -> dict[str, Loss]:
+    """The identity losses named in ``MODEL.LOSSES.NAME``, by the name they are logged under."""
+    return {
+        loss_key(name): lookup(LOSS_REGISTRY, name, "MODEL.LOSSES.NAME")(cfg)
+        for name in cfg.MODEL.LOSSES.NAME
+    }
+
+
+def loss_key(name: str) -> str:
+    """The key a loss is logged under: ``BatchHardTripletLoss`` gives ``loss_batch_hard_triplet``."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z0-9]+", name.removesuffix("Loss"))
+    return "_".join(["loss", *words]).lower()
+
+
+@META_ARCH_REGISTRY.register()
+class Pipeline(nn.Module):
+    """Front-end -> normalise -> backbone -> head.
+
+    A batch is what :func:`lrreid_ext.data.select.select` returns, or in evaluation what
+    :class:`lrreid_ext.data.paired.TestDataset` gives; ``images`` are RGB, 0-255, at the input size,
+    and are never changed in place.
+
+    Training steps (``PHASES.<name>.STEP``): ``reid`` (default) sums the identity losses and, while
+    the front-end learns, its own weighted losses; ``sr`` trains the front-end alone.
+
+    Args:
+        frontend, backbone, heads: the parts.
+        losses: identity losses, ``(outputs, targets) -> scalar``, by name.
+        sr_weight: weight of the front-end's losses; 0 leaves them out.
+        sr_apply: ``all`` or ``lr``: which images pass through the front-end.
+        pixel_mean, pixel_std: of the re-ID network's input, on the 0-255 scale.
+    """
+
+    steps: tuple[str, ...] = ("reid", "sr")
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        frontend: Frontend,
+        backbone: nn.Module,
+        heads: nn.Module,
+        losses: dict[str, Loss],
+        sr_weight: float = 1.0,
+        sr_apply: str = "all",
+        pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
+        pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
+    ) -> None:
+        super().__init__()
+        if sr_apply not in ("all", "lr"):
+            raise ConfigError(f"MODEL.SR.APPLY: {sr_apply!r} is neither 'all' nor 'lr'")
+        self.frontend = frontend
+        self.backbone = backbone
+        self.heads = heads
+        self.losses = losses
+        self.sr_weight = sr_weight
+        self.sr_apply = sr_apply
+        self.step = self.steps[0]
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Keyword arguments of ``__init__`` from a config."""
+        return {
+            "frontend": build_frontend(cfg),
+            "backbone": build_backbone(cfg),
+            "heads": build_heads(cfg),
+            "losses": build_losses(cfg),
+            "sr_weight": cfg.MODEL.SR.LOSS_WEIGHT,
+            "sr_apply": cfg.MODEL.SR.APPLY,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return self.pixel_mean.device
+
+    def set_step(self, step: str) -> None:
+        """Choose what :meth:`forward` trains and evaluates; "" is the first of :attr:`steps`."""
+        if step and step not in self.steps:
+            raise ConfigError(
+                f"PHASES.*.STEP: {type(self).__name__} has no step {step!r}, only "
+                f"{', '.join(self.steps)}"
+            )
+        self.step = step or self.steps[0]
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        """In training, a dict of scalar losses ``loss_*`` and of figures to log; in evaluation,
+        features (B, D)."""
+        if self.training:
+            return getattr(self, f"train_{self.step}")(batch)
+        return self.embed(batch)
+
+    def embed(self, batch: dict[str, Any]) -> Tensor:
+        """Features (B, D) of a batch, as the head gives them in evaluation mode."""
+        return self.heads(self.backbone(self.normalise(self.restore(batch).images)))
+
+    def restore(self, batch: dict[str, Any]) -> FrontendOutput:
+        """Pass the images through the front-end, all of them or the low-resolution ones alone."""
+        images, native = batch["images"], batch.get("native_size")
+        if self.sr_apply == "all":
+            return self.frontend(images, native)
+        low = self.low_resolution(batch)
+        if bool(low.all()):
+            return self.frontend(images, native)
+        out = images.clone()
+        if bool(low.any()):
+            restored = self.frontend(images[low], None if native is None else native[low])
+            out[low] = restored.images.to(out.dtype)
+            return FrontendOutput(out, restored.extras)
+        return FrontendOutput(out)
+
+    def low_resolution(self, batch: dict[str, Any]) -> Tensor:
+        """(B,) bool: the images known to be degraded, or with fewer native rows than the input."""
+        if "factor" in batch:
+            return batch["factor"] > 1
+        images, native = batch["images"], batch.get("native_size")
+        if native is None:
+            return torch.ones(len(images), dtype=torch.bool, device=images.device)
+        return native[:, 0] < images.shape[2]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Subtract the mean and divide by the deviation, out of place."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def train_reid(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Identity losses, and the front-end's while it learns."""
+        restored = self.restore(batch)
+        targets = batch["targets"]
+        outputs = self.heads(self.backbone(self.normalise(restored.images)), targets)
+        return {**self.identity_losses(outputs, targets), **self.frontend_losses(restored, batch)}
+
+    def train_sr(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The front-end's losses alone.
+
+        Raises:
+            ConfigError: the front-end has none, or MODEL.SR.LOSS_WEIGHT leaves them out.
+        """
+        losses = self.frontend_losses(self.restore(batch), batch)
+        if not losses:
+            raise ConfigError(
+                f"STEP sr: the front-end {type(self.frontend).__name__} has nothing to learn here "
+                "(MODEL.SR.NAME, MODEL.SR.LOSS_WEIGHT, TRAIN)"
+            )
+        return losses
+
+    def identity_losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
+        """Every loss of MODEL.LOSSES.NAME, and the share of right classifications."""
+        losses = {name: loss(outputs, targets) for name, loss in self.losses.items()}
+        right = outputs["pred_class_logits"].detach().argmax(1) == targets
+        return {**losses, "cls_accuracy": right.float().mean()}
+
+    def frontend_losses(self, restored: FrontendOutput, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The front-end's weighted losses over the images that passed through it."""
+        learns = any(p.requires_grad for p in self.frontend.parameters())
+        if not learns or self.sr_weight == 0:
+            return {}
+        hr = batch["images_hr"]
+        if self.sr_apply == "lr":
+            low = self.low_resolution(batch)
+            if not bool(low.any()):
+                # A batch without LR images still has to give every process the same losses.
+                zero = sum(p.sum() for p in self.frontend.parameters()) * 0.0
+                return {"loss_sr": zero}
+            restored = FrontendOutput(restored.images[low], restored.extras)
+            hr = hr[low]
+        losses = self.frontend.losses(restored, hr)
+        return {name: self.sr_weight * loss for name, loss in losses.items()}

@@ -1,0 +1,119 @@
+"""Plugins: packages that register entries, and may add config keys, when imported.
+
+The five papers' wiring under ``projects/`` comes in through the same door as anybody else's: a
+bundled project, an installed package with an entry point in the group ``lrreid_ext.plugins``, and a
+module named in a config's ``PLUGINS`` are all imported, and their ``add_config(cfg)`` called if they
+have one, before any YAML is merged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from fastreid.config import CfgNode
+
+GROUP = "lrreid_ext.plugins"
+
+# Modules of this package that register entries when imported.
+BUILTIN = (
+    "lrreid_ext.modeling.frontends",
+    "lrreid_ext.modeling.backbones",
+    "lrreid_ext.modeling.heads",
+    "lrreid_ext.modeling.losses",
+    "lrreid_ext.modeling.meta_arch",
+    "lrreid_ext.data.recipes",
+    "lrreid_ext.evaluation",
+)
+
+logger = logging.getLogger(__name__)
+
+
+class PluginError(ImportError):
+    """A plugin that can't be imported; the message names it and where it came from."""
+
+
+def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
+    """Import every plugin and let each add its keys to ``cfg``.
+
+    Args:
+        cfg: a config that no YAML has been merged into yet.
+        extra: dotted module names, or paths of ``.py`` files.
+
+    Returns:
+        The names of the plugins, in the order loaded.
+
+    Raises:
+        PluginError: one of them can't be imported.
+    """
+    for name in BUILTIN:
+        importlib.import_module(name)
+    loaded = []
+    wanted = [(f"projects.{name}", "bundled project") for name in bundled_projects()]
+    wanted += [(point.value, f"entry point {point.name!r}") for point in entry_points(group=GROUP)]
+    wanted += [(name, "PLUGINS") for name in extra]
+    for name, origin in wanted:
+        if name in loaded:
+            continue
+        module = _import(name, origin)
+        add_config = getattr(module, "add_config", None)
+        if add_config is not None:
+            add_config(cfg)
+        loaded.append(name)
+    return loaded
+
+
+def projects_root() -> Path | None:
+    """The folder ``projects/`` of a source checkout or an editable install, if there is one."""
+    root = Path(__file__).resolve().parent.parent / "projects"
+    return root if (root / "__init__.py").is_file() else None
+
+
+def bundled_projects() -> list[str]:
+    """Names of the packages in ``projects/``."""
+    root = projects_root()
+    if root is None:
+        return []
+    return sorted(p.parent.name for p in root.glob("*/__init__.py"))
+
+
+def _import(name: str, origin: str) -> ModuleType:
+    try:
+        if name.endswith(".py"):
+            return _import_file(Path(name))
+        if name.startswith("projects."):
+            # Found beside the package, whatever the working directory is.
+            root = str(projects_root().parent)  # type: ignore[union-attr]
+            if root not in sys.path:
+                sys.path.append(root)
+        return importlib.import_module(name)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise PluginError(f"plugin {name!r} ({origin}) can't be imported: {error}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    # One module per file, however often and by whatever relative path it is named.
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"lrreid_plugin_{path.stem}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,93 @@
+"""Registries, and look-ups whose errors name what there is.
+
+The backbone, head, meta-architecture and data set registries are fastreid's own; the others are
+ours. A plugin registers into either in the same way::
+
+    @FRONTEND_REGISTRY.register()
+    class MyFrontend(Frontend): ...
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.utils.registry import Registry
+
+__all__ = [
+    "BACKBONE_REGISTRY",
+    "DATASET_REGISTRY",
+    "EVALUATOR_REGISTRY",
+    "FRONTEND_REGISTRY",
+    "HOOK_REGISTRY",
+    "LOSS_REGISTRY",
+    "META_ARCH_REGISTRY",
+    "REID_HEADS_REGISTRY",
+    "lookup",
+    "names",
+    "suggest",
+]
+
+FRONTEND_REGISTRY = Registry("FRONTEND")
+FRONTEND_REGISTRY.__doc__ = """
+Super-resolution front-ends. Called as ``obj(cfg)``; returns a
+:class:`lrreid_ext.modeling.frontends.Frontend`.
+"""
+
+LOSS_REGISTRY = Registry("LOSS")
+LOSS_REGISTRY.__doc__ = """
+Identity losses named in ``MODEL.LOSSES.NAME``. Called as ``obj(cfg)``; returns a callable
+``(outputs, targets) -> scalar tensor``, where ``outputs`` is the dict that a head returns in
+training (``cls_outputs`` (B, C), ``pred_class_logits`` (B, C), ``features`` (B, D), and whatever
+else the head adds) and ``targets`` (B,) int64. ``TripletLoss`` is logged as ``loss_triplet``.
+"""
+
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+EVALUATOR_REGISTRY.__doc__ = """
+Evaluators named in ``TEST.EVALUATORS``. Called as ``obj(cfg, test_set, output_dir)`` with a
+:class:`lrreid_ext.data.TestSet`; returns a ``fastreid.evaluation.DatasetEvaluator``.
+"""
+
+HOOK_REGISTRY = Registry("HOOK")
+HOOK_REGISTRY.__doc__ = """
+Extra training hooks named in ``HOOKS``. Called as ``obj(cfg)``; returns a
+``fastreid.engine.hooks.HookBase``.
+"""
+
+
+def names(registry: Registry) -> list[str]:
+    """The registered names, sorted."""
+    return sorted(registry._obj_map)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    known = list(known)
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""
+
+
+def lookup(registry: Registry, name: str, key: str) -> Any:
+    """The entry called ``name``.
+
+    Args:
+        registry: one of this module's registries.
+        name: the entry's name.
+        key: the config key that holds the name, for the message.
+
+    Raises:
+        KeyError: names the key, the nearest entry and all there are.
+    """
+    if name in registry._obj_map:
+        return registry._obj_map[name]
+    raise KeyError(
+        f"{key}: {name!r} is not registered.{suggest(name, names(registry))} "
+        f"Registered: {', '.join(names(registry))}. "
+        "An entry of your own must be imported first: name its module in PLUGINS."
+    )

@@ -1,0 +1,47 @@
+"""Packaging of lrreid_ext. Tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+setup(
+    name="lrreid-ext",
+    version="0.1.0",
+    description="Low- and cross-resolution person re-identification on fast-reid",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=find_packages(include=["lrreid_ext", "lrreid_ext.*"]),
+    install_requires=[
+        "torch>=2.4",
+        "torchvision",
+        "timm>=1.0.12",
+        "numpy>=1.26",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "torchmetrics>=1.4",
+        "tqdm>=4.66",
+        # What fastreid 1.4.0 imports. It can't be named itself: its pins would downgrade torch.
+        "faiss-cpu>=1.7.4",
+        "opencv-python-headless>=4.8",
+        "scikit-learn>=1.3",
+        "tabulate>=0.9",
+        "termcolor>=2.3",
+        "yacs>=0.1.8",
+    ],
+    extras_require={
+        "tensorboard": ["tensorboard>=2.15"],
+        "dev": [
+            "pytest>=8",
+            "hypothesis>=6.100",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "types-tabulate",
+            "types-tqdm",
+            "types-PyYAML",
+        ],
+    },
+)
