@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from fastreid.config import CfgNode, get_cfg as host_cfg
+from fastreid.config import CfgNode
+from fastreid.config import get_cfg as host_cfg
 
 from lrreid_ext.registry import suggest
 
@@ -51,7 +52,7 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Degradation kernel: see lrreid_ext.data.degrade.
     cfg.INPUT.LR.KERNEL = "bicubic"
     # What the network is trained on: hr (images as they are), lr (their degraded twins), mixed
-    # (each sample degraded with probability PROB), both (every sample once as it is, once degraded).
+    # (each sample degraded with probability PROB), both (every sample as it is and degraded).
     cfg.INPUT.LR.TRAIN_ON = "lr"
     cfg.INPUT.LR.PROB = 0.5
 
@@ -70,7 +71,7 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # SRCNN: kernel sizes (9, 1, 5) or (9, 5, 5), and filters.
     cfg.MODEL.SR.KERNELS = [9, 1, 5]
     cfg.MODEL.SR.FILTERS = [64, 32]
-    # VDSR, VDSR-CA and RCAN: convolutions (VDSR family), width, and the bottleneck of the attention.
+    # VDSR, VDSR-CA and RCAN: convolutions (VDSR family), width, bottleneck of the attention.
     cfg.MODEL.SR.DEPTH = 20
     cfg.MODEL.SR.WIDTH = 64
     cfg.MODEL.SR.BOTTLENECK = 4

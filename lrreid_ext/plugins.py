@@ -1,9 +1,9 @@
 """Plugins: packages that register entries, and may add config keys, when imported.
 
 The five papers' wiring under ``projects/`` comes in through the same door as anybody else's: a
-bundled project, an installed package with an entry point in the group ``lrreid_ext.plugins``, and a
-module named in a config's ``PLUGINS`` are all imported, and their ``add_config(cfg)`` called if they
-have one, before any YAML is merged.
+bundled project, an installed package with an entry point in the group ``lrreid_ext.plugins``, and
+a module named in a config's ``PLUGINS`` are all imported, and their ``add_config(cfg)`` called if
+they have one, before any YAML is merged.
 """
 
 from __future__ import annotations

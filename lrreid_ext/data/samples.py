@@ -18,7 +18,7 @@ class Sample:
 
     Attributes:
         path: image file.
-        pid: identity; 0 a distractor (in the gallery, never a right answer), below 0 junk (left out).
+        pid: identity; 0 a distractor (in the gallery, never right), below 0 junk (left out).
         camid: camera.
         group: ``query``, ``gallery``, ``query_hr`` (the high-resolution twin of a query), or
             ``x2``, ``x3`` ... (every query's twin degraded by that factor).

@@ -21,7 +21,7 @@ def select(batch: dict[str, Any], train_on: str) -> dict[str, Any]:
         ``native_size`` (N, 2); ``factor`` (N,), 1 for undegraded images; ``targets``, ``camids``
         (N,).
     """
-    hr, lr = batch["images"], batch["images_lr"]
+    hr = batch["images"]
     if train_on == "both":
         batch = {k: _twice(v) for k, v in batch.items()}
         degraded = torch.arange(2 * len(hr), device=hr.device) >= len(hr)

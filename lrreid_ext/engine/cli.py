@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--config-file", required=True, metavar="FILE", help="YAML to run")
     out.add_argument(
-        "--resume", action="store_true", help="go on from OUTPUT_DIR's last checkpoint"
+        "--resume", action="store_true", help="go on from the last checkpoint"
     )
     out.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, don't train")
     out.add_argument(

@@ -121,7 +121,7 @@ def _warmup(solver: CfgNode, step: int) -> float:
     if solver.WARMUP_METHOD == "exp":
         return float(solver.WARMUP_FACTOR ** (1 - progress))
     raise ConfigError(
-        f"SOLVER.WARMUP_METHOD: {solver.WARMUP_METHOD!r} is not constant, linear, exp"
+        f"SOLVER.WARMUP_METHOD: {solver.WARMUP_METHOD!r}, not constant/linear/exp"
     )
 
 

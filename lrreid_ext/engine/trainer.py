@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """The architecture named in ``MODEL.META_ARCHITECTURE``, on ``MODEL.DEVICE``, seeded by SEED."""
+    """The architecture MODEL.META_ARCHITECTURE on MODEL.DEVICE, its weights seeded by SEED."""
     seed_everything(derive("model", cfg.SEED))
     build = lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
     model = build(cfg)
@@ -84,6 +84,7 @@ class Trainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         self.data_loader = build_train_loader(cfg)
         self.cfg = with_num_classes(cfg, self.data_loader.dataset.num_classes)
         self.phases = phases_of(self.cfg)
@@ -317,8 +318,8 @@ class Trainer(TrainerBase):
         total = sum(mean[k] for k in losses)
         if not np.isfinite(total):
             raise FloatingPointError(
-                f"the loss is not finite at iteration {self.iter}: {mean}. Lower SOLVER.BASE_LR, or "
-                "look at the images of this batch"
+                f"the loss is not finite at iteration {self.iter}: {mean}. "
+                "Lower SOLVER.BASE_LR, or look at the images of this batch"
             )
         assert self.optimizer is not None
         group = max(self.optimizer.param_groups, key=lambda g: sum(p.numel() for p in g["params"]))

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,7 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         return {
             "test_set": self.test_set.name,
             "manifest_hash": self.test_set.manifest_hash,
-            "info": json.loads(json.dumps(self.test_set.info, default=str)),
+            "info": json.loads(json.dumps(self.test_set.info, default=_plain)),
             "protocols": list(test.PROTOCOLS),
             "trials": test.TRIALS,
             "seed": test.SEED,
@@ -229,11 +229,11 @@ class CrossResolutionEvaluator(DatasetEvaluator):
                 len(statistics.valid),
             )
         if isinstance(statistics, SingleShot):
-            curves = statistics.cmc(ranks)
-            for k, rank in enumerate(ranks):
-                figures[f"Rank-{rank}"] = _percent(curves[:, k].mean())
-                figures[f"Rank-{rank}_std"] = _percent(statistics.std(ranks)[k])
-            figures["trials"] = [[_percent(value) for value in curve] for curve in curves]
+            means, deviations = statistics.mean(ranks), statistics.std(ranks)
+            for rank, mean, deviation in zip(ranks, means, deviations, strict=True):
+                figures[f"Rank-{rank}"] = _percent(mean)
+                figures[f"Rank-{rank}_std"] = _percent(deviation)
+            figures["trials"] = [[_percent(v) for v in trial] for trial in statistics.cmc(ranks)]
         else:
             for rank, value in zip(ranks, statistics.cmc(ranks), strict=True):
                 figures[f"Rank-{rank}"] = _percent(value)
@@ -250,9 +250,9 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             return query, gallery
         # Junk is no part of the gallery, and must not lend its features to others.
         kept = torch.from_numpy(gallery_pids >= 0)
-        if settings.QE_K >= len(query) + int(kept.sum()):
+        if len(query) + int(kept.sum()) <= settings.QE_K:
             raise ConfigError(
-                f"TEST.AQE.QE_K: {settings.QE_K} neighbours are as many as there are images"
+                f"TEST.AQE.QE_K: {settings.QE_K} neighbours of {images} images are too many"
             )
         query, near = aqe(query, gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA)
         expanded = gallery.clone()
@@ -264,18 +264,22 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         unmatched = max(query[protocol]["unmatched"] for protocol in results["protocols"])
         data = results["test_set"]
         if results["manifest_hash"]:
-            data += f" (manifest {results['manifest_hash'][:12]})"
-        how = ", ".join(
+            data += f", manifest {results['manifest_hash'][:12]}"
+        how = [
             f"single-shot ({results['trials']} trials, seed {results['seed']})"
             if protocol == "single_shot"
             else "multi-shot"
             for protocol in results["protocols"]
-        )
+        ]
+        how += [f"{results['metric']} distance"]
+        how += [switch for switch in ("flip", "aqe") if results[switch]]
         return (
-            f"{data}: {how}; {results['metric']} distance\n"
-            f"{query['queries']} queries ({unmatched} without a right answer, {query['junk']} "
-            f"junk); gallery of {counts['gallery']} images, {counts['identities']} identities, "
-            f"{counts['distractors']} distractors ({counts['gallery_junk']} junk left out)"
+            f"{data}\n"
+            f"protocol: {', '.join(how)}\n"
+            f"query:    {query['queries']} images, {unmatched} without a right answer, "
+            f"{query['junk']} junk dropped\n"
+            f"gallery:  {counts['gallery']} images, {counts['identities']} identities, "
+            f"{counts['distractors']} distractors, {counts['gallery_junk']} junk dropped"
         )
 
 
@@ -371,9 +375,14 @@ def _positions(test_set: TestSet, group: str) -> NDArray[np.int64]:
     )
 
 
-def _percent(share: Sequence[float] | float | np.floating[Any]) -> float | None:
-    """Share to percent, rounded to what float64 can hold for certain; None for NaN."""
-    value = float(share)  # type: ignore[arg-type]
+def _plain(value: object) -> object:
+    """What JSON can hold of a value that it has no word for."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _percent(share: float | np.floating[Any]) -> float | None:
+    """Share to percent, to six decimals; None for NaN."""
+    value = float(share)
     return None if math.isnan(value) else round(100 * value, 6)
 
 

@@ -45,9 +45,8 @@ def relative_path(word: str) -> str:
     option = re.match(r"--?[\w.-]+=", word)
     start = option.end() if option else 0
     path = word[start:]
-    root = os.getcwd()
-    if os.path.isabs(path) and os.path.commonpath([root, os.path.normpath(path)]) == root:
-        path = os.path.relpath(path, root)
+    if os.path.isabs(path) and Path(os.path.normpath(path)).is_relative_to(os.getcwd()):
+        path = os.path.relpath(path)
     return word[:start] + path
 
 
@@ -78,7 +77,7 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     found: dict[str, Any] = {
         "processors": os.cpu_count() or 1,
         "cpu": _cpu_model(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
     if str(device).startswith("cuda") and torch.cuda.is_available():
@@ -92,10 +91,11 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
 
     Raises:
         ValueError: NaN or an infinite number, which JSON has no word for.
+        TypeError: a value of a type that JSON has no word for.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, allow_nan=False, default=str) + "\n"
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -43,7 +43,7 @@ def build_losses(cfg: CfgNode) -> dict[str, Loss]:
 
 
 def loss_key(name: str) -> str:
-    """The key a loss is logged under: ``BatchHardTripletLoss`` gives ``loss_batch_hard_triplet``."""
+    """The key a loss is logged under: ``loss_batch_hard_triplet`` for BatchHardTripletLoss."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z0-9]+", name.removesuffix("Loss"))
     return "_".join(["loss", *words]).lower()
 
