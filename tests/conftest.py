@@ -45,8 +45,8 @@ def market_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 TINY = [
     "MODEL.DEVICE", "cpu",
-    "INPUT.SIZE_TRAIN", "[32, 16]",
-    "INPUT.SIZE_TEST", "[32, 16]",
+    "INPUT.SIZE_TRAIN", "[64, 32]",
+    "INPUT.SIZE_TEST", "[64, 32]",
     "INPUT.PADDING.SIZE", "2",
     "DATALOADER.NUM_WORKERS", "0",
     "DATALOADER.NUM_INSTANCE", "2",

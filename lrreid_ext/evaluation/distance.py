@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 METRICS = ("cosine", "euclidean")
+
+# Shortest length that a feature is divided by.
+EPSILON = 1e-12
 
 
 def check_features(features: Tensor, group: str) -> Tensor:
@@ -27,7 +29,9 @@ def check_features(features: Tensor, group: str) -> Tensor:
     if features.numel() == 0:
         raise ValueError(f"{group}: no features to compare, shape {tuple(features.shape)}")
     features = features.detach().to(torch.float32)
-    bad = int((~torch.isfinite(features).all(dim=1)).sum())
+    # A row's sum is finite only if its values are: one quick pass, the exact one when in doubt.
+    doubtful = features[~torch.isfinite(features.sum(dim=1))]
+    bad = int((~torch.isfinite(doubtful).all(dim=1)).sum())
     if bad:
         raise ValueError(
             f"{group}: {bad} of {len(features)} features hold NaN or infinite values. "
@@ -64,10 +68,11 @@ def distance_chunks(
         raise ValueError(
             f"query features have {query.shape[1]} values, gallery features {gallery.shape[1]}"
         )
+    # The gallery is scaled after the product, column by column: no second copy of it is made.
+    query_norm, gallery_norm = query.norm(dim=1), gallery.norm(dim=1)
     if metric == "cosine":
-        query, gallery = F.normalize(query, dim=1), F.normalize(gallery, dim=1)
-    else:
-        query_square, gallery_square = query.square().sum(1), gallery.square().sum(1)
+        query = query / query_norm.clamp(min=EPSILON)[:, None]
+        gallery_scale = -1 / gallery_norm.clamp(min=EPSILON)
     # At least two rows: the product of a single one takes another routine, which rounds equal
     # gallery features differently and so breaks ties by position.
     buffer = query.new_empty(max(2, min(chunk, len(query))), len(gallery))
@@ -78,9 +83,9 @@ def distance_chunks(
             block = block.expand(2, -1)
         out = torch.mm(block, gallery.T, out=buffer[: len(block)])[: rows.stop - rows.start]
         if metric == "cosine":
-            torch.sub(out.new_ones(()), out, out=out)
+            out.mul_(gallery_scale).add_(1)
         else:
-            out.mul_(-2).add_(gallery_square).add_(query_square[rows, None])
+            out.mul_(-2).add_(gallery_norm.square()).add_(query_norm[rows, None].square())
             out.clamp_(min=0).sqrt_()
         yield rows, out
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -122,7 +123,7 @@ def rank_statistics(
         q_pids, g_pids: (Q,) and (G,) identities.
         q_camids, g_camids: (Q,) and (G,) cameras.
         metric: ``cosine`` or ``euclidean``.
-        chunk: queries at a time; the extra memory is ``chunk * G`` numbers and one gallery copy.
+        chunk: queries at a time; the extra memory is ``chunk * G`` numbers.
 
     Raises:
         ValueError: an empty query or gallery, features that are not finite, or lengths that differ.
@@ -131,22 +132,21 @@ def rank_statistics(
     q_pids, q_camids = labels(q_pids, q_camids, len(query), "query")
     g_pids, g_camids = labels(g_pids, g_camids, len(gallery), "gallery")
 
-    # Sorted by identity, everything that shares a query's identity is one slice of its row.
+    # Everything of a query's identity lies between two places of this order.
     order = np.argsort(g_pids, kind="stable")
-    junk = int((g_pids < 0).sum())
-    order = order[junk:]
-    if not len(order):
-        raise ValueError(f"gallery: all {junk} images are junk (pid below 0)")
-    gallery, pids, camids = gallery[order], g_pids[order], g_camids[order]
-    begin = np.searchsorted(pids, q_pids, side="left")
-    end = np.searchsorted(pids, q_pids, side="right")
+    begin = np.searchsorted(g_pids, q_pids, side="left", sorter=order)
+    end = np.searchsorted(g_pids, q_pids, side="right", sorter=order)
+    junk = torch.from_numpy(np.flatnonzero(g_pids < 0)).to(gallery.device)
+    if len(junk) == len(gallery):
+        raise ValueError(f"gallery: all {len(junk)} images are junk (pid below 0)")
 
     first_rank = np.zeros(len(query), dtype=np.int64)
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
     for rows, block in distance_chunks(query, gallery, metric, chunk):
+        block[:, junk] = torch.inf
         for i, row in enumerate(block.cpu().numpy(), start=rows.start):
-            own = slice(begin[i], end[i])
-            right = np.sort(row[own][camids[own] != q_camids[i]])
+            own = order[begin[i] : end[i]]
+            right = np.sort(row[own[g_camids[own] != q_camids[i]]])
             if q_pids[i] <= 0 or not len(right):
                 continue
             row[own] = np.inf
@@ -159,7 +159,7 @@ def rank_statistics(
             ap[i] = np.mean(place / rank)
             inp[i] = len(right) / rank[-1]
     return RankStatistics(
-        first_rank, ap, inp, first_rank > 0, q_pids < 0, gallery=len(order), gallery_junk=junk
+        first_rank, ap, inp, first_rank > 0, q_pids < 0, len(gallery) - len(junk), len(junk)
     )
 
 

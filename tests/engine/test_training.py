@@ -44,7 +44,13 @@ def killed_at(trainer: Trainer, iteration: int) -> None:
         trainer.train()
 
 
-@pytest.mark.parametrize(("yaml", "options"), [(OSNET, TINY_OSNET), (PSHRNET, TINY_PSHRNET)])
+TINY_RESNET = [
+    *TINY_OSNET, "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x",
+    "MODEL.BACKBONE.FEAT_DIM", "512",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("yaml", "options"), [(OSNET, TINY_RESNET), (PSHRNET, TINY_PSHRNET)])
 def test_one_step_changes_every_trainable_parameter(make_cfg, yaml, options):
     trainer = Trainer(make_cfg(yaml, options, "DATALOADER.NUM_INSTANCE", "4"))
     phase = trainer.phases[-1]

@@ -24,6 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TextIO
 
@@ -149,6 +150,15 @@ def _work(
     ]
 
 
+def _context() -> BaseContext:
+    """Fresh processes; where it can be, all forked off one that has imported this module."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _run(
     work: Callable[[list[Task]], list[Records]], tasks: Sequence[Task], workers: int
 ) -> Iterator[list[Records]]:
@@ -157,7 +167,7 @@ def _run(
     if workers == 1:
         yield from map(work, chunks)
         return
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         waiting = iter(chunks)
         running = {pool.submit(work, chunk) for chunk in islice(waiting, 2 * workers)}

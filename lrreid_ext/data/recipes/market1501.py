@@ -42,7 +42,7 @@ class MarketRecipe(Recipe):
     where_to_get: ClassVar[str] = (
         "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (Market-1501-v15.09.15.zip)"
     )
-    terms: ClassVar[str] = "for academic research only; pictures of people who were not asked"
+    terms: ClassVar[str] = "for academic research only"
     source_folders: ClassVar[tuple[str, ...]] = (
         "Market-1501-v15.09.15",
         "market1501",

@@ -68,8 +68,8 @@ class _Interpolation(Frontend):
             return FrontendOutput(images)
         if native_size.shape != (images.shape[0], 2) or bool((native_size < 1).any()):
             raise ValueError(
-                f"native_size must be ({images.shape[0]}, 2) and positive, not "
-                f"{tuple(native_size.shape)}"
+                f"native_size must be {images.shape[0]} positive (height, width) pairs, not "
+                f"{native_size.tolist()}"
             )
         height, width = images.shape[-2:]
         native = native_size.minimum(native_size.new_tensor([height, width]))
@@ -98,7 +98,8 @@ class Bilinear(_Interpolation):
 class Bicubic(_Interpolation):
     """Images as bicubic interpolation of their native pixels makes them.
 
-    The loader's images come back unchanged. What augmentation added at a finer grain is removed.
+    The loader's images come back unchanged, but for rounding. What augmentation added at a finer
+    grain is removed.
     """
 
     mode = "bicubic"

@@ -110,8 +110,8 @@ class HRNetReIDHead(nn.Module):
             features: the backbone's four maps, (B, in_channels[n], H_n, W_n).
 
         Returns:
-            ``sequences``: the list Seq_1 to Seq_5; ``embedding``: l_f, (B, embedding_dim);
-            ``logits``: l_c, (B, num_classes).
+            ``cls_outputs`` and ``pred_class_logits``: l_c, (B, num_classes); ``features``: Seq_5;
+            ``sequences``: the list Seq_1 to Seq_5; ``embedding``: l_f, (B, embedding_dim).
 
         Raises:
             ValueError: maps of other channels, as another backbone makes them.
@@ -129,7 +129,13 @@ class HRNetReIDHead(nn.Module):
         sequences.append(torch.cat(sequences, dim=1))
         embedding = self.fc(sequences[-1])
         logits = self.classifier(self.dropout(self.bn(embedding)))
-        return {"sequences": sequences, "embedding": embedding, "logits": logits}
+        return {
+            "cls_outputs": logits,
+            "pred_class_logits": logits,
+            "features": sequences[-1],
+            "sequences": sequences,
+            "embedding": embedding,
+        }
 
     def forward(
         self, features: Sequence[Tensor], targets: Tensor | None = None
@@ -141,18 +147,10 @@ class HRNetReIDHead(nn.Module):
             targets: (B,) int64; not used, the classifier has no margin.
 
         Returns:
-            In evaluation [Seq_5; l_f] of unit length, (B, 6656) with the defaults. In training a
-            dict of ``cls_outputs`` and ``pred_class_logits`` (l_c), ``features`` (Seq_5),
-            ``sequences`` (Seq_1 to Seq_5) and ``embedding`` (l_f).
+            In evaluation [Seq_5; l_f] of unit length, (B, 6656) with the defaults; in training
+            what :meth:`represent` returns.
         """
         out = self.represent(features)
-        sequences, embedding, logits = out["sequences"], out["embedding"], out["logits"]
-        if not self.training:
-            return F.normalize(torch.cat([sequences[-1], embedding], dim=1).float(), dim=1)
-        return {
-            "cls_outputs": logits,
-            "pred_class_logits": logits,
-            "features": sequences[-1],
-            "sequences": sequences,
-            "embedding": embedding,
-        }
+        if self.training:
+            return out
+        return F.normalize(torch.cat([out["features"], out["embedding"]], 1).float(), dim=1)

@@ -1,0 +1,124 @@
+"""The command line of tools/build_dataset.py."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
+from lrreid_ext.registry import names
+
+TOOL = Path(__file__).parents[2] / "tools" / "build_dataset.py"
+
+
+@pytest.fixture(scope="module")
+def tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_dataset", TOOL)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "CUHK01"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for pid in range(1, 5):
+        for shot in range(1, 5):
+            pixels = rng.integers(0, 256, (160, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{pid:04d}{shot:03d}.png")
+    return folder
+
+
+OPTIONS = ["--option", "identities=4", "--option", "train_identities=2"]
+
+
+def error_of(tool: ModuleType, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        tool.main([*map(str, argv)])
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("build_dataset.py: error: ")
+    return last
+
+
+def test_list_shows_every_recipe(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool.main(["list"]) == 0
+    text = capsys.readouterr().out
+    for name in names(RECIPE_REGISTRY):
+        recipe = build_recipe(name)
+        for part in (name, recipe.description, recipe.where_to_get, recipe.terms, "factor_mode="):
+            assert part in text
+
+
+def test_build_then_verify(
+    tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1", *OPTIONS]
+    assert tool.main([*args, "--option", "factors=[2, 2.5]", "--option", "kernel=area"]) == 0
+    manifest = load_manifest(out)
+    assert manifest.hash in capsys.readouterr().out
+    assert manifest.options["factors"] == [2.0, 2.5]
+    assert manifest.options["kernel"] == "area"
+    verify = ["mlr_cuhk01", "--out", str(out), "--verify"]
+    assert tool.main(verify) == 0
+    assert manifest.hash in capsys.readouterr().out
+    victim = out / manifest.images[0].file
+    victim.write_bytes(victim.read_bytes() + b"x")
+    assert tool.main(verify) == 1
+    assert manifest.images[0].file in capsys.readouterr().err
+
+
+def test_default_folder_and_source_beside_it(
+    tool: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "DEFAULT_ROOT", str(tmp_path))
+    assert tool.main(["mlr_cuhk01", *OPTIONS]) == 0
+    recipe = build_recipe("mlr_cuhk01", {"identities": 4, "train_identities": 2})
+    assert load_manifest(tmp_path / recipe.folder()).fits(recipe)
+
+
+def test_errors_are_one_line_and_status_two(
+    tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    out = str(empty / "out")
+    assert "Did you mean 'mlr_cuhk01'" in error_of(tool, capsys, "mlr_chuk01", "--out", out)
+    assert "no such folder" in error_of(
+        tool, capsys, "mlr_cuhk01", "--source", str(tmp_path / "x"), "--out", out
+    )
+    assert "give --source" in error_of(tool, capsys, "mlr_cuhk01", "--out", out)
+    bad = error_of(tool, capsys, "mlr_cuhk01", "--out", out, "--option", "colour=red")
+    assert "no option 'colour'" in bad
+    assert "KEY=VALUE" in error_of(tool, capsys, "mlr_cuhk01", "--out", out, "--option", "split")
+    assert "can't be read" in error_of(
+        tool, capsys, "mlr_cuhk01", "--out", out, "--option", "factors=[2"
+    )
+    assert "4 identities where 971" in error_of(
+        tool, capsys, "mlr_cuhk01", "--source", str(source), "--out", out
+    )
+    (source / "0003002.png").write_bytes(b"oops")
+    broken = error_of(
+        tool,
+        capsys,
+        "mlr_cuhk01",
+        "--source",
+        str(source),
+        "--out",
+        out,
+        "--workers",
+        "1",
+        *OPTIONS,
+    )
+    assert "0003002.png: can't be read" in broken
+    assert not (empty / "out" / "manifest.json").exists()
+    assert tool.main(["mlr_cuhk01", "--out", out, "--verify"]) == 1
