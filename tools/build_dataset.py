@@ -143,6 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = build(recipe, _source(recipe, args.source, out), out, workers=args.workers)
     except (RecipeError, ImportError, OSError) as error:
         cli.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
     counts = ", ".join(f"{value} {key}" for key, value in manifest.counts().items())
     print(f"{out}: {counts}\nmanifest hash {manifest.hash}")
     return 0

@@ -1,4 +1,4 @@
-"""Write a picture of synthetic pedestrians: look-alikes in neighbouring rows, at full and low resolution."""
+"""Write a sheet of synthetic pedestrians: look-alikes in neighbouring rows, HR and degraded."""
 
 from __future__ import annotations
 

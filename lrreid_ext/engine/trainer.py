@@ -13,6 +13,7 @@ import os
 import time
 from collections import OrderedDict
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ class Trainer(TrainerBase):
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else {},
             "best": self.best,
             "results": self.last_results,
-            "provenance": self.provenance,
+            "info": self.training_info() if self.phase else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -330,13 +331,31 @@ class Trainer(TrainerBase):
     # ---------------------------------------------------------------- test
     def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         """Evaluate, and put every module back into the mode it was in."""
-        return evaluate(cfg, model)
+        return evaluate(cfg, model, self.training_info())
+
+    def training_info(self) -> dict[str, Any]:
+        """How the weights came about: command, commit, machine, seed, phase and epochs."""
+        assert self.phase is not None
+        return {
+            **{k: self.provenance[k] for k in ("command", "commit", "machine")},
+            "seed": self.cfg.SEED,
+            "phase": self.phase.name,
+            "epochs": self.epoch + 1,
+            "of": self.max_epoch,
+        }
 
 
-def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+def evaluate(
+    cfg: CfgNode, model: nn.Module, training: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Evaluate a model on every data set of DATASETS.TESTS with every evaluator.
 
     All processes must call it; each looks at its share of the images.
+
+    Args:
+        cfg: the config.
+        model: the model.
+        training: how the weights came about, to stand beside the figures.
 
     Returns:
         ``{data set: {figure: value}}`` in the main process, empty dicts in the others.
@@ -348,6 +367,8 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     results: dict[str, Any] = OrderedDict()
     for name in cfg.DATASETS.TESTS:
         test_set = build_test_set(cfg, name)
+        if training:
+            test_set = replace(test_set, info={**test_set.info, "training": training})
         loader = build_test_loader(cfg, test_set)
         figures: dict[str, Any] = OrderedDict()
         for evaluator_name in cfg.TEST.EVALUATORS:
@@ -383,7 +404,15 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
             f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(p.name for p in phases)}"
         )
     set_step(model, next(p.step for p in phases if p.name == wanted))
-    return evaluate(_with_weights(cfg, path), model)
+    return evaluate(_with_weights(cfg, path), model, training_info_of(path))
+
+
+def training_info_of(path: str) -> dict[str, Any]:
+    """What a checkpoint of this program says of its training; {} for other files."""
+    if path.endswith(".safetensors"):
+        return {}
+    data = torch.load(path, map_location="cpu", weights_only=True)
+    return dict(data.get("trainer", {}).get("info", {}))
 
 
 def _with_weights(cfg: CfgNode, path: str) -> CfgNode:

@@ -68,11 +68,12 @@ def distance_chunks(
         raise ValueError(
             f"query features have {query.shape[1]} values, gallery features {gallery.shape[1]}"
         )
-    # The gallery is scaled after the product, column by column: no second copy of it is made.
-    query_norm, gallery_norm = query.norm(dim=1), gallery.norm(dim=1)
     if metric == "cosine":
-        query = query / query_norm.clamp(min=EPSILON)[:, None]
-        gallery_scale = -1 / gallery_norm.clamp(min=EPSILON)
+        # The gallery is scaled after the product, by column, so that it needn't be copied.
+        query = query / query.norm(dim=1).clamp(min=EPSILON)[:, None]
+        scale = -1 / gallery.norm(dim=1).clamp(min=EPSILON)
+    else:
+        query_square, gallery_square = query.square().sum(1), gallery.square().sum(1)
     # At least two rows: the product of a single one takes another routine, which rounds equal
     # gallery features differently and so breaks ties by position.
     buffer = query.new_empty(max(2, min(chunk, len(query))), len(gallery))
@@ -83,9 +84,9 @@ def distance_chunks(
             block = block.expand(2, -1)
         out = torch.mm(block, gallery.T, out=buffer[: len(block)])[: rows.stop - rows.start]
         if metric == "cosine":
-            out.mul_(gallery_scale).add_(1)
+            out.mul_(scale).add_(1)
         else:
-            out.mul_(-2).add_(gallery_norm.square()).add_(query_norm[rows, None].square())
+            out.mul_(-2).add_(gallery_square).add_(query_square[rows, None])
             out.clamp_(min=0).sqrt_()
         yield rows, out
 

@@ -150,33 +150,16 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         pids = np.array([sample.pid for sample in samples])
         camids = np.array([sample.camid for sample in samples])
         gallery = self._gallery
-        check_features(features[gallery], "gallery")
+        shown = check_features(features[gallery], "gallery")
         groups: dict[str, dict[str, Any]] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
-            check_features(features[index], name)
-            arguments = (pids[index], pids[gallery], camids[index], camids[gallery])
             parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
-            scored: list[tuple[str, SingleShot | RankStatistics]] = []
-            if "single_shot" in test.PROTOCOLS:
-                shots = single_shot(
-                    features[index],
-                    features[gallery],
-                    *arguments,
-                    trials=test.TRIALS,
-                    seed=test.SEED,
-                    metric=test.METRIC,
-                )
-                scored.append(("single_shot", shots))
-            if "multi_shot" in test.PROTOCOLS:
-                ranked = rank_statistics(
-                    *self._expanded(features[index], features[gallery], pids[gallery]),
-                    *arguments,
-                    metric=test.METRIC,
-                )
-                scored.append(("multi_shot", ranked))
-            for protocol, statistics in scored:
+            query = check_features(features[index], name)
+            args = (pids[index], pids[gallery], camids[index], camids[gallery])
+            for protocol in test.PROTOCOLS:
+                statistics = self._rank(protocol, query, shown, *args)
                 if name == QUERY and not statistics.valid.any():
                     raise ValueError(
                         f"test set {self.test_set.name!r}: no query has a right answer in the "
@@ -206,6 +189,18 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             "groups": {name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
         }
+
+    def _rank(
+        self, protocol: str, query: Tensor, gallery: Tensor, *args: NDArray[np.int64]
+    ) -> SingleShot | RankStatistics:
+        """One group's statistics; ``args``: identities and cameras, as the functions take them."""
+        test = self.cfg.TEST
+        if protocol == "single_shot":
+            return single_shot(
+                query, gallery, *args, trials=test.TRIALS, seed=test.SEED, metric=test.METRIC
+            )
+        query, gallery = self._expanded(query, gallery, args[1])
+        return rank_statistics(query, gallery, *args, metric=test.METRIC)
 
     def _add(
         self,
@@ -250,7 +245,8 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             return query, gallery
         # Junk is no part of the gallery, and must not lend its features to others.
         kept = torch.from_numpy(gallery_pids >= 0)
-        if len(query) + int(kept.sum()) <= settings.QE_K:
+        images = len(query) + int(kept.sum())
+        if images <= settings.QE_K:
             raise ConfigError(
                 f"TEST.AQE.QE_K: {settings.QE_K} neighbours of {images} images are too many"
             )

@@ -76,7 +76,7 @@ class SingleShot:
 def draw_gallery(
     g_pids: ArrayLike,
     g_camids: ArrayLike,
-    cameras: Sequence[int],
+    cameras: ArrayLike,
     trials: int = 10,
     seed: int = 0,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -87,13 +87,13 @@ def draw_gallery(
 
     Args:
         g_pids, g_camids: (G,) identities and cameras.
-        cameras: the query cameras.
+        cameras: (C,) the query cameras.
         trials: how many times to draw.
         seed: a number >= 0.
 
     Returns:
-        The identities (I,), ascending, and positions in the gallery (trials, len(cameras), I), -1
-        where all images of an identity are of the query camera.
+        The identities (I,), ascending, and positions in the gallery (trials, C, I), -1 where
+        all images of an identity are of the query camera.
 
     Raises:
         ValueError: fewer than one trial, a negative seed, or no identity to draw for.
@@ -102,7 +102,7 @@ def draw_gallery(
         raise ValueError(f"single-shot evaluation needs at least one trial, not {trials}")
     if seed < 0:
         raise ValueError(f"the seed of the single-shot draws must be >= 0, not {seed}")
-    pids, camids = np.asarray(g_pids), np.asarray(g_camids)
+    pids, camids, cameras = np.asarray(g_pids), np.asarray(g_camids), np.asarray(cameras)
     positions = np.flatnonzero(pids > 0)
     if not len(positions):
         raise ValueError("gallery: no identity to draw for; all images are distractors or junk")
@@ -164,8 +164,8 @@ def single_shot(
         asked = asked[slot[target[asked]] >= 0]
         if not len(asked):
             continue
-        drawn, where = np.unique(picks[:, k, present], return_inverse=True)
-        where = torch.from_numpy(where.reshape(trials, -1)).to(query.device)
+        drawn, places = np.unique(picks[:, k, present], return_inverse=True)
+        where = torch.from_numpy(places.reshape(trials, -1)).to(query.device)
         right = torch.from_numpy(slot[target[asked]]).to(query.device)
         for rows, block in distance_chunks(query[asked], gallery[drawn], metric, chunk):
             for trial in range(trials):

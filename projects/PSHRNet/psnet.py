@@ -10,8 +10,9 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.losses import pseudo_siamese
-from lrreid_ext.modeling.meta_arch import Pipeline, build_backbone, build_heads
+from lrreid_ext.modeling.meta_arch import Pipeline, build_heads
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
 

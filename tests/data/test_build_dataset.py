@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
-from lrreid_ext.registry import names
+from lrreid_ext.registry import DATASET_REGISTRY, names
 
 TOOL = Path(__file__).parents[2] / "tools" / "build_dataset.py"
 
@@ -122,3 +122,41 @@ def test_errors_are_one_line_and_status_two(
     assert "0003002.png: can't be read" in broken
     assert not (empty / "out" / "manifest.json").exists()
     assert tool.main(["mlr_cuhk01", "--out", out, "--verify"]) == 1
+
+
+def test_interruption_says_how_to_go_on(
+    tool: ModuleType,
+    source: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    args = ["mlr_cuhk01", "--source", str(source), "--out", str(tmp_path / "out"), *OPTIONS]
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tool, "build", interrupt)
+        assert tool.main(args) == 130
+    assert "run the same command again" in capsys.readouterr().err
+    assert tool.main(args) == 0
+
+
+def test_plugin_brings_its_recipe(
+    tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "my_recipes.py"
+    plugin.write_text(
+        "from lrreid_ext.data.recipes import CUHK01Recipe, add_recipe, preset\n"
+        "add_recipe(preset(CUHK01Recipe, 'tiny_cuhk', 'four people', identities=4,"
+        " train_identities=2, kernel='lanczos'))\n"
+    )
+    out = tmp_path / "out"
+    try:
+        args = ["tiny_cuhk", "--plugin", str(plugin), "--source", str(source), "--out", str(out)]
+        assert tool.main(args) == 0
+        assert load_manifest(out).options["kernel"] == "lanczos"
+    finally:
+        RECIPE_REGISTRY._obj_map.pop("tiny_cuhk", None)
+        DATASET_REGISTRY._obj_map.pop("tiny_cuhk", None)

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import partial, reduce
@@ -561,7 +562,7 @@ def renderer(monkeypatch: pytest.MonkeyPatch) -> None:
         return pixels
 
     module = SimpleNamespace(render=render, NUM_CAMERAS=4, __file__=synth_recipe.__file__)
-    monkeypatch.setitem(__import__("sys").modules, "lrreid_ext.data.synth", module)
+    monkeypatch.setitem(sys.modules, "lrreid_ext.data.synth", module)
     synth_recipe._renderer_digest.cache_clear()
     yield
     synth_recipe._renderer_digest.cache_clear()
@@ -615,6 +616,16 @@ def test_synth_bad_options(renderer: None, tmp_path: Path) -> None:
             build_recipe("synth_pedestrians", {option: value})
     with pytest.raises(RecipeError, match="the renderer has 4"):
         quiet(build_recipe("synth_pedestrians", {"cameras": 9}), None, tmp_path / "out")
+
+
+def test_synth_stores_what_the_renderer_draws(tmp_path: Path) -> None:
+    synth = pytest.importorskip("lrreid_ext.data.synth")
+    options = {"identities": 8, "cameras": 2, "shots": 1, "height": 32, "width": 16, "seed": 3}
+    manifest = quiet(build_recipe("synth_pedestrians", options), None, tmp_path / "out")
+    assert len(manifest.images) == 8 + 4 + 4 + 4
+    for image in (*manifest.of_role("query_hr"), *manifest.of_role("train")):
+        drawn = synth.render(image.pid - 1, image.camid, 0, seed=3, height=32, width=16)
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / image.file)), drawn)
 
 
 # ---------------------------------------------------------------------- data sets

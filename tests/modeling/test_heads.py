@@ -78,6 +78,9 @@ def test_linear_neck_against_its_formula():
     norm = head.fc[1]
     wanted = (linear - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(head(x), wanted.clamp(min=0))
+    frozen = head.represent(x)
+    assert set(frozen) == set(out)
+    torch.testing.assert_close(frozen["features"], wanted.clamp(min=0))
 
 
 def test_linear_neck_has_torchreids_names():
@@ -132,18 +135,19 @@ def test_hrnet_reid_outputs():
     head = HRNetReIDHead(num_classes=7, embedding_dim=16, dropout=0.5)
     features = maps()
     out = head(features, torch.tensor([0, 1, 2]))
-    assert set(out) == {"cls_outputs", "pred_class_logits", "features", "sequences", "embedding"}
+    keys = {"cls_outputs", "pred_class_logits", "features", "sequences", "embedding"}
+    assert set(out) == keys
     assert out["features"] is out["sequences"][4]
     torch.testing.assert_close(
         out["embedding"], out["features"] @ head.fc.weight.T + head.fc.bias, atol=1e-4, rtol=1e-4
     )
     head.eval()
     frozen = head.represent(features)
-    assert set(frozen) == {"sequences", "embedding", "logits"}
+    assert set(frozen) == keys
     norm = head.bn
     neck = (frozen["embedding"] - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
     torch.testing.assert_close(
-        frozen["logits"], neck @ head.classifier.weight.T + head.classifier.bias
+        frozen["cls_outputs"], neck @ head.classifier.weight.T + head.classifier.bias
     )
     feature = head(features)
     joined = torch.cat([frozen["sequences"][4], frozen["embedding"]], 1)

@@ -162,10 +162,10 @@ class Recipe(ABC):
             )
 
     def options(self) -> dict[str, Any]:
-        """Every option and its value, ready for JSON."""
+        """Every option and its value, by name and ready for JSON."""
         values = asdict(self)
         del values["name"], values["description"]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(values.items())}
 
     def folder(self) -> str:
         """Folder of the built data set: the name, and with options changed a hash of all."""
@@ -253,7 +253,7 @@ class Recipe(ABC):
                 counts[image.camid] += 1
             if image.role in (GALLERY, EITHER):
                 others.setdefault(image.pid, set()).add(image.camid)
-        if self.lr_camera != RANDOM_CAMERA:
+        if isinstance(self.lr_camera, int):
             if not counts[self.lr_camera]:
                 have = ", ".join(f"{camera} ({n})" for camera, n in sorted(counts.items()))
                 raise self.error(
@@ -261,7 +261,7 @@ class Recipe(ABC):
                     f"camera {self.lr_camera} has no query image. Cameras that have (images): "
                     f"{have or 'none'}",
                 )
-            return dict.fromkeys(queries, int(self.lr_camera))
+            return dict.fromkeys(queries, self.lr_camera)
         chosen = {}
         for pid, cameras in queries.items():
             # A query is worth asking only if another camera saw the same person.

@@ -17,6 +17,7 @@ import logging
 import multiprocessing
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -150,6 +151,18 @@ def _work(
     ]
 
 
+def _end_with_parent() -> None:
+    """In a worker: end when the build is killed, instead of waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def _context() -> BaseContext:
     """Fresh processes; where it can be, all forked off one that has imported this module."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
@@ -168,7 +181,7 @@ def _run(
         yield from map(work, chunks)
         return
     context = _context()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         waiting = iter(chunks)
         running = {pool.submit(work, chunk) for chunk in islice(waiting, 2 * workers)}
         try:
@@ -179,8 +192,9 @@ def _run(
                     yield future.result()
         except BrokenProcessPool as error:
             raise RecipeError(
-                "a worker process died (memory, or a calling script without "
-                '`if __name__ == "__main__"`). Run it again with 1 worker; finished files are kept.'
+                "a worker process died: for want of memory, because the calling script lacks "
+                '`if __name__ == "__main__"`, or because the recipe is in a module that can\'t be '
+                "imported by name. Run it again with 1 worker; finished files are kept."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -65,8 +65,8 @@ class SynthRecipe(Recipe):
             ("seed", 0),
             ("cameras", 2),
             ("shots", 1),
-            ("height", 16),
-            ("width", 8),
+            ("height", 32),
+            ("width", 16),
         ):
             self._at_least(option, least)
         if self.identities <= LOOK_ALIKES:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lrreid_ext.data.synth.canvas import Canvas, Shader, Surface, blend, fill, profile
+from lrreid_ext.data.synth.draws import unit
 from lrreid_ext.data.synth.identity import Appearance, Colour
 from lrreid_ext.data.synth.pose import HIP, NECK_BASE, THIGH, UPPER_ARM, Point, View
 from lrreid_ext.data.synth.textures import Texture, noise, print_bitmap, stamp, weave
@@ -16,6 +17,8 @@ from lrreid_ext.data.synth.textures import Texture, noise, print_bitmap, stamp, 
 _TORSO, _LIMB, _LEG = 0.105, 0.036, 0.05
 _WAIST = 0.465
 _EASE = {"tshirt": 0.004, "shirt": 0.006, "dress": 0.003, "hoodie": 0.012, "coat": 0.013}
+
+Cloth = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def _scaled(knots: Sequence[float], factor: float, extra: float = 0.0) -> np.ndarray:
@@ -29,7 +32,7 @@ def _panel(theta: np.ndarray) -> np.ndarray:
 
 def _soft(x: np.ndarray, sharp: float) -> np.ndarray:
     """0 below 0, 1 above, over a width of 1 / sharp."""
-    return np.clip(x * sharp + 0.5, 0.0, 1.0)
+    return unit(x * sharp + 0.5)
 
 
 def _toned(colour: Colour, factor: float) -> Colour:
@@ -182,7 +185,9 @@ class Figure:
         slim = looks.lower == "jeans"
         if covered:
             thigh = (0.058, 0.056, 0.052, 0.046, 0.041 if slim else 0.044)
-            shin = (0.041, 0.041, 0.037, 0.031, 0.029) if slim else (0.044, 0.044, 0.042, 0.04, 0.039)
+            shin = (
+                (0.041, 0.041, 0.037, 0.031, 0.029) if slim else (0.044, 0.044, 0.042, 0.04, 0.039)
+            )
         else:
             thigh, shin = (0.054, 0.051, 0.046, 0.04, 0.036), (0.036, 0.039, 0.035, 0.026, 0.021)
 
@@ -198,7 +203,8 @@ class Figure:
                     fade = 0.16 * _soft(0.9 - np.abs(theta), 1.2) * _soft(v - 0.05, 6.0)
                     blend(planes, fade, _toned(looks.lower_colour, 1.5))
                 if looks.side_stripe is not None:
-                    self._stripes(planes, (np.abs(theta - side * 0.5 * math.pi)) * _LEG)
+                    away = np.abs(theta - side * 0.5 * math.pi) * _LEG
+                    self._stripes(planes, away, looks.side_stripe)
                 if covered and offset:
                     near_hem = _soft(v - 0.445, 60.0)
                     blend(planes, 0.25 * near_hem, (30, 30, 34))
@@ -217,37 +223,48 @@ class Figure:
             middle, bottom, _scaled(shin, wide), cloth(THIGH), length=0.22, scale=view.scale,
             caps=(0.03, 0.006), shadow=0.12,
         )  # fmt: skip
-        knots = thigh if not loose else tuple(
-            r + (0.009 if i / 4 * THIGH < ends - 0.01 else 0.0) for i, r in enumerate(thigh)
+        knots = (
+            thigh
+            if not loose
+            else tuple(
+                r + (0.009 if i / 4 * THIGH < ends - 0.01 else 0.0) for i, r in enumerate(thigh)
+            )
         )
         self.canvas.limb(
             top, middle, _scaled(knots, wide), cloth(0.0), length=THIGH, scale=view.scale,
-            caps=(0.04, 0.03), shadow=0.12,
+            caps=(0.04, 0.03),
         )  # fmt: skip
 
-    def _stripes(self, planes: np.ndarray, away: np.ndarray) -> None:
+    def _stripes(self, planes: np.ndarray, away: np.ndarray, colour: Colour) -> None:
         """Stripes down the outer seam of the trousers; ``away`` is the distance from it."""
-        looks = self.looks
-        assert looks.side_stripe is not None
-        if looks.stripe_count == 2:
+        count = self.looks.stripe_count
+        if count == 2:
             mask = _soft(0.006 - np.abs(away - 0.014), self.sharp)
-        elif looks.stripe_count == 3:
+        elif count == 3:
             mask = _soft(0.006 - away, self.sharp) + _soft(0.005 - np.abs(away - 0.022), self.sharp)
         else:
             mask = _soft(0.017 - away, self.sharp)
-        blend(planes, 0.9 * mask, looks.side_stripe)
+        blend(planes, 0.9 * mask, colour)
 
     def _shoe(self, ankle: Point, toe: Point) -> None:
         view, looks = self.view, self.looks
-        heel = (ankle[0], ankle[1] - 0.02, ankle[2] - 0.022)
-        for drop, colour in ((0.009, looks.soles), (0.0, looks.shoes)):
-            start = view.project((heel[0], heel[1] - drop, heel[2]))
-            end = view.project((toe[0], toe[1] + 0.006 - drop, toe[2]))
-            self.canvas.limb(
-                start, end, profile((0.022, 0.024, 0.022, 0.019)),
-                lambda surface, c=colour: fill(surface.shape, c),
-                length=0.11, scale=view.scale, caps=(0.02, 0.018), gloss=0.8,
-            )  # fmt: skip
+        start = view.project((ankle[0], ankle[1] - 0.022, ankle[2] - 0.022))
+        end = view.project((toe[0], toe[1] + 0.004, toe[2]))
+        # A limb's u grows to the left of its direction, so the sole's side depends on it.
+        under = 1.0 if end[0] < start[0] else -1.0
+        level = min(1.0, abs(end[0] - start[0]) / (0.04 * view.scale))
+
+        def shade(surface: Surface) -> np.ndarray:
+            planes = fill(surface.shape, looks.shoes)
+            blend(planes, level * _soft(surface.u * under - 0.5, 6.0), looks.soles)
+            return planes
+
+        self.canvas.limb(
+            start, end, profile((0.022, 0.025, 0.022, 0.017)), shade, length=0.1,
+            scale=view.scale, caps=(0.018, 0.018), gloss=0.8,
+        )  # fmt: skip
+        if looks.lower in ("trousers", "jeans") and looks.upper != "dress":
+            return
         collar = view.project((ankle[0], ankle[1] + 0.012, ankle[2]))
         self.canvas.limb(
             collar, view.project((ankle[0], ankle[1] - 0.02, ankle[2])),
@@ -265,7 +282,7 @@ class Figure:
             length=0.108, scale=view.scale, caps=(0.0, 0.03),
         )  # fmt: skip
 
-    def _skirt(self, top: float, hem: float, cloth: object, flare: float) -> None:
+    def _skirt(self, top: float, hem: float, cloth: Cloth, flare: float) -> None:
         looks, view = self.looks, self.view
         wide = view.across(0.1 * looks.build * looks.hips, 0.082 * looks.build)
         stride = abs(self.joints["knee+1"][2] - self.joints["knee-1"][2])
@@ -275,13 +292,13 @@ class Figure:
         offset = NECK_BASE - top if looks.upper in ("dress", "coat") else top - 0.56
 
         def shade(surface: Surface) -> np.ndarray:
-            planes = cloth(surface.angle(view.facing), surface.v + offset)  # type: ignore[operator]
+            planes = cloth(surface.angle(view.facing), surface.v + offset)
             blend(planes, 0.35 * _soft(surface.v - (top - hem) + 0.012, 60.0), (24, 24, 28))
             return planes
 
         self.canvas.limb(
             view.project((0.0, top, 0.0)), view.project((0.0, hem, 0.0)),
-            profile((round(wide * 0.94, 4), round(wide * 1.03, 4), round((wide + last) / 2, 4), last)),
+            _scaled((wide * 0.94, wide * 1.03, (wide + last) / 2, last), 1.0),
             shade, length=top - hem, scale=view.scale,
             bow=0.35 * math.sin(view.tilt) * 0.1 + 0.006, shadow=0.2,
         )  # fmt: skip
@@ -290,7 +307,17 @@ class Figure:
         looks, view = self.looks, self.view
         ease = _EASE.get(looks.upper, 0.011)
         b, h = looks.build, looks.hips
-        wide = (0.04, 0.088, 0.118, 0.123, 0.12, 0.11 * b, 0.099 * b, 0.099 * b * h, 0.103 * b * h)
+        wide = (
+            0.042,
+            0.094,
+            0.113,
+            0.116,
+            0.114,
+            0.107 * b,
+            0.099 * b,
+            0.099 * b * h,
+            0.103 * b * h,
+        )
         deep = (0.04, 0.052, 0.066, 0.078, 0.081, 0.076 * b, 0.072 * b, 0.074 * b, 0.08 * b)
         girth = 0.3 + 0.7 * b
         radii = tuple(
@@ -335,24 +362,24 @@ class Figure:
         girth = 0.35 + 0.65 * looks.build
         ease = _EASE.get(looks.upper, 0.01)
         reach = looks.sleeve * 0.285
-        bare = (0.03, 0.03, 0.028, 0.026, 0.024), (0.025, 0.025, 0.022, 0.019, 0.016)
+        bare = (0.028, 0.03, 0.028, 0.026, 0.024), (0.025, 0.025, 0.022, 0.019, 0.016)
 
         def radii(part: int) -> np.ndarray:
             starts, length = (0.0, 0.155) if part == 0 else (0.155, 0.13)
             loose = 0.002 if looks.upper == "tshirt" else 0.001
-            return profile(tuple(
-                round(r * girth + (ease * 0.75 + loose * i if starts + i / 4 * length <= reach else 0.0), 5)
-                for i, r in enumerate(bare[part])
-            ))  # fmt: skip
+            knots = []
+            for i, radius in enumerate(bare[part]):
+                covered = starts + i / 4 * length <= reach
+                extra = ease * 0.55 + loose * i if covered else 0.0
+                knots.append(round(radius * girth + extra, 5))
+            return profile(tuple(knots))
 
         def shade(offset: float) -> Shader:
             def inner(surface: Surface) -> np.ndarray:
                 v = surface.v + offset
                 theta = surface.angle(view.facing)
                 a = _panel(theta) * _LIMB
-                planes = self._cloth(
-                    looks.upper_colour, looks.upper_texture, a, v + 0.03, 0.2
-                )
+                planes = self._cloth(looks.upper_colour, looks.upper_texture, a, v + 0.03, 0.2)
                 if reach < 0.28:
                     blend(planes, 0.3 * _soft(v - reach + 0.008, self.sharp), (24, 24, 28))
                     blend(planes, _soft(v - reach, self.sharp), looks.skin)
@@ -378,7 +405,7 @@ class Figure:
         )  # fmt: skip
         self.canvas.limb(
             joint[0], joint[1], radii(0), shade(0.0), length=0.155, scale=view.scale,
-            caps=(0.03, 0.022), shadow=0.14,
+            caps=(0.022, 0.022), shadow=0.07,
         )  # fmt: skip
 
     def _neck(self) -> None:
@@ -401,7 +428,7 @@ class Figure:
             x = right * cosine - near * sine
             z = right * sine + near * cosine
             planes = fill(right.shape, looks.skin)
-            face = np.clip(z * 4.0 - 0.6, 0.0, 1.0)
+            face = unit(z * 4.0 - 0.6)
             aside = np.abs(x)
             eyes = _soft(0.17 - np.abs(aside - 0.38), 6.0) * _soft(0.08 - np.abs(y - 0.06), 8.0)
             brow = _soft(0.26 - np.abs(aside - 0.38), 6.0) * _soft(0.05 - np.abs(y - 0.24), 8.0)
@@ -432,8 +459,8 @@ class Figure:
             return planes
 
         centre = view.project(self.joints["head"])
-        half = view.across(0.048, 0.058) * (0.5 + 0.5 * bulk)
-        tall = 0.066 * (0.6 + 0.4 * bulk) + (0.004 if looks.hat != "none" else 0.0)
+        half = view.across(0.05, 0.06) * (0.5 + 0.5 * bulk)
+        tall = 0.07 * (0.6 + 0.4 * bulk) + (0.004 if looks.hat != "none" else 0.0)
         self.canvas.ellipsoid(
             centre, half * view.scale, tall * view.scale, shade, taper=0.2, shadow=0.16
         )
@@ -512,7 +539,9 @@ class Figure:
             planes *= 0.9 + 0.2 * noise(surface.u * 0.08, surface.v, 0.05, self.creases)
             back = -self.frontal > 0.25
             if looks.bag_pocket and back:
-                edge = np.maximum(np.abs(surface.u) * 0.09 - 0.06, np.abs(surface.v - 0.145) - 0.045)
+                edge = np.maximum(
+                    np.abs(surface.u) * 0.09 - 0.06, np.abs(surface.v - 0.145) - 0.045
+                )
                 blend(planes, 0.6 * _soft(0.0035 - np.abs(edge), self.sharp), (18, 18, 20))
             if looks.bag_pocket == 2 and back:
                 band = _soft(0.006 - np.abs(surface.v - 0.06), self.sharp)
@@ -535,7 +564,9 @@ class Figure:
         def shade(surface: Surface) -> np.ndarray:
             planes = fill(surface.shape, looks.bag_colour)
             if looks.bag_pocket:
-                blend(planes, 0.5 * _soft(0.004 - np.abs(surface.v - 0.05), self.sharp), (18, 18, 20))
+                blend(
+                    planes, 0.5 * _soft(0.004 - np.abs(surface.v - 0.05), self.sharp), (18, 18, 20)
+                )
             return planes
 
         self.canvas.limb(
@@ -556,7 +587,8 @@ class Figure:
                 length=0.05, scale=scale,
             )  # fmt: skip
         self.canvas.limb(
-            (x, y + 0.045 * scale), (x, y + 0.125 * scale), _scaled((0.85, 0.97, 1.0), round(wide, 4)),
+            (x, y + 0.045 * scale), (x, y + 0.125 * scale),
+            _scaled((0.85, 0.97, 1.0), round(wide, 4)),
             lambda s: fill(s.shape, looks.bag_colour), length=0.08, scale=scale,
             caps=(0.004, 0.01), shadow=0.2,
         )  # fmt: skip

@@ -1,9 +1,9 @@
 """Drawing of tapered limbs and ellipsoids with shaded, textured surfaces.
 
 A limb is a tapered cylinder seen from the side. Every pixel knows how far it lies across the limb
-(u, -1 to 1) and along it, so its surface normal and its place on the cloth are known too: shading and
-texture follow the body in any pose. Only elementwise float32 arithmetic and table look-ups are used,
-so that every machine draws the same pixels.
+(u, -1 to 1) and along it, so its surface normal and its place on the cloth are known too: shading
+and texture follow the body in any pose. Only elementwise float32 arithmetic and table look-ups are
+used, so that every machine draws the same pixels.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+
+from lrreid_ext.data.synth.draws import unit
 
 _PROFILE = 256
 _ARC = 1024
@@ -142,17 +144,18 @@ class Canvas:
         ux, uy = (x1 - x0) / span, (y1 - y0) / span
         before, after, bulge = caps[0] * scale, caps[1] * scale, bow * scale
 
-        positions = np.arange(-2.0, 2.0 * (before + span + after) + 3.0) * 0.5 - before
-        index = np.clip(positions * (_PROFILE / span), 0, _PROFILE).astype(np.int32)
-        half = radii[index] * np.float32(scale)
+        # Half-width at every half pixel along the limb, its caps included, negative beyond them.
+        positions = np.arange(-2.0, 2.0 * (before + span + after) + 3.0, dtype=np.float32)
+        positions = positions * 0.5 - before
+        index = unit(positions * (1.0 / span)) * _PROFILE
+        half = radii[index.astype(np.int32)] * np.float32(scale)
         widest = float(half.max())
-        for cap, over in ((before, -positions), (after, positions - span)):
-            beyond = over > 0
-            reach = np.clip(over[beyond] / max(cap, 1e-6), 0.0, 1.0)
-            half[beyond] *= np.sqrt(1.0 - reach * reach)
-            half[over > cap + 0.25] = -2.0
-        half[0] = half[-1] = -2.0
-        half = half.astype(np.float32)
+        reach = np.maximum(
+            positions * (-1.0 / max(before, 1e-3)), (positions - span) * (1.0 / max(after, 1e-3))
+        )
+        np.maximum(reach, 0.0, out=reach)
+        half *= np.sqrt(unit(1.0 - reach * reach))
+        half[reach > 1.0] = -2.0
 
         margin = 0.035 * scale if shadow else 0.0
         pad = widest + margin + 1.0
@@ -171,14 +174,18 @@ class Canvas:
         if bulge:
             end_half = max(float(radii[-1]) * scale, 1.0)
             along += bulge * (np.minimum(across * across * (1.0 / end_half**2), 1.0) - 1.0)
-        lookup = np.clip((along + before) * 2.0 + 2.5, 0, len(half) - 1).astype(np.int32)
-        width = half[lookup]
+        position = (along + before) * 2.0 + 2.5
+        np.maximum(position, 0.0, out=position)
+        np.minimum(position, len(half) - 1.0, out=position)
+        width = half[position.astype(np.int32)]
         distance = np.abs(across)
-        cover = np.clip(width - distance + 0.5, 0.0, 1.0)
+        cover = unit(width - distance + 0.5)
         patch = self.planes[:, window[0], window[1]]
         if shadow:
-            patch *= 1.0 - shadow * np.clip((width - distance) * (1.0 / margin) + 1.0, 0.0, 1.0)
-        u = np.clip(across / np.maximum(width, 0.5), -1.0, 1.0)
+            patch *= 1.0 - shadow * unit((width - distance) * (1.0 / margin) + 1.0)
+        u = across / np.maximum(width, 0.5)
+        np.maximum(u, -1.0, out=u)
+        np.minimum(u, 1.0, out=u)
         colour = shader(Surface(u, along * (length / span)))
         light_x, light_y, light_z = self.light
         side = light_x * uy - light_y * ux
@@ -220,11 +227,11 @@ class Canvas:
         narrow = 1.0 - taper * np.clip(-up, 0.0, 1.0) ** 2
         right = (nx * (1.0 / half_width)) / narrow
         radius = right * right + up * up
-        cover = np.clip((1.0 - radius) * (0.5 * half_width) + 0.5, 0.0, 1.0)
+        cover = unit((1.0 - radius) * (0.5 * half_width) + 0.5)
         patch = self.planes[:, window[0], window[1]]
         if shadow:
-            patch *= 1.0 - shadow * np.clip((1.7 - radius) * 1.2, 0.0, 1.0)
-        towards = np.sqrt(np.clip(1.0 - radius, 0.0, 1.0))
+            patch *= 1.0 - shadow * unit((1.7 - radius) * 1.2)
+        towards = np.sqrt(unit(1.0 - radius))
         colour = shader(right, np.broadcast_to(up, right.shape), towards)
         light_x, light_y, light_z = self.light
         shade = (right * light_x - up * light_y + towards * light_z) * (1.0 - self.ambient)
@@ -240,7 +247,7 @@ class Canvas:
             return
         x = (np.arange(window[1].start, window[1].stop) + (0.5 - cx)).astype(np.float32) * (1.0 / a)
         y = (np.arange(window[0].start, window[0].stop) + (0.5 - cy)).astype(np.float32) * (1.0 / b)
-        depth = np.clip(1.0 - x * x - (y * y)[:, None], 0.0, 1.0)
+        depth = unit(1.0 - x * x - (y * y)[:, None])
         self.planes[:, window[0], window[1]] *= 1.0 - by * depth
 
     def image(self) -> np.ndarray:

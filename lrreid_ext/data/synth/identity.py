@@ -1,8 +1,8 @@
 """Who the people are: attributes of an identity, and clusters of look-alikes.
 
-Identities ``4 k .. 4 k + 3`` form cluster ``k``: they share the type and colours of their clothes, and
-roughly their build, skin and hair. What tells them apart is fine: the pattern and its period, a print,
-stripes on trousers, straps, buttons, shoes.
+Identities ``4 k .. 4 k + 3`` form cluster ``k``: they share the type and colours of their clothes,
+and roughly their build, skin and hair. What tells them apart is fine: the pattern and its period, a
+print, stripes on trousers, straps, buttons, shoes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ LOWER_TYPES = ("trousers", "jeans", "shorts", "skirt")
 
 # Muted on purpose: colours alone must leave many people alike.
 UPPER_COLOURS: tuple[Colour, ...] = (
-    (52, 52, 56), (74, 76, 82), (118, 120, 122), (164, 164, 160), (196, 193, 186), (50, 60, 88),
+    (52, 52, 56), (74, 76, 82), (118, 120, 122), (164, 164, 160), (196, 193, 186), (54, 61, 82),
     (84, 104, 134), (136, 156, 178), (94, 96, 72), (168, 150, 122), (104, 82, 66), (116, 56, 62),
     (178, 134, 134), (62, 88, 76), (166, 134, 78),
 )  # fmt: skip
 LOWER_COLOURS: tuple[Colour, ...] = (
-    (46, 46, 50), (66, 68, 74), (48, 56, 80), (104, 106, 108), (150, 136, 112), (92, 78, 66),
+    (46, 46, 50), (66, 68, 74), (52, 58, 76), (104, 106, 108), (150, 136, 112), (92, 78, 66),
 )  # fmt: skip
-JEANS_COLOURS: tuple[Colour, ...] = ((52, 64, 92), (78, 98, 132), (116, 136, 164))
+JEANS_COLOURS: tuple[Colour, ...] = ((56, 65, 86), (80, 95, 120), (118, 132, 152))
 SKIN_TONES: tuple[Colour, ...] = (
     (224, 186, 162), (212, 170, 142), (190, 146, 116), (156, 112, 84), (116, 80, 60), (88, 60, 46),
 )  # fmt: skip
@@ -42,7 +42,7 @@ BAG_COLOURS: tuple[Colour, ...] = (
     (44, 44, 48), (84, 70, 58), (58, 66, 90), (112, 60, 58), (150, 128, 96), (98, 102, 104),
 )  # fmt: skip
 _TINTS: tuple[Colour, ...] = (
-    (1.0, 1.0, 0.96), (1.0, 1.0, 1.0), (1.0, 0.86, 0.68), (0.72, 0.86, 1.0), (1.0, 0.62, 0.56),
+    (1.0, 1.0, 0.96), (1.0, 1.0, 1.0), (1.0, 0.86, 0.68), (0.72, 0.86, 1.0), (1.0, 0.76, 0.7),
 )  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _vary(draws: Draws, colour: Colour, amount: float) -> Colour:
 
 
 def _contrast(colour: Colour, tint: Colour, amount: float, mean: float = 0.5) -> Colour:
-    """The largest difference of two tones up to ``amount`` that stays in range around ``colour``."""
+    """The largest difference of two tones, up to ``amount``, that stays in range."""
     sign = 1.0 if _luma(colour) < 128 else -1.0
     for c, t in zip(colour, tint, strict=True):
         above, below = ((1 - mean), mean) if sign > 0 else (mean, (1 - mean))
@@ -138,7 +138,7 @@ def _contrast(colour: Colour, tint: Colour, amount: float, mean: float = 0.5) ->
 
 def _textured(draws: Draws, kind: str, period: float, colour: Colour, tint: Colour) -> Texture:
     mean = PATTERNS[kind][1]
-    return Texture(kind, period, _contrast(colour, tint, draws.uniform(95, 140), mean))
+    return Texture(kind, period, _contrast(colour, tint, draws.uniform(66, 104), mean))
 
 
 def cluster_of(identity: int) -> int:
@@ -175,14 +175,18 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
     hem = {"coat": shared.uniform(0.3, 0.4), "dress": 0.5}.get(upper, shared.uniform(0.455, 0.485))
     lower_hem = shared.uniform(0.28, 0.34) if lower == "shorts" else shared.uniform(0.24, 0.36)
     bare = shared.chance(0.55)
-    styles = ("long", "long", "ponytail", "bun", "bob") if womanly else ("short",) * 4 + ("curly", "bald")
+    styles = (
+        ("long", "long", "ponytail", "bun", "bob")
+        if womanly
+        else ("short",) * 4 + ("curly", "bald")
+    )
     hair = shared.pick(styles)
     shoes = shared.pick(SHOE_COLOURS)
     tint = shared.pick(_TINTS)
 
     # Two patterns in two periods: members differ by the pattern, by the period alone, or both.
     first, second = shared.order(tuple(PATTERNS))[:2]
-    fine, coarse = shared.uniform(0.019, 0.027), shared.uniform(0.036, 0.052)
+    fine, coarse = shared.uniform(0.018, 0.025), shared.uniform(0.031, 0.044)
     looks = shared.order(((first, fine), (first, coarse), (second, fine), (second, coarse)))
     kind, period = looks[member]
     upper_texture = _textured(shared, kind, period, upper_colour, tint)
@@ -196,13 +200,16 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
     lower_texture = Texture()
     side_stripe, stripe_count = None, 0
     if lower == "jeans":
-        lower_texture = Texture("blotches", 0.02, _contrast(lower_colour, (1.0, 1.0, 1.0), 22.0))
-    elif own.chance(0.4):
+        lower_texture = Texture("blotches", 0.02, _contrast(lower_colour, (1.0, 1.0, 1.0), 13.0))
+    elif own.chance(0.3):
         pattern = own.pick(("vstripes", "check", "grid", "hstripes", "dots"))
-        delta = _contrast(lower_colour, tint, own.uniform(45, 80), PATTERNS[pattern][1])
+        delta = _contrast(lower_colour, tint, own.uniform(36, 64), PATTERNS[pattern][1])
         lower_texture = Texture(pattern, own.uniform(0.02, 0.04), delta)
     if lower == "trousers" and own.chance(0.35):
-        side_stripe, stripe_count = own.pick(((200, 198, 192), (150, 60, 58), (170, 150, 90))), own.pick((1, 2, 3))
+        side_stripe, stripe_count = (
+            own.pick(((200, 198, 192), (150, 60, 58), (170, 150, 90))),
+            own.pick((1, 2, 3)),
+        )
 
     picture = None
     if upper in ("tshirt", "hoodie", "jacket", "dress", "shirt", "coat") and own.chance(0.45):
@@ -210,7 +217,11 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
         width = own.uniform(0.07, 0.1)
         height = {"number": 0.075, "emblem": width, "text": 0.05, "band": 0.06}[name]
         light = _luma(upper_colour) < 120
-        ink = own.pick(((222, 220, 212), (196, 170, 96), (190, 100, 90)) if light else ((44, 44, 50), (60, 70, 110), (130, 48, 52)))
+        ink = own.pick(
+            ((222, 220, 212), (196, 170, 96), (190, 100, 90))
+            if light
+            else ((44, 44, 50), (60, 70, 110), (130, 48, 52))
+        )
         picture = Print(name, int(own.uniform(0, 400)), ink, width, height, own.chance(0.5))
 
     front = {
@@ -218,7 +229,9 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
         "hoodie": own.pick(("none", "none", "zip")), "dress": "none", "tshirt": "none",
     }[upper]  # fmt: skip
     bright = _luma(upper_colour) < 110
-    front_colour = own.pick(((190, 188, 182), (150, 130, 90)) if bright else ((60, 58, 58), (110, 84, 60)))
+    front_colour = own.pick(
+        ((190, 188, 182), (150, 130, 90)) if bright else ((60, 58, 58), (110, 84, 60))
+    )
     yoke = _vary(own, own.pick(UPPER_COLOURS), 6.0) if own.chance(0.12) else None
 
     bags = ("none", "none", "backpack", "shoulder_bag", "handbag")
@@ -248,7 +261,7 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
         bag=bag, bag_colour=own.pick(BAG_COLOURS), bag_pocket=own.pick((0, 1, 2)),
         bag_side=own.pick((-1, 1)),
         hat=hat, hat_colour=own.pick(UPPER_COLOURS),
-        hat_texture=Texture("hstripes", 0.024, (40.0, 40.0, 40.0)) if own.chance(0.4) else Texture(),
+        hat_texture=own.pick((Texture(), Texture("hstripes", 0.024, (40.0, 40.0, 40.0)))),
         scarf=scarf, scarf_colour=scarf_colour,
         scarf_texture=Texture(
             own.pick(("hstripes", "check", "diagonal")), own.uniform(0.02, 0.035),

@@ -1,7 +1,7 @@
 """The skeleton: joints of a walking or standing person, and how a camera sees them.
 
-Lengths are body heights. The body's frame is x to the person's left, y up from the ground, z to where
-the person faces.
+Lengths are body heights. The body's frame is x to the person's left, y up from the ground, z to
+where the person faces.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from lrreid_ext.data.synth.draws import Draws
 
 Point = tuple[float, float, float]
 
-HIP, SHOULDER = 0.505, 0.795
+HIP, SHOULDER = 0.505, 0.778
 THIGH, SHIN, ANKLE = 0.235, 0.22, 0.045
-UPPER_ARM, FOREARM, HAND = 0.155, 0.13, 0.055
-HEAD, NECK_BASE = 0.93, 0.838
+UPPER_ARM, FOREARM, HAND = 0.15, 0.13, 0.055
+HEAD, NECK_BASE = 0.928, 0.84
 
 
 def _swing(origin: Point, length: float, forward: float, outward: float) -> Point:
@@ -40,8 +40,8 @@ def joints(draws: Draws, build: float, hips: float, carries: int = 0) -> dict[st
         carries: side (-1, 1) of an arm that holds a bag and is bent; 0 for none.
 
     Returns:
-        ``hip``, ``knee``, ``ankle``, ``toe``, ``shoulder``, ``elbow``, ``wrist``, ``hand``, each with
-        ``-1`` (right) or ``+1`` (left) appended, and ``head``.
+        ``hip``, ``knee``, ``ankle``, ``toe``, ``shoulder``, ``elbow``, ``wrist``, ``hand``, each
+        with ``-1`` (right) or ``+1`` (left) appended, and ``head``.
     """
     phase = draws.uniform(0.0, 2.0 * math.pi)
     walking = draws.chance(0.8)
@@ -53,7 +53,7 @@ def joints(draws: Draws, build: float, hips: float, carries: int = 0) -> dict[st
     for side in (-1, 1):
         turn = phase if side > 0 else phase + math.pi
         forward = stride * math.sin(turn) + 0.04
-        bend = 0.06 + 1.9 * stride * max(0.0, math.cos(turn)) ** 1.5
+        bend = 0.06 + 1.5 * stride * max(0.0, math.cos(turn)) ** 1.5
         outward = side * (0.01 + spread)
         hip = (side * 0.048 * build * hips, HIP, 0.0)
         knee = _swing(hip, THIGH, forward, outward)
@@ -62,10 +62,10 @@ def joints(draws: Draws, build: float, hips: float, carries: int = 0) -> dict[st
         pitch = 0.1 + 0.9 * max(0.0, bend - forward - 0.25)
         toe = (
             ankle[0] + side * 0.018,
-            ankle[1] - 0.028 - math.sin(pitch) * 0.085,
-            ankle[2] + math.cos(pitch) * 0.088,
+            ankle[1] - 0.028 - math.sin(pitch) * 0.075,
+            ankle[2] + math.cos(pitch) * 0.076,
         )
-        shoulder = (side * 0.1 * (0.35 + 0.65 * build), SHOULDER, -0.005)
+        shoulder = (side * 0.094 * (0.4 + 0.6 * build), SHOULDER, -0.005)
         lift = -swing * math.sin(turn) + 0.02
         fold = draws.uniform(0.12, 0.3) + 0.7 * max(0.0, lift)
         away = side * draws.uniform(0.09, 0.17)
@@ -96,8 +96,8 @@ class View:
     """How a person is seen: an orthographic camera that looks down a little.
 
     Attributes:
-        facing: direction that the person faces, radians; 0 towards the camera, pi / 2 to the image's
-            right.
+        facing: direction that the person faces, radians; 0 towards the camera, pi / 2 to the
+            image's right.
         tilt: how far the camera looks down, radians.
         scale: canvas pixels per body height.
         x, ground: where the feet stand, canvas pixels.

@@ -31,8 +31,8 @@ def render(
     Args:
         identity: who; an integer >= 0. Identities ``4 k .. 4 k + 3`` are look-alikes.
         camera: 0 to ``NUM_CAMERAS - 1``.
-        shot: which of the camera's images of this person; an integer >= 0. It decides pose, direction,
-            crop, background, occlusion and noise.
+        shot: which of the camera's images of this person; an integer >= 0. It decides pose,
+            direction, crop, background, occlusion and noise.
         seed: which world; an integer >= 0. Another seed gives other people and scenes.
         height: image height, pixels; at least 32.
         width: image width, pixels; at least 16.
@@ -48,7 +48,7 @@ def render(
     eye = CAMERAS[camera]
     draws = Draws(4, seed, identity, camera, shot)
     # Small images are drawn larger, so that fine cloth is averaged and not skipped.
-    factor = min(4, max(2, -(-320 // height)))
+    factor = min(4, max(2, -(-256 // height)))
     rows, columns = height * factor, width * factor
 
     looks = appearance_of(identity, seed)
@@ -64,7 +64,8 @@ def render(
     )
     light_x, light_y, light_z = eye.light
     light = (light_x + draws.uniform(-0.15, 0.15), light_y, light_z)
-    scenery = background(eye.scene, seed, draws, columns, rows, ground / rows)
+    scenery = background(eye.scene, seed, draws, width, height, ground / rows)
+    scenery = scenery.repeat(factor, axis=0).repeat(factor, axis=1)
     canvas = Canvas(scenery, light, eye.ambient)
     carries = looks.bag_side if looks.bag == "handbag" else 0
     pose = joints(draws, looks.build, looks.hips, carries)
@@ -166,5 +167,5 @@ def _sense(picture: np.ndarray, camera: Camera, draws: Draws) -> np.ndarray:
     image = middle * image + side * (wide[:, :-2] + wide[:, 2:])
     grain = draws.grain(*picture.shape[:2], 3)
     # Most of the noise is common to the channels, as in a demosaiced image.
-    image += (camera.noise * 0.75) * grain[:, :, :1] + (camera.noise * 0.5) * grain
+    image += (camera.noise * 0.6) * grain[:, :, :1] + (camera.noise * 0.4) * grain
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)

@@ -47,7 +47,10 @@ def _street(draw: ImageDraw.ImageDraw, d: Draws) -> None:
     x = 0.0
     while x < WIDTH:
         wide = d.uniform(90, 190)
-        wall = _shade(d.pick(((150, 140, 128), (126, 128, 134), (164, 156, 146), (132, 112, 98))), d.uniform(-12, 12))
+        wall = _shade(
+            d.pick(((150, 140, 128), (126, 128, 134), (164, 156, 146), (132, 112, 98))),
+            d.uniform(-12, 12),
+        )
         draw.rectangle((int(x), 0, int(x + wide), 190), fill=wall)
         for row in range(3):
             for column in range(int(wide // 34)):
@@ -95,7 +98,9 @@ def _park(draw: ImageDraw.ImageDraw, d: Draws) -> None:
         green = _shade((84, 100, 68), d.uniform(-34, 26))
         draw.ellipse((x, y, x + size, y + int(size * 0.8)), fill=green)
         if i % 13 == 0:
-            draw.rectangle((x + 20, y + 30, x + 30, 150), fill=_shade((92, 78, 66), d.uniform(-14, 10)))
+            draw.rectangle(
+                (x + 20, y + 30, x + 30, 150), fill=_shade((92, 78, 66), d.uniform(-14, 10))
+            )
     draw.rectangle((0, 118, WIDTH, 156), fill=(78, 94, 62))
     _floor(draw, 150, (112, 124, 84), (98, 112, 76))
     draw.polygon(((0, 236), (WIDTH, 214), (WIDTH, 292), (0, 300)), fill=(164, 154, 136))
@@ -138,12 +143,23 @@ def _shops(draw: ImageDraw.ImageDraw, d: Draws) -> None:
         while letter < right - 24:
             draw.rectangle((letter, 10, letter + int(d.uniform(4, 9)), 24), fill=(206, 200, 186))
             letter += 15
-        draw.rectangle((left + 8, 42, right - 8, 200), fill=_shade((112, 122, 128), d.uniform(-26, 20)))
+        draw.rectangle(
+            (left + 8, 42, right - 8, 200), fill=_shade((112, 122, 128), d.uniform(-26, 20))
+        )
         for _ in range(7):
             px, py = d.uniform(left + 10, right - 34), d.uniform(50, 168)
-            thing = _shade(d.pick(((170, 160, 146), (120, 92, 84), (86, 98, 112), (150, 140, 96))), d.uniform(-20, 20))
-            draw.rectangle((int(px), int(py), int(px + d.uniform(8, 24)), int(py + d.uniform(10, 30))), fill=thing)
-        draw.polygon(((left + 30, 42), (left + 64, 42), (left + 24, 200), (left + 8, 200), (left + 8, 100)), fill=(142, 152, 158))
+            thing = _shade(
+                d.pick(((170, 160, 146), (120, 92, 84), (86, 98, 112), (150, 140, 96))),
+                d.uniform(-20, 20),
+            )
+            draw.rectangle(
+                (int(px), int(py), int(px + d.uniform(8, 24)), int(py + d.uniform(10, 30))),
+                fill=thing,
+            )
+        draw.polygon(
+            ((left + 30, 42), (left + 64, 42), (left + 24, 200), (left + 8, 200), (left + 8, 100)),
+            fill=(142, 152, 158),
+        )
         draw.rectangle((right - 8, 34, right, 214), fill=_shade(trim, 22))
         x += wide
     _floor(draw, 214, (148, 148, 150), (124, 124, 128))
@@ -162,13 +178,18 @@ def _corridor(draw: ImageDraw.ImageDraw, d: Draws) -> None:
         draw.rectangle((left + 10, 54, left + 26, 104), fill=(160, 170, 172))
         draw.ellipse((left + 58, 118, left + 64, 124), fill=(206, 202, 190))
         board = left + int(d.uniform(100, 130))
-        draw.rectangle((board, 62, board + 58, 110), fill=_shade((150, 150, 140), d.uniform(-30, 30)))
+        draw.rectangle(
+            (board, 62, board + 58, 110), fill=_shade((150, 150, 140), d.uniform(-30, 30))
+        )
         x += d.uniform(190, 280)
     draw.rectangle((0, 190, WIDTH, 202), fill=(120, 116, 110))
     _floor(draw, 202, (176, 174, 168), (140, 138, 134))
     for _ in range(8):
         x0, wide = int(d.uniform(0, WIDTH)), int(d.uniform(16, 40))
-        draw.polygon(((x0, 204), (x0 + wide, 204), (x0 + wide + 10, 320), (x0 - 10, 320)), fill=(186, 184, 178))
+        draw.polygon(
+            ((x0, 204), (x0 + wide, 204), (x0 + wide + 10, 320), (x0 - 10, 320)),
+            fill=(186, 184, 178),
+        )
 
 
 SCENES: dict[str, Callable[[ImageDraw.ImageDraw, Draws], None]] = {

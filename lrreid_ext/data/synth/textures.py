@@ -1,9 +1,9 @@
 """Cloth patterns and prints, as functions of a position on the garment.
 
-Positions are in body heights: ``a`` around the body (angle times radius, 0 in front), ``b`` along it
-(0 at the upper end). A pattern that is laid out so moves, turns and foreshortens with the body. A
-person of 128-pixel images is about 112 pixels tall, so the periods used here (0.018 to 0.055) are 2
-to 6 pixels.
+Positions are in body heights: ``a`` around the body (angle times radius, 0 in front), ``b`` along
+it (0 at the upper end). A pattern that is laid out so moves, turns and foreshortens with the body.
+A person in a 128-pixel image is about 112 pixels tall, so the periods used here (0.018 to 0.055) are
+2 to 6 pixels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from lrreid_ext.data.synth.draws import Draws
+from lrreid_ext.data.synth.draws import Draws, unit
 
 NOISE_CELLS, NOISE_STEPS = 32, 8
 _NOISE_SIDE = NOISE_CELLS * NOISE_STEPS
@@ -69,7 +69,7 @@ def _triangle(x: np.ndarray) -> np.ndarray:
 
 def _bands(x: np.ndarray, share: float, sharp: float) -> np.ndarray:
     """1 in a ``share`` of every unit of x (around the whole numbers), 0 elsewhere, soft edges."""
-    return np.clip((_triangle(x) - (1.0 - 2.0 * share)) * sharp + 0.5, 0.0, 1.0)
+    return unit((_triangle(x) - (1.0 - 2.0 * share)) * sharp + 0.5)
 
 
 def _hstripes(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
@@ -89,16 +89,16 @@ def _pinlines(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
 
 
 def _check(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
-    return 0.5 * _bands(a * 0.7, 0.5, sharp) + 0.5 * _bands(b * 0.7, 0.5, sharp)
+    return 0.5 * _bands(a * 0.8, 0.5, sharp) + 0.5 * _bands(b * 0.8, 0.5, sharp)
 
 
 def _grid(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
-    return np.maximum(_bands(a * 0.6, 0.22, sharp), _bands(b * 0.6, 0.22, sharp))
+    return np.maximum(_bands(a * 0.75, 0.22, sharp), _bands(b * 0.75, 0.22, sharp))
 
 
 def _plaid(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
-    wide = _bands(a * 0.4, 0.4, sharp) + _bands(b * 0.4, 0.4, sharp)
-    thin = _bands(a * 0.4 + 0.5, 0.12, sharp) + _bands(b * 0.4 + 0.5, 0.12, sharp)
+    wide = _bands(a * 0.55, 0.4, sharp) + _bands(b * 0.55, 0.4, sharp)
+    thin = _bands(a * 0.55 + 0.5, 0.12, sharp) + _bands(b * 0.55 + 0.5, 0.12, sharp)
     return 0.3 * wide + 0.2 * thin
 
 
@@ -106,7 +106,7 @@ def _dots(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
     row = np.floor(b)
     x = a + 0.5 * (row - 2.0 * np.floor(row * 0.5))
     dx, dy = x - np.floor(x) - 0.5, b - row - 0.5
-    return np.clip((0.1 - dx * dx - dy * dy) * (sharp * 6.0) + 0.5, 0.0, 1.0)
+    return unit((0.1 - dx * dx - dy * dy) * (sharp * 6.0) + 0.5)
 
 
 def _zigzag(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
@@ -114,7 +114,7 @@ def _zigzag(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
 
 
 def _blotches(a: np.ndarray, b: np.ndarray, sharp: float) -> np.ndarray:
-    return np.clip((noise(a, b, 1.0, 0.37) - 0.5) * (2.0 * sharp) + 0.5, 0.0, 1.0)
+    return unit((noise(a, b, 0.6, 0.37) - 0.5) * (2.0 * sharp) + 0.5)
 
 
 PATTERNS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray], float]] = {
@@ -129,12 +129,10 @@ PATTERNS: dict[str, tuple[Callable[[np.ndarray, np.ndarray, float], np.ndarray],
     "zigzag": (_zigzag, 0.5),
     "blotches": (_blotches, 0.5),
 }
-"""Pattern by name: the function ``(a, b, sharpness) -> [0, 1]``, positions in periods, and its mean."""
+"""By name: the function ``(a, b, sharpness) -> [0, 1]``, positions in periods, and its mean."""
 
 
-def weave(
-    texture: Texture, a: np.ndarray, b: np.ndarray, pixels: float
-) -> np.ndarray | None:
+def weave(texture: Texture, a: np.ndarray, b: np.ndarray, pixels: float) -> np.ndarray | None:
     """How far the cloth is towards its second tone, minus the mean: a field of mean about 0.
 
     Args:
@@ -164,8 +162,8 @@ def print_bitmap(kind: str, variant: int) -> np.ndarray:
     """A chest or back print as a float32 bitmap of 0 and 1.
 
     Args:
-        kind: ``number`` (two digits), ``emblem`` (a symmetric badge), ``text`` (lines of short bars),
-            ``band`` (stripes across the chest).
+        kind: ``number`` (two digits), ``emblem`` (a symmetric badge), ``text`` (lines of short
+            bars), ``band`` (stripes across the chest).
         variant: which one; an integer >= 0.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -50,7 +51,7 @@ class TimmBackbone(nn.Module):
         self.out_channels = self.channels_at(self.size)
 
     def _create(self) -> nn.Module:
-        options = {"num_classes": 0, "global_pool": ""}
+        options: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
         try:
             return timm.create_model(self.name, img_size=self.size, **options)
         except TypeError as error:

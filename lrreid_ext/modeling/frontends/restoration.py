@@ -56,16 +56,17 @@ class ChannelAttention(nn.Module):
         super().__init__()
         if bottleneck < 1:
             raise ValueError(f"MODEL.SR.BOTTLENECK must be at least 1, not {bottleneck}")
+        down = nn.Conv2d(width, bottleneck, 1)
         self.gate = nn.Sequential(
             nn.AdaptiveAvgPool2d(1),
-            nn.Conv2d(width, bottleneck, 1),
+            down,
             nn.ReLU(inplace=True),
             nn.Conv2d(bottleneck, width, 1),
             nn.Sigmoid(),
         )
         # Of four ReLUs that see much the same channel means for every image, all may start dead,
         # and the gate would never learn to look at its input.
-        nn.init.constant_(self.gate[1].bias, 0.5)
+        _fill_bias(down, 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same."""
@@ -77,13 +78,18 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
+def _fill_bias(conv: nn.Conv2d, value: float) -> None:
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, value)
+
+
 def init_he(conv: nn.Conv2d) -> None:
     """Initial weights as He et al. 2015, no bias."""
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    nn.init.zeros_(conv.bias)
+    _fill_bias(conv, 0.0)
 
 
 def init_last(conv: nn.Conv2d) -> None:
     """Give the last convolution of a residual network small weights and no bias."""
     nn.init.normal_(conv.weight, std=LAST_STD)
-    nn.init.zeros_(conv.bias)
+    _fill_bias(conv, 0.0)

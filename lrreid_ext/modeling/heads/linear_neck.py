@@ -63,14 +63,15 @@ class LinearNeckHead(nn.Module):
             )
         embedding_dim = embedding_dim or DEFAULT_EMBEDDING_DIM
         self.pool_layer = getattr(pooling, pool_type)()
+        neck = nn.Linear(feat_dim, embedding_dim)
         self.fc = nn.Sequential(
-            nn.Linear(feat_dim, embedding_dim),
+            neck,
             nn.BatchNorm1d(embedding_dim),
             nn.ReLU(inplace=True),
         )
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(embedding_dim, num_classes)
-        for linear in (self.fc[0], self.classifier):
+        for linear in (neck, self.classifier):
             nn.init.normal_(linear.weight, std=0.01)
             nn.init.zeros_(linear.bias)
 

@@ -1,10 +1,5 @@
 """Architectures: how front-end, backbone and head are joined."""
 
-from lrreid_ext.modeling.meta_arch.pipeline import (
-    Pipeline,
-    build_backbone,
-    build_heads,
-    build_losses,
-)
+from lrreid_ext.modeling.meta_arch.pipeline import Pipeline, build_heads, build_losses
 
-__all__ = ["Pipeline", "build_backbone", "build_heads", "build_losses"]
+__all__ = ["Pipeline", "build_heads", "build_losses"]

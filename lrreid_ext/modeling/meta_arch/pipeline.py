@@ -11,9 +11,9 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
 from lrreid_ext.registry import (
-    BACKBONE_REGISTRY,
     LOSS_REGISTRY,
     META_ARCH_REGISTRY,
     REID_HEADS_REGISTRY,
@@ -21,12 +21,6 @@ from lrreid_ext.registry import (
 )
 
 Loss = Callable[[dict[str, Any], Tensor], Tensor]
-
-
-def build_backbone(cfg: CfgNode) -> nn.Module:
-    """The backbone named in ``MODEL.BACKBONE.NAME``."""
-    build = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
-    return build(cfg)
 
 
 def build_heads(cfg: CfgNode) -> nn.Module:

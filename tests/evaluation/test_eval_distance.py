@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+
+from lrreid_ext.evaluation import distance_chunks, distance_matrix
+from lrreid_ext.evaluation.distance import check_features
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("chunk", [1, 4, 7, 100])
+def test_chunks_equal_scipy(metric: str, chunk: int) -> None:
+    rng = np.random.default_rng(0)
+    query, gallery = rng.normal(size=(9, 5)), rng.normal(size=(13, 5))
+    blocks = [
+        (rows, block.clone())
+        for rows, block in distance_chunks(
+            torch.tensor(query, dtype=torch.float32),
+            torch.tensor(gallery, dtype=torch.float32),
+            metric,
+            chunk,
+        )
+    ]
+    assert [i for rows, _ in blocks for i in range(rows.start, rows.stop)] == list(range(9))
+    assert all(len(block) <= chunk for _, block in blocks)
+    found = torch.cat([block for _, block in blocks]).numpy()
+    np.testing.assert_allclose(found, cdist(query, gallery, metric), atol=2e-6)
+
+
+def test_hand_worked() -> None:
+    query = torch.tensor([[3.0, 4.0]])
+    gallery = torch.tensor([[6.0, 8.0], [-3.0, -4.0], [4.0, -3.0], [0.0, 0.0]])
+    expected = torch.tensor([[5.0, 10.0, 50**0.5, 5.0]])
+    torch.testing.assert_close(distance_matrix(query, gallery, "euclidean"), expected)
+    # A feature of zeros has no direction: it counts as perpendicular to everything.
+    expected = torch.tensor([[0.0, 2.0, 1.0, 1.0]])
+    torch.testing.assert_close(distance_matrix(query, gallery), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("width", [3, 37, 130])
+def test_equal_gallery_features_have_equal_distances(metric: str, width: int) -> None:
+    torch.manual_seed(0)
+    query, feature = torch.randn(257, width), torch.randn(1, width)
+    for rows, block in distance_chunks(query, feature.repeat(203, 1), metric, 256):
+        assert (block == block[:, :1]).all(), rows
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.tensor([[0.0, float("nan")], [1.0, 2.0], [float("inf"), 0.0]]), "2 of 3"),
+        (torch.tensor([[float("inf"), float("-inf")]]), "1 of 1"),
+        (torch.zeros(0, 4), "no features"),
+        (torch.zeros(4, 0), "no features"),
+        (torch.zeros(4), r"\(N, D\)"),
+    ],
+)
+def test_features_that_cannot_be_ranked(features: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f"probe: .*{message}"):
+        check_features(features, "probe")
+
+
+def test_large_finite_features_pass() -> None:
+    # Their row's sum overflows, though every value is finite.
+    features = torch.full((2, 3), 3e38)
+    assert torch.equal(check_features(features, "query"), features)
+
+
+def test_bad_arguments() -> None:
+    query = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="metric 'manhattan' is none of cosine, euclidean"):
+        next(distance_chunks(query, query, "manhattan"))
+    with pytest.raises(ValueError, match="chunk must be at least 1"):
+        next(distance_chunks(query, query, "cosine", 0))
+    with pytest.raises(ValueError, match="3 values, gallery features 4"):
+        next(distance_chunks(query, torch.zeros(2, 4)))

@@ -1,0 +1,419 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastreid.config import CfgNode, get_cfg
+from fastreid.evaluation.query_expansion import aqe
+from fastreid.utils import comm
+
+from lrreid_ext.config import ConfigError, add_lrreid_config
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.evaluation import (
+    CrossResolutionEvaluator,
+    load_results,
+    rank_statistics,
+    single_shot,
+)
+from lrreid_ext.evaluation.evaluator import factor_parts
+from lrreid_ext.registry import EVALUATOR_REGISTRY
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_lrreid_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = "model.pth"
+    return cfg
+
+
+@pytest.fixture
+def test_set() -> TestSet:
+    """20 queries with twins, and a gallery with distractors and junk, in no tidy order."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for k in range(20):
+        pid, factor = int(rng.integers(1, 10)), float(rng.integers(2, 5))
+        samples.append(Sample(f"q{k}.png", pid, 1, "query", factor))
+        samples.append(Sample(f"h{k}.png", pid, 1, "query_hr"))
+        samples += [Sample(f"h{k}.png", pid, 1, f"x{f}", f, f) for f in (10, 2, 3)]
+    samples += [Sample(f"g{k}.png", k % 12 - 1, 2 + k % 2, "gallery") for k in range(60)]
+    order = rng.permutation(len(samples))
+    return TestSet("demo", [samples[i] for i in order], "0123456789abcdef", {"split": np.int64(3)})
+
+
+@pytest.fixture
+def features(test_set: TestSet) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(20, 8, generator=generator)
+    noise = torch.randn(len(test_set.samples), 8, generator=generator)
+    return torch.stack(
+        [centres[s.pid] + 0.5 * s.factor * n for s, n in zip(test_set.samples, noise, strict=True)]
+    )
+
+
+def feed(
+    evaluator: CrossResolutionEvaluator, features: torch.Tensor, order: Any, batch: int = 7
+) -> None:
+    for index in torch.as_tensor(order).split(batch):
+        evaluator.process({"index": index}, features[index])
+
+
+def arrays(test_set: TestSet, features: torch.Tensor, group: str) -> tuple[Any, Any, Any]:
+    at = [i for i, s in enumerate(test_set.samples) if s.group == group]
+    labels = [[getattr(test_set.samples[i], key) for i in at] for key in ("pid", "camid")]
+    return features[at], labels[0], labels[1]
+
+
+def run(cfg: CfgNode, test_set: TestSet, features: torch.Tensor, out: Path | None = None) -> Any:
+    evaluator = CrossResolutionEvaluator(cfg, test_set, str(out) if out else None)
+    evaluator.reset()
+    feed(evaluator, features, range(len(features)))
+    return evaluator.evaluate()
+
+
+def test_figures_are_those_of_the_pure_functions(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    cfg.TEST.METRIC, cfg.TEST.TRIALS, cfg.TEST.SEED = "euclidean", 4, 9
+    found = run(cfg, test_set, features)
+    assert type(found) is OrderedDict
+    assert all(type(value) is float for value in found.values())
+    assert next(iter(found)) == "single_shot/query/Rank-1"
+    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
+    for group in ("query", "query_hr", "x2", "x3", "x10"):
+        query, q_pids, q_camids = arrays(test_set, features, group)
+        args = (query, gallery, q_pids, g_pids, q_camids, g_camids)
+        ranked = rank_statistics(*args, metric="euclidean")
+        shots = single_shot(*args, trials=4, seed=9, metric="euclidean")
+        expected = {
+            f"multi_shot/{group}/mAP": ranked.mean_ap,
+            f"multi_shot/{group}/mINP": ranked.mean_inp,
+            f"multi_shot/{group}/Rank-10": ranked.cmc((10,))[0],
+            f"single_shot/{group}/Rank-5": shots.mean((5,))[0],
+            f"single_shot/{group}/Rank-5_std": shots.std((5,))[0],
+        }
+        for key, share in expected.items():
+            assert found[key] == pytest.approx(100 * share, abs=1e-5), key
+    assert found["multi_shot/query_hr/mAP"] > found["multi_shot/x10/mAP"]
+
+
+def test_queries_are_split_by_their_own_factor(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    found = run(cfg, test_set, features)
+    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
+    query, q_pids, q_camids = arrays(test_set, features, "query")
+    factors = np.array([s.factor for s in test_set.samples if s.group == "query"])
+    assert set(factors) == {2, 3, 4}
+    for factor in (2, 3, 4):
+        at = np.flatnonzero(factors == factor)
+        ranked = rank_statistics(
+            query[at],
+            gallery,
+            np.array(q_pids)[at],
+            g_pids,
+            np.array(q_camids)[at],
+            g_camids,
+        )
+        assert found[f"multi_shot/query@{factor}/mAP"] == pytest.approx(100 * ranked.mean_ap)
+    assert "multi_shot/query_hr@1/mAP" not in found
+
+
+def test_order_and_processes_change_nothing(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(cfg, test_set, features)
+    total = len(test_set.samples)
+    order = np.random.default_rng(1).permutation(total)
+    shares: list[Any] = []
+
+    def gather(data: Any, dst: int = 0) -> list[Any]:
+        shares.append(data)
+        return shares[::-1] if comm.is_main_process() else []
+
+    monkeypatch.setattr(comm, "gather", gather)
+    # Three processes, of which one got nothing; the first one comes last.
+    for rank, share in ((2, order[:0]), (1, order[:40]), (0, order[40:])):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        evaluator = CrossResolutionEvaluator(cfg, test_set)
+        feed(evaluator, features, share.copy(), batch=11)
+        found = evaluator.evaluate()
+        assert found == (expected if rank == 0 else {})
+
+
+def test_missing_and_repeated_images(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    total = len(test_set.samples)
+    evaluator = CrossResolutionEvaluator(cfg, test_set)
+    feed(evaluator, features, range(total - 2))
+    with pytest.raises(ValueError, match=r"'demo'.* 2 are missing and 0 came more than once"):
+        evaluator.evaluate()
+    evaluator.reset()
+    feed(evaluator, features, [*range(total), 5])
+    with pytest.raises(ValueError, match="0 are missing and 1 came more than once"):
+        evaluator.evaluate()
+    evaluator.reset()
+    with pytest.raises(ValueError, match="no images"):
+        evaluator.evaluate()
+    evaluator.process({"index": torch.tensor([total])}, features[:1])
+    with pytest.raises(ValueError, match="outside"):
+        evaluator.evaluate()
+
+
+def test_a_second_round_starts_anew(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    evaluator = CrossResolutionEvaluator(cfg, test_set)
+    for _ in range(2):
+        evaluator.reset()
+        feed(evaluator, features, range(len(features)))
+        found = evaluator.evaluate()
+    assert found == run(cfg, test_set, features)
+
+
+def test_results_file(
+    cfg: CfgNode,
+    test_set: TestSet,
+    features: torch.Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tools/train_net.py", f"--out={tmp_path}/my run", "x y"])
+    found = run(cfg, test_set, features, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["results_demo.json"]
+    content = load_results(tmp_path / "out" / "results_demo.json")
+    assert content["manifest_hash"] == "0123456789abcdef"
+    assert content["info"] == {"split": 3}
+    assert (content["trials"], content["seed"], content["metric"]) == (10, 0, "cosine")
+    assert content["protocols"] == ["single_shot", "multi_shot"]
+    assert content["counts"] == {
+        "gallery": 55,
+        "gallery_junk": 5,
+        "distractors": 5,
+        "identities": 10,
+    }
+    assert "wrong match" in content["tie_rule"]
+    assert content["checkpoint"] == "model.pth"
+    assert content["command"] == "tools/train_net.py '--out=my run' 'x y'"
+    assert content["machine"]["torch"] == torch.__version__
+    assert "gpu" not in content["machine"]
+    groups = content["groups"]
+    assert list(groups) == [
+        "query", "query@2", "query@3", "query@4", "query_hr", "x2", "x3", "x10"
+    ]  # fmt: skip
+    assert (
+        sum(groups[f"query@{f}"]["queries"] for f in (2, 3, 4)) == groups["query"]["queries"] == 20
+    )
+    shot = groups["query"]["single_shot"]
+    trials = np.array(shot["trials"])
+    assert trials.shape == (10, 4)
+    assert shot["Rank-1"] == pytest.approx(trials[:, 0].mean(), abs=1e-5)
+    assert shot["Rank-1_std"] == pytest.approx(trials[:, 0].std(ddof=1), abs=1e-5)
+    assert found["single_shot/query/Rank-1"] == shot["Rank-1"]
+
+
+def test_table_on_the_screen(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="lrreid_ext"):
+        found = run(cfg, test_set, features)
+    text = next(r.getMessage() for r in caplog.records if "HR -> HR" in r.getMessage())
+    assert max(len(line) for line in text.splitlines()) <= 100
+    for word in ("demo, manifest 0123456789ab\n", "10 trials, seed 0", "5 junk", "x10", "mINP"):
+        assert word in text
+    row = next(line for line in text.splitlines() if line.startswith("HR -> HR"))
+    mean, std = (found[f"single_shot/query_hr/Rank-1{end}"] for end in ("", "_std"))
+    assert f"{mean:.1f} +- {std:.1f}" in row
+    assert f"{found['multi_shot/query_hr/mAP']:.1f}" in row
+
+
+def test_unmatched_queries_are_reported(
+    cfg: CfgNode,
+    test_set: TestSet,
+    features: torch.Tensor,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    samples = [
+        replace(s, pid=77) if s.group == "x2" or s.path == "q0.png" else s for s in test_set.samples
+    ]
+    found = run(cfg, TestSet("demo", samples), features, tmp_path)
+    entry = load_results(tmp_path / "results_demo.json")["groups"]
+    assert entry["query"]["multi_shot"]["unmatched"] == 1
+    assert entry["query"]["single_shot"]["unmatched"] == 1
+    assert entry["x2"]["multi_shot"] == {
+        "unmatched": 20, "Rank-1": None, "Rank-5": None, "Rank-10": None, "Rank-20": None,
+        "mAP": None, "mINP": None,
+    }  # fmt: skip
+    assert not [key for key in found if "/x2/" in key]
+    assert "x2, multi_shot: 20 of 20 queries have no right answer" in caplog.text
+
+
+def test_no_query_with_an_answer(cfg: CfgNode, features: torch.Tensor) -> None:
+    samples = [
+        Sample("a", 1, 0, "query"),
+        Sample("b", 1, 0, "gallery"),
+        Sample("c", 2, 1, "gallery"),
+    ]
+    with pytest.raises(ValueError, match="'alone': no query has a right answer"):
+        run(cfg, TestSet("alone", samples), features[:3])
+
+
+def test_nan_features_name_their_group(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    for group in ("x3", "gallery"):
+        bad = features.clone()
+        bad[[i for i, s in enumerate(test_set.samples) if s.group == group][:2], 3] = float("nan")
+        with pytest.raises(ValueError, match=f"{group}: 2 of .* NaN"):
+            run(cfg, test_set, bad)
+
+
+def test_half_precision_features(cfg: CfgNode, test_set: TestSet, features: torch.Tensor) -> None:
+    half = features.to(torch.bfloat16)
+    assert run(cfg, test_set, half) == run(cfg, test_set, half.float())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "message"),
+    [
+        ({"features": 1}, TypeError, "not dict"),
+        (torch.zeros(3), TypeError, r"not \(3,\)"),
+        (torch.zeros(2, 4), ValueError, "3 images but 2 features"),
+    ],
+)
+def test_model_outputs_are_checked(
+    cfg: CfgNode, test_set: TestSet, outputs: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        CrossResolutionEvaluator(cfg, test_set).process({"index": torch.arange(3)}, outputs)
+    with pytest.raises(KeyError, match="index"):
+        CrossResolutionEvaluator(cfg, test_set).process({}, torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("TEST.RERANK.ENABLED", True),
+        ("TEST.ROC.ENABLED", True),
+        ("TEST.METRIC", "manhattan"),
+        ("TEST.PROTOCOLS", ["multi-shot"]),
+        ("TEST.PROTOCOLS", []),
+        ("TEST.RANKS", [0]),
+        ("TEST.TRIALS", 0),
+        ("TEST.SEED", -1),
+    ],
+)
+def test_settings_that_cannot_be_followed(
+    cfg: CfgNode, test_set: TestSet, key: str, value: Any
+) -> None:
+    cfg.merge_from_list([key, value])
+    with pytest.raises(ConfigError, match=key):
+        CrossResolutionEvaluator(cfg, test_set)
+
+
+def test_test_set_needs_query_and_gallery(cfg: CfgNode) -> None:
+    for group in ("query", "gallery"):
+        with pytest.raises(ValueError, match="needs both"):
+            CrossResolutionEvaluator(cfg, TestSet("half", [Sample("a", 1, 1, group)]))
+
+
+def test_query_expansion_is_fastreids(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    plain = run(cfg, test_set, features)
+    cfg.TEST.AQE.ENABLED = True
+    found = run(cfg, test_set, features)
+    query, q_pids, q_camids = arrays(test_set, features, "query")
+    gallery, g_pids, g_camids = (np.asarray(a) for a in arrays(test_set, features, "gallery"))
+    kept = g_pids >= 0
+    query, gallery = aqe(query, torch.tensor(gallery[kept]), 1, 5, 3.0)
+    ranked = rank_statistics(query, gallery, q_pids, g_pids[kept], q_camids, g_camids[kept])
+    assert found["multi_shot/query/mAP"] == pytest.approx(100 * ranked.mean_ap, abs=1e-5)
+    assert found["multi_shot/query/mAP"] != plain["multi_shot/query/mAP"]
+    single = [key for key in plain if key.startswith("single_shot")]
+    assert [found[key] for key in single] == [plain[key] for key in single]
+    cfg.TEST.AQE.QE_K = 75
+    with pytest.raises(ConfigError, match="QE_K: 75 neighbours of 75 images"):
+        run(cfg, test_set, features)
+
+
+def test_one_protocol_alone(cfg: CfgNode, test_set: TestSet, features: torch.Tensor) -> None:
+    both = run(cfg, test_set, features)
+    for protocol in ("single_shot", "multi_shot"):
+        cfg.TEST.PROTOCOLS = [protocol]
+        found = run(cfg, test_set, features)
+        assert found == {k: v for k, v in both.items() if k.startswith(protocol)}
+
+
+def test_one_trial_has_no_deviation(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    cfg.TEST.TRIALS = 1
+    found = run(cfg, test_set, features)
+    assert "single_shot/query/Rank-1" in found
+    assert not [key for key in found if key.endswith("_std")]
+
+
+def test_no_compiler_is_called(
+    cfg: CfgNode,
+    test_set: TestSet,
+    features: torch.Tensor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    started: list[list[str]] = []
+    original = subprocess.run
+
+    def watched(command: list[str], *args: Any, **kwargs: Any) -> Any:
+        started.append(command)
+        return original(command, *args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    monkeypatch.setenv("PATH", str(tmp_path))  # no make, no compiler, no git
+    before = {name for name in sys.modules if "rank_cylib" in name}
+    assert run(cfg, test_set, features, tmp_path)
+    assert {name for name in sys.modules if "rank_cylib" in name} == before
+    assert all(command[0] == "git" for command in started)
+    assert load_results(tmp_path / "results_demo.json")["commit"] == ""
+
+
+def test_is_registered() -> None:
+    assert EVALUATOR_REGISTRY.get("CrossResolutionEvaluator") is CrossResolutionEvaluator
+
+
+def test_factor_parts() -> None:
+    assert factor_parts(np.full(5, 3.0)) == []
+    few = factor_parts(np.array([2.0, 2.5, 2.0]))
+    assert [(label, mask.tolist()) for label, mask in few] == [
+        ("2", [True, False, True]),
+        ("2.5", [False, True, False]),
+    ]
+    many = np.array([1.0, 1.5, 2.0, 2.2, 2.9, 3.0, 4.1, 5.9, 6.0, 40.0])
+    parts = factor_parts(many)
+    assert [label for label, _ in parts] == ["1-2", "2-3", "3-4", "4-6", "6-8", "16+"]
+    assert np.sum([mask for _, mask in parts], axis=0).tolist() == [1] * 10
+    assert many[dict(parts)["4-6"]].tolist() == [4.1, 5.9]
+
+
+def test_results_are_readable_json_of_finite_numbers(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor, tmp_path: Path
+) -> None:
+    cfg.TEST.TRIALS = 1
+    run(cfg, test_set, features, tmp_path)
+    text = (tmp_path / "results_demo.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["groups"]["query"]["single_shot"]["Rank-1_std"] is None
