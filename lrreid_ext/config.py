@@ -178,11 +178,11 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
     try:
-        cfg.merge_from_other_cfg(CfgNode(raw))
+        cfg.merge_from_other_cfg(CfgNode(_widened(raw, cfg)))
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
     try:
-        cfg.merge_from_list(opts)
+        cfg.merge_from_list(_widened_options(opts, cfg))
     except (KeyError, ValueError, AssertionError) as error:
         bad = [k for k in opts[::2] if k not in set(_flat_keys(cfg))]
         hint = f"{bad[0]} is not a config key.{suggest(bad[0], known)}" if bad else str(error)
@@ -190,6 +190,31 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg.PLUGINS = plugins
     cfg.freeze()
     return cfg
+
+
+def _widened(raw: dict[str, Any], node: CfgNode) -> dict[str, Any]:
+    """``raw`` with whole numbers made floats where ``node`` holds a float, as people write them."""
+    out: dict[str, Any] = {}
+    for key, value in raw.items():
+        own = node.get(key)
+        if isinstance(value, dict) and isinstance(own, CfgNode):
+            out[key] = _widened(value, own)
+        elif isinstance(own, float) and type(value) is int:
+            out[key] = float(value)
+        else:
+            out[key] = value
+    return out
+
+
+def _widened_options(opts: list[str], cfg: CfgNode) -> list[Any]:
+    out: list[Any] = []
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        own: Any = cfg
+        for part in key.split("."):
+            own = own.get(part) if isinstance(own, CfgNode) else None
+        whole = isinstance(own, float) and isinstance(CfgNode._decode_cfg_value(value), int)
+        out += [key, float(value) if whole else value]
+    return out
 
 
 def _explain(error: Exception, known: set[str]) -> str:

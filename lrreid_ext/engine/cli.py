@@ -32,9 +32,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Overrides are KEY VALUE pairs, e.g. SOLVER.BASE_LR 0.01 PHASES.student.EPOCHS 5",
     )
     out.add_argument("--config-file", required=True, metavar="FILE", help="YAML to run")
-    out.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint"
-    )
+    out.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     out.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, don't train")
     out.add_argument(
         "--num-gpus", "--num-processes", type=int, default=1, dest="processes", metavar="N",

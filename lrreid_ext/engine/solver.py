@@ -120,9 +120,7 @@ def _warmup(solver: CfgNode, step: int) -> float:
         return float(solver.WARMUP_FACTOR * (1 - progress) + progress)
     if solver.WARMUP_METHOD == "exp":
         return float(solver.WARMUP_FACTOR ** (1 - progress))
-    raise ConfigError(
-        f"SOLVER.WARMUP_METHOD: {solver.WARMUP_METHOD!r}, not constant/linear/exp"
-    )
+    raise ConfigError(f"SOLVER.WARMUP_METHOD: {solver.WARMUP_METHOD!r}, not constant/linear/exp")
 
 
 def _decay(solver: CfgNode, step: int, iters_per_epoch: int, total: int) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 from lrreid_ext.data.synth.canvas import Canvas, Shader, Surface, blend, fill, profile
 from lrreid_ext.data.synth.draws import unit
 from lrreid_ext.data.synth.identity import Appearance, Colour
-from lrreid_ext.data.synth.pose import HIP, NECK_BASE, THIGH, UPPER_ARM, Point, View
+from lrreid_ext.data.synth.pose import FOREARM, HIP, NECK_BASE, SHIN, THIGH, UPPER_ARM, Point, View
 from lrreid_ext.data.synth.textures import Texture, noise, print_bitmap, stamp, weave
 
 # Radii that turn an angle into a length on the cloth, body heights.
@@ -220,7 +220,7 @@ class Figure:
             bottom = view.project((ankle[0], ankle[1] - 0.012, ankle[2] - 0.004))
         loose = 0.012 if ends < 1.0 else 0.0
         self.canvas.limb(
-            middle, bottom, _scaled(shin, wide), cloth(THIGH), length=0.22, scale=view.scale,
+            middle, bottom, _scaled(shin, wide), cloth(THIGH), length=SHIN, scale=view.scale,
             caps=(0.03, 0.006), shadow=0.12,
         )  # fmt: skip
         knots = (
@@ -361,11 +361,11 @@ class Figure:
         )
         girth = 0.35 + 0.65 * looks.build
         ease = _EASE.get(looks.upper, 0.01)
-        reach = looks.sleeve * 0.285
-        bare = (0.028, 0.03, 0.028, 0.026, 0.024), (0.025, 0.025, 0.022, 0.019, 0.016)
+        reach = looks.sleeve * (UPPER_ARM + FOREARM)
+        bare = (0.025, 0.03, 0.028, 0.026, 0.024), (0.025, 0.025, 0.022, 0.019, 0.016)
 
         def radii(part: int) -> np.ndarray:
-            starts, length = (0.0, 0.155) if part == 0 else (0.155, 0.13)
+            starts, length = (0.0, UPPER_ARM) if part == 0 else (UPPER_ARM, FOREARM)
             loose = 0.002 if looks.upper == "tshirt" else 0.001
             knots = []
             for i, radius in enumerate(bare[part]):
@@ -380,11 +380,11 @@ class Figure:
                 theta = surface.angle(view.facing)
                 a = _panel(theta) * _LIMB
                 planes = self._cloth(looks.upper_colour, looks.upper_texture, a, v + 0.03, 0.2)
-                if reach < 0.28:
+                if looks.sleeve < 0.9:
                     blend(planes, 0.3 * _soft(v - reach + 0.008, self.sharp), (24, 24, 28))
                     blend(planes, _soft(v - reach, self.sharp), looks.skin)
                 elif offset:
-                    blend(planes, 0.3 * _soft(v - 0.268, 80.0), (24, 24, 28))
+                    blend(planes, 0.3 * _soft(v - 0.264, 80.0), (24, 24, 28))
                 return planes
 
             return inner
@@ -393,6 +393,17 @@ class Figure:
             return fill(surface.shape, _toned(looks.skin, 0.96))
 
         joint = [view.project(p) for p in (shoulder, elbow, wrist, hand)]
+
+        def upper_part() -> None:
+            self.canvas.limb(
+                joint[0], joint[1], radii(0), shade(0.0), length=UPPER_ARM, scale=view.scale,
+                caps=(0.02, 0.022), shadow=0.2, gloss=0.75,
+            )  # fmt: skip
+
+        # A forearm that is raised towards the camera lies before the upper arm.
+        raised = view.depth(wrist) > view.depth(elbow) + 0.05
+        if raised:
+            upper_part()
         self.canvas.limb(
             joint[2], joint[3], profile((0.015, 0.018, 0.017, 0.012)), skin, length=0.055,
             scale=view.scale, caps=(0.01, 0.01),
@@ -400,13 +411,11 @@ class Figure:
         if looks.bag == "handbag" and side == looks.bag_side:
             self._handbag(joint[3])
         self.canvas.limb(
-            joint[1], joint[2], radii(1), shade(UPPER_ARM), length=0.13, scale=view.scale,
-            caps=(0.022, 0.004), shadow=0.14,
+            joint[1], joint[2], radii(1), shade(UPPER_ARM), length=FOREARM, scale=view.scale,
+            caps=(0.022, 0.004), shadow=0.14, gloss=0.75,
         )  # fmt: skip
-        self.canvas.limb(
-            joint[0], joint[1], radii(0), shade(0.0), length=0.155, scale=view.scale,
-            caps=(0.022, 0.022), shadow=0.07,
-        )  # fmt: skip
+        if not raised:
+            upper_part()
 
     def _neck(self) -> None:
         view = self.view
@@ -446,8 +455,9 @@ class Figure:
                 blend(planes, 0.6 * face * frame, (26, 26, 30))
             if looks.hair != "bald":
                 line = -0.16 + 0.66 * z if looks.hair in ("short", "curly") else -0.34 + 0.86 * z
-                strands = 0.82 + 0.36 * noise(x * 0.08, y * 0.08 + z * 0.04, 0.02, 0.21)
-                mask = _soft(y - line, 7.0)
+                locks = noise(x * 0.08, y * 0.03 + z * 0.03, 0.02, 0.21)
+                strands = 0.75 + 0.5 * locks
+                mask = _soft(y - line - 0.3 * locks + 0.12, 5.0)
                 blend(planes, mask, fill(right.shape, looks.hair_colour) * strands)
             else:
                 fringe = _soft(0.1 - z, 5.0) * _soft(0.25 - np.abs(y), 5.0)
@@ -486,7 +496,7 @@ class Figure:
 
         if looks.hair in ("long", "bob"):
             wide = view.across(0.056, 0.045)
-            knots = (0.75, 1.0, 1.0, 0.92, 0.7)
+            knots: tuple[float, ...] = (0.75, 1.0, 1.0, 0.92, 0.7)
             start, back = (x, y + 0.025, z - 0.025), -0.045
         elif looks.hair == "ponytail":
             wide, knots, back = 0.019, (0.6, 1.0, 1.0, 0.4), -0.085

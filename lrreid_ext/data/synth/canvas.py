@@ -58,7 +58,7 @@ class Surface:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.u.shape  # type: ignore[return-value]
+        return self.u.shape
 
     def angle(self, facing: float) -> np.ndarray:
         """Angle around the part from the body's front, wrapped to [-pi, pi).
@@ -182,7 +182,11 @@ class Canvas:
         cover = unit(width - distance + 0.5)
         patch = self.planes[:, window[0], window[1]]
         if shadow:
-            patch *= 1.0 - shadow * unit((width - distance) * (1.0 / margin) + 1.0)
+            # It grows from the start on and fades at a rounded end: these are joints, and an arm
+            # casts none on its own shoulder.
+            inside = np.minimum(along, span - along) if caps[1] > 0.015 else along
+            deep = unit((width - distance) * (1.0 / margin) + 1.0)
+            patch *= 1.0 - deep * (shadow * unit(inside * (1.0 / (0.08 * scale))))
         u = across / np.maximum(width, 0.5)
         np.maximum(u, -1.0, out=u)
         np.minimum(u, 1.0, out=u)

@@ -17,13 +17,15 @@ CLUSTER_SIZE = 4
 Colour = tuple[float, float, float]
 
 UPPER_TYPES = ("tshirt", "shirt", "jacket", "open_jacket", "coat", "hoodie", "dress")
+WOMENS_HAIR = ("long", "long", "ponytail", "bun", "bob")
+MENS_HAIR = ("short", "short", "short", "short", "curly", "bald")
 LOWER_TYPES = ("trousers", "jeans", "shorts", "skirt")
 
 # Muted on purpose: colours alone must leave many people alike.
 UPPER_COLOURS: tuple[Colour, ...] = (
     (52, 52, 56), (74, 76, 82), (118, 120, 122), (164, 164, 160), (196, 193, 186), (54, 61, 82),
-    (84, 104, 134), (136, 156, 178), (94, 96, 72), (168, 150, 122), (104, 82, 66), (116, 56, 62),
-    (178, 134, 134), (62, 88, 76), (166, 134, 78),
+    (84, 104, 134), (136, 156, 178), (94, 96, 72), (168, 150, 122), (104, 82, 66), (108, 62, 66),
+    (178, 134, 134), (66, 84, 76), (166, 134, 78),
 )  # fmt: skip
 LOWER_COLOURS: tuple[Colour, ...] = (
     (46, 46, 50), (66, 68, 74), (52, 58, 76), (104, 106, 108), (150, 136, 112), (92, 78, 66),
@@ -33,7 +35,7 @@ SKIN_TONES: tuple[Colour, ...] = (
     (224, 186, 162), (212, 170, 142), (190, 146, 116), (156, 112, 84), (116, 80, 60), (88, 60, 46),
 )  # fmt: skip
 HAIR_COLOURS: tuple[Colour, ...] = (
-    (34, 30, 30), (44, 36, 32), (66, 50, 40), (96, 72, 50), (150, 120, 82), (136, 134, 132),
+    (42, 38, 37), (54, 44, 39), (74, 57, 46), (96, 72, 50), (150, 120, 82), (136, 134, 132),
 )  # fmt: skip
 SHOE_COLOURS: tuple[Colour, ...] = (
     (40, 38, 38), (206, 204, 200), (98, 74, 56), (92, 94, 100), (54, 62, 86), (140, 62, 58),
@@ -41,6 +43,9 @@ SHOE_COLOURS: tuple[Colour, ...] = (
 BAG_COLOURS: tuple[Colour, ...] = (
     (44, 44, 48), (84, 70, 58), (58, 66, 90), (112, 60, 58), (150, 128, 96), (98, 102, 104),
 )  # fmt: skip
+STRIPE_COLOURS: tuple[Colour, ...] = ((200, 198, 192), (150, 60, 58), (170, 150, 90))
+LIGHT_INKS: tuple[Colour, ...] = ((222, 220, 212), (196, 170, 96), (190, 100, 90))
+DARK_INKS: tuple[Colour, ...] = ((44, 44, 50), (60, 70, 110), (130, 48, 52))
 _TINTS: tuple[Colour, ...] = (
     (1.0, 1.0, 0.96), (1.0, 1.0, 1.0), (1.0, 0.86, 0.68), (0.72, 0.86, 1.0), (1.0, 0.76, 0.7),
 )  # fmt: skip
@@ -146,6 +151,24 @@ def cluster_of(identity: int) -> int:
     return identity // CLUSTER_SIZE
 
 
+def _lower_texture(own: Draws, lower: str, colour: Colour, tint: Colour) -> Texture:
+    if lower == "jeans":
+        return Texture("blotches", 0.02, _contrast(colour, (1.0, 1.0, 1.0), 9.0))
+    if not own.chance(0.3):
+        return Texture()
+    kind = own.pick(("vstripes", "check", "grid", "hstripes", "dots"))
+    delta = _contrast(colour, tint, own.uniform(36, 64), PATTERNS[kind][1])
+    return Texture(kind, own.uniform(0.02, 0.04), delta)
+
+
+def _print(own: Draws, cloth: Colour) -> Print:
+    kind = own.pick(("number", "emblem", "text", "band"))
+    width = own.uniform(0.07, 0.1)
+    height = {"number": 0.075, "emblem": width, "text": 0.05, "band": 0.06}[kind]
+    ink = own.pick(LIGHT_INKS if _luma(cloth) < 120 else DARK_INKS)
+    return Print(kind, int(own.uniform(0, 400)), ink, width, height, own.chance(0.5))
+
+
 @lru_cache(maxsize=4096)
 def appearance_of(identity: int, seed: int = 0) -> Appearance:
     """The attributes of an identity.
@@ -175,12 +198,7 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
     hem = {"coat": shared.uniform(0.3, 0.4), "dress": 0.5}.get(upper, shared.uniform(0.455, 0.485))
     lower_hem = shared.uniform(0.28, 0.34) if lower == "shorts" else shared.uniform(0.24, 0.36)
     bare = shared.chance(0.55)
-    styles = (
-        ("long", "long", "ponytail", "bun", "bob")
-        if womanly
-        else ("short",) * 4 + ("curly", "bald")
-    )
-    hair = shared.pick(styles)
+    hair = shared.pick(WOMENS_HAIR if womanly else MENS_HAIR)
     shoes = shared.pick(SHOE_COLOURS)
     tint = shared.pick(_TINTS)
 
@@ -192,37 +210,19 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
     upper_texture = _textured(shared, kind, period, upper_colour, tint)
     inner_texture = _textured(shared, kind, period, inner_colour, tint)
     if upper in ("jacket", "coat") and shared.chance(0.4):
-        upper_texture = Texture(kind, period, tuple(0.6 * d for d in upper_texture.delta))
+        red, green, blue = upper_texture.delta
+        upper_texture = Texture(kind, period, (0.6 * red, 0.6 * green, 0.6 * blue))
     plain_member = shared.pick((0, 1, 2, 3))
     if member == plain_member and shared.chance(0.5):
         upper_texture = Texture()
 
-    lower_texture = Texture()
+    lower_texture = _lower_texture(own, lower, lower_colour, tint)
     side_stripe, stripe_count = None, 0
-    if lower == "jeans":
-        lower_texture = Texture("blotches", 0.02, _contrast(lower_colour, (1.0, 1.0, 1.0), 13.0))
-    elif own.chance(0.3):
-        pattern = own.pick(("vstripes", "check", "grid", "hstripes", "dots"))
-        delta = _contrast(lower_colour, tint, own.uniform(36, 64), PATTERNS[pattern][1])
-        lower_texture = Texture(pattern, own.uniform(0.02, 0.04), delta)
-    if lower == "trousers" and own.chance(0.35):
-        side_stripe, stripe_count = (
-            own.pick(((200, 198, 192), (150, 60, 58), (170, 150, 90))),
-            own.pick((1, 2, 3)),
-        )
-
+    if lower == "trousers" and own.chance(0.25):
+        side_stripe, stripe_count = own.pick(STRIPE_COLOURS), own.pick((1, 2, 3))
     picture = None
-    if upper in ("tshirt", "hoodie", "jacket", "dress", "shirt", "coat") and own.chance(0.45):
-        name = own.pick(("number", "emblem", "text", "band"))
-        width = own.uniform(0.07, 0.1)
-        height = {"number": 0.075, "emblem": width, "text": 0.05, "band": 0.06}[name]
-        light = _luma(upper_colour) < 120
-        ink = own.pick(
-            ((222, 220, 212), (196, 170, 96), (190, 100, 90))
-            if light
-            else ((44, 44, 50), (60, 70, 110), (130, 48, 52))
-        )
-        picture = Print(name, int(own.uniform(0, 400)), ink, width, height, own.chance(0.5))
+    if upper != "open_jacket" and own.chance(0.45):
+        picture = _print(own, upper_colour)
 
     front = {
         "shirt": "buttons", "jacket": "zip", "open_jacket": "open", "coat": "buttons",
@@ -232,18 +232,19 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
     front_colour = own.pick(
         ((190, 188, 182), (150, 130, 90)) if bright else ((60, 58, 58), (110, 84, 60))
     )
-    yoke = _vary(own, own.pick(UPPER_COLOURS), 6.0) if own.chance(0.12) else None
+    yoke = _vary(own, own.pick(UPPER_COLOURS), 6.0) if own.chance(0.05) else None
 
     bags = ("none", "none", "backpack", "shoulder_bag", "handbag")
-    bag = shared.pick(bags)
-    bag = own.pick(bags) if own.chance(0.35) else bag
-    hat = own.pick(("cap", "beanie")) if own.chance(0.1) else "none"
-    scarf = upper in ("coat", "jacket", "open_jacket", "hoodie") and own.chance(0.2)
+    bag, bag_side, bag_colour = shared.pick(bags), shared.pick((-1, 1)), shared.pick(BAG_COLOURS)
+    bag = own.pick(bags) if own.chance(0.15) else bag
+    bag_colour = own.pick(BAG_COLOURS) if own.chance(0.25) else bag_colour
+    hat = own.pick(("cap", "beanie")) if own.chance(0.06) else "none"
+    scarf = upper in ("coat", "jacket", "open_jacket", "hoodie") and own.chance(0.1)
     scarf_colour = own.pick(UPPER_COLOURS)
-    if own.chance(0.25):
+    if own.chance(0.12):
         shoes = own.pick(SHOE_COLOURS)
-    if womanly and own.chance(0.2):
-        hair = own.pick(("long", "ponytail", "bun", "bob"))
+    if womanly and own.chance(0.1):
+        hair = own.pick(WOMENS_HAIR)
 
     return Appearance(
         upper=upper, lower=lower,
@@ -258,8 +259,7 @@ def appearance_of(identity: int, seed: int = 0) -> Appearance:
         upper_texture=upper_texture, inner_texture=inner_texture, lower_texture=lower_texture,
         front=front, front_colour=front_colour, buttons=own.uniform(0.035, 0.06),
         yoke=yoke, side_stripe=side_stripe, stripe_count=stripe_count, print=picture,
-        bag=bag, bag_colour=own.pick(BAG_COLOURS), bag_pocket=own.pick((0, 1, 2)),
-        bag_side=own.pick((-1, 1)),
+        bag=bag, bag_colour=bag_colour, bag_pocket=own.pick((0, 1, 2)), bag_side=bag_side,
         hat=hat, hat_colour=own.pick(UPPER_COLOURS),
         hat_texture=own.pick((Texture(), Texture("hstripes", 0.024, (40.0, 40.0, 40.0)))),
         scarf=scarf, scarf_colour=scarf_colour,

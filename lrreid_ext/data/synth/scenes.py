@@ -237,6 +237,7 @@ def background(
     wide = tall * width / height
     left = draws.uniform(0.0, WIDTH - wide)
     top = min(max(0.0, _FEET + draws.uniform(-12, 12) - ground * tall), HEIGHT - tall)
-    box = tuple(round(v, 2) for v in (left, top, min(left + wide, WIDTH), min(top + tall, HEIGHT)))
+    right, bottom = min(left + wide, WIDTH), min(top + tall, HEIGHT)
+    box = (round(left, 2), round(top, 2), round(right, 2), round(bottom, 2))
     piece = _scene(name, seed).resize((width, height), Image.Resampling.BILINEAR, box)
     return np.asarray(piece)

@@ -2,8 +2,8 @@
 
 Positions are in body heights: ``a`` around the body (angle times radius, 0 in front), ``b`` along
 it (0 at the upper end). A pattern that is laid out so moves, turns and foreshortens with the body.
-A person in a 128-pixel image is about 112 pixels tall, so the periods used here (0.018 to 0.055) are
-2 to 6 pixels.
+A person in a 128-pixel image is about 112 pixels tall, so the periods used here (0.018 to 0.055)
+are 2 to 6 pixels.
 """
 
 from __future__ import annotations

@@ -1,0 +1,129 @@
+"""Phases, freezing, schedules and the choice of twins, against hand-worked cases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TINY_OSNET, TINY_PSHRNET
+from torch import nn
+
+from lrreid_ext.data.select import select
+from lrreid_ext.engine.phases import Phase, freeze_for, phase_at, phases_of, set_modes
+from lrreid_ext.engine.solver import build_optimizer, build_scheduler
+
+PSHRNET = "projects/PSHRNet/mlr_market.yml"
+
+
+def small_model() -> nn.Module:
+    return nn.ModuleDict(
+        {
+            "frontend": nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)),
+            "backbone": nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)),
+        }
+    )
+
+
+def test_phases_follow_each_other(make_cfg):
+    phases = phases_of(make_cfg(PSHRNET, TINY_PSHRNET, "PHASES.teacher.EPOCHS", "3"))
+    assert [(p.name, p.start, p.end) for p in phases] == [("teacher", 0, 3), ("student", 3, 5)]
+    assert [phase_at(phases, e).name for e in range(6)] == ["teacher"] * 3 + ["student"] * 3
+
+
+def test_frozen_modules_neither_learn_nor_gather_statistics():
+    model = small_model()
+    phase = Phase("p", 1, 0, train=("backbone",))
+    freeze_for(model, phase)
+    set_modes(model, phase)
+    assert not any(p.requires_grad for p in model["frontend"].parameters())
+    assert all(p.requires_grad for p in model["backbone"].parameters())
+    assert not model["frontend"][1].training
+    assert model["backbone"][1].training
+    assert model.training
+
+
+def test_a_module_inside_a_frozen_one_can_learn():
+    model = small_model()
+    phase = Phase("p", 1, 0, train=("backbone.0",))
+    freeze_for(model, phase)
+    set_modes(model, phase)
+    assert model["backbone"][0].weight.requires_grad
+    assert not model["backbone"][1].weight.requires_grad
+    assert not model["backbone"][1].training
+
+
+@pytest.mark.parametrize(
+    ("sched", "extra", "expected"),
+    [
+        ("Constant", [], [1, 1, 1, 1, 1, 1, 1, 1]),
+        ("MultiStepLR", ["SOLVER.STEPS", "[1, 3]"], [1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01]),
+        (
+            "MultiStepLR",
+            ["SOLVER.STEPS", "[3]", "SOLVER.WARMUP_ITERS", "4", "SOLVER.WARMUP_FACTOR", "0.2"],
+            [0.2, 0.4, 0.6, 0.8, 1, 1, 0.1, 0.1],
+        ),
+        (
+            "CosineAnnealingLR",
+            ["SOLVER.ETA_MIN_LR", "0.0"],
+            [(1 + torch.cos(torch.tensor(torch.pi * t / 8)).item()) / 2 for t in range(8)],
+        ),
+    ],
+)
+def test_schedules(make_cfg, sched, extra, expected):
+    cfg = make_cfg(
+        "configs/osnet_hr.yml", TINY_OSNET, "SOLVER.WARMUP_ITERS", "0", "SOLVER.SCHED", sched,
+        "SOLVER.MAX_EPOCH", "4", "SOLVER.BASE_LR", "1.0", "SOLVER.OPT", "SGD", *extra,
+    )  # fmt: skip
+    optimizer = build_optimizer(cfg, small_model())
+    scheduler = build_scheduler(cfg, optimizer, iters_per_epoch=2)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_rates_by_module(make_cfg):
+    cfg = make_cfg(
+        "configs/osnet_hr.yml", TINY_OSNET, "SOLVER.BASE_LR", "1.0",
+        "SOLVER.LR_FACTORS", "[['frontend', 0.5], ['frontend.1', 0.1]]",
+    )  # fmt: skip
+    model = small_model()
+    optimizer = build_optimizer(cfg, model)
+    rate = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rate[id(model["frontend"][0].weight)] == 0.5
+    assert rate[id(model["frontend"][1].weight)] == 0.1
+    assert rate[id(model["backbone"][0].weight)] == 1.0
+
+
+def batch() -> dict:
+    hr = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
+    return {
+        "images": hr,
+        "images_lr": hr + 100,
+        "native_size": torch.full((4, 2), 8),
+        "native_size_lr": torch.full((4, 2), 2),
+        "factor": torch.tensor([2.0, 3.0, 4.0, 2.0]),
+        "lr_mask": torch.tensor([True, False, True, False]),
+        "targets": torch.tensor([0, 0, 1, 1]),
+        "camids": torch.zeros(4, dtype=torch.int64),
+        "img_paths": list("abcd"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("train_on", "pixels", "factors"),
+    [
+        ("hr", [0, 1, 2, 3], [1, 1, 1, 1]),
+        ("lr", [100, 101, 102, 103], [2, 3, 4, 2]),
+        ("mixed", [100, 1, 102, 3], [2, 1, 4, 1]),
+        ("both", [0, 1, 2, 3, 100, 101, 102, 103], [1, 1, 1, 1, 2, 3, 4, 2]),
+    ],
+)
+def test_select(train_on, pixels, factors):
+    out = select(batch(), train_on)
+    assert out["images"][:, 0, 0, 0].tolist() == pixels
+    assert out["factor"].tolist() == factors
+    assert out["images_hr"][:, 0, 0, 0].tolist() == [p % 100 for p in pixels]
+    assert out["native_size"][:, 0].tolist() == [2 if f > 1 else 8 for f in factors]
+    assert len(out["img_paths"]) == len(out["targets"]) == len(pixels)

@@ -1,0 +1,178 @@
+"""The generic pipeline and PS-HRNet: what passes where, and what gets a gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import TINY_OSNET, TINY_PSHRNET
+
+from lrreid_ext.config import ConfigError
+from lrreid_ext.engine.phases import Phase, freeze_for, set_modes
+from lrreid_ext.engine.trainer import build_model
+from lrreid_ext.modeling.losses import l1_image, smooth_cross_entropy
+from lrreid_ext.modeling.meta_arch.pipeline import loss_key
+
+OSNET, PSHRNET = "configs/osnet_copies.yml", "projects/PSHRNet/mlr_market.yml"
+CLASSES = ["MODEL.HEADS.NUM_CLASSES", "4"]
+
+
+def batch(factors=(1.0, 2.0, 4.0, 1.0)) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.rand(4, 3, 64, 32, generator=generator) * 255
+    lr = (hr + torch.randn(hr.shape, generator=generator) * 20).clamp(0, 255)
+    factor = torch.tensor(factors)
+    return {
+        "images": torch.where(factor.view(-1, 1, 1, 1) > 1, lr, hr),
+        "images_hr": hr,
+        "images_lr": lr,
+        "native_size": torch.tensor([[64 // int(f), 32 // int(f)] for f in factors]),
+        "factor": factor,
+        "targets": torch.tensor([0, 0, 1, 1]),
+    }
+
+
+def test_only_low_resolution_images_pass_through_the_front_end(make_cfg):
+    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.APPLY", "lr")
+    model = build_model(cfg).eval()
+    data = batch()
+    with torch.no_grad():
+        out = model.restore(data).images
+        whole = model.frontend(data["images"]).images
+    assert torch.equal(out[[0, 3]], data["images"][[0, 3]])
+    torch.testing.assert_close(out[[1, 2]], whole[[1, 2]])
+    assert not torch.equal(out[1], data["images"][1])
+
+
+def test_native_size_decides_where_the_factor_is_unknown(make_cfg):
+    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.APPLY", "lr")
+    data = batch()
+    del data["factor"]
+    assert build_model(cfg).low_resolution(data).tolist() == [False, True, True, False]
+
+
+def test_images_are_not_changed_in_place(make_cfg):
+    model = build_model(make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES)).eval()
+    data = batch()
+    before = {k: v.clone() for k, v in data.items()}
+    with torch.no_grad():
+        model(data)
+    assert all(torch.equal(before[k], data[k]) for k in data)
+
+
+def test_losses_are_what_the_parts_give(make_cfg):
+    cfg = make_cfg(
+        OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS_WEIGHT", "0.25",
+        "MODEL.LOSSES.NAME", "['SmoothCrossEntropyLoss']", "MODEL.LOSSES.CE.SCALE", "3.0",
+    )  # fmt: skip
+    model = build_model(cfg).train()
+    data = batch()
+    losses = model(data)
+    restored = model.frontend(data["images"]).images
+    assert losses["loss_sr"].item() == pytest.approx(
+        0.25 * l1_image(restored, data["images_hr"]).item(), rel=1e-5
+    )
+    outputs = model.heads(model.backbone(model.normalise(restored)), data["targets"])
+    expected = 3.0 * smooth_cross_entropy(outputs["cls_outputs"], data["targets"], 0.1)
+    assert losses["loss_smooth_cross_entropy"].item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_sr_step_trains_the_front_end_alone(make_cfg):
+    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "VDSR", "MODEL.SR.DEPTH", "3")
+    model = build_model(cfg).train()
+    model.set_step("sr")
+    losses = model(batch())
+    assert list(losses) == ["loss_sr"]
+    losses["loss_sr"].backward()
+    assert all(p.grad is not None for p in model.frontend.parameters())
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+def test_a_front_end_with_nothing_to_learn_says_so(make_cfg):
+    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES)).train()
+    model.set_step("sr")
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        model(batch())
+
+
+def test_student_gradients_reach_all_but_the_teacher(make_cfg):
+    model = build_model(make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES))
+    phase = Phase("student", 1, 0, train=("frontend", "backbone", "heads"))
+    freeze_for(model, phase)
+    set_modes(model, phase)
+    losses = model(batch())
+    assert set(losses) == {
+        "loss_smooth_cross_entropy", "loss_sequence_triplet", "loss_sr", "loss_ps", "cls_accuracy",
+    }  # fmt: skip
+    sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is None) == name.startswith("teacher."), name
+
+
+def test_pseudo_siamese_loss_against_a_loop(make_cfg):
+    cfg = make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES, "MODEL.HEADS.DROPOUT", "0.0")
+    model = build_model(cfg)
+    phase = Phase("student", 1, 0, train=("frontend", "backbone", "heads"))
+    freeze_for(model, phase)
+    set_modes(model, phase)
+    data = batch()
+    found = model(data)["loss_ps"].item()
+    with torch.no_grad():
+        guide = model.teacher.heads.represent(
+            model.teacher.backbone(model.normalise(data["images_hr"]))
+        )
+        own = model.heads.represent(
+            model.backbone(model.normalise(model.frontend(data["images"]).images))
+        )
+    expected = 0.0
+    for a, b in [
+        (guide["sequences"][0], own["sequences"][0]),
+        (guide["sequences"][3], own["sequences"][3]),
+        (guide["sequences"][4], own["sequences"][4]),
+        (guide["cls_outputs"], own["cls_outputs"]),
+    ]:
+        total = 0.0
+        for row_a, row_b in zip(a.tolist(), b.tolist(), strict=True):
+            total += sum(abs(x - y) for x, y in zip(row_a, row_b, strict=True))
+        expected += total / a.numel()
+    assert found == pytest.approx(0.5 * expected, rel=1e-4)
+
+
+def test_what_is_evaluated_follows_the_step(make_cfg):
+    model = build_model(make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES)).eval()
+    data = batch()
+    with torch.no_grad():
+        student = model(data)
+        model.set_step("teacher")
+        teacher = model(data)
+        expected = model.teacher.heads(model.teacher.backbone(model.normalise(data["images"])))
+    assert torch.equal(teacher, expected)
+    assert not torch.allclose(student, teacher)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["MODEL.SR.LOSS_WEIGHT", "0", "PSHRNET.PS_WEIGHT", "0"], set()),  # ID
+        (["PSHRNET.PS_WEIGHT", "0"], {"loss_sr"}),  # SR + ID
+        ([], {"loss_sr", "loss_ps"}),  # SR + ID + PS
+        (["MODEL.SR.NAME", "Bicubic"], {"loss_ps"}),
+    ],
+)
+def test_ablations_are_one_key_away(make_cfg, overrides, expected):
+    model = build_model(make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES, *overrides)).train()
+    losses = {k for k in model(batch()) if k.startswith("loss")}
+    assert losses - {"loss_smooth_cross_entropy", "loss_sequence_triplet"} == expected
+
+
+def test_unknown_terms_and_steps_are_named(make_cfg):
+    cfg = make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES, "PSHRNET.PS_TERMS", "['seq9']")
+    with pytest.raises(ConfigError, match="'seq9'"):
+        build_model(cfg).train()(batch())
+    with pytest.raises(ConfigError, match="no step 'nap'"):
+        build_model(cfg).set_step("nap")
+
+
+def test_loss_keys():
+    assert loss_key("BatchHardTripletLoss") == "loss_batch_hard_triplet"
+    assert loss_key("CrossEntropyLoss") == "loss_cross_entropy"
+    assert loss_key("Cosface") == "loss_cosface"
