@@ -12,7 +12,6 @@ setup(
     description="Low- and cross-resolution person re-identification on fast-reid",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["lrreid_ext", "lrreid_ext.*"]),
     install_requires=[

@@ -79,6 +79,8 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.MODEL.SR.GROUPS = 10
     cfg.MODEL.SR.BLOCKS = 20
 
+    # Keep convolution weights channels-last: a quarter faster on CPUs, and on GPUs with AMP.
+    cfg.MODEL.CHANNELS_LAST = True
     # A timm model for build_timm_backbone, by timm's name.
     cfg.MODEL.BACKBONE.TIMM_NAME = "resnet50"
     # HRNet: width of the highest-resolution branch (32: HRNet-W32), modules in stages 2 to 4,
@@ -120,7 +122,8 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.SOLVER.LOG_PERIOD = 20
 
     # ------------------------------------------------------------------ evaluation
-    # Evaluators, by name in EVALUATOR_REGISTRY.
+    # Evaluators, by name in EVALUATOR_REGISTRY. ImageQualityEvaluator adds PSNR and SSIM of the
+    # restored queries against their HR twins.
     cfg.TEST.EVALUATORS = ["CrossResolutionEvaluator"]
     # Protocols of the standard evaluator.
     cfg.TEST.PROTOCOLS = ["single_shot", "multi_shot"]

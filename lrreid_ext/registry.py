@@ -50,7 +50,12 @@ else the head adds) and ``targets`` (B,) int64. ``TripletLoss`` is logged as ``l
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
 Evaluators named in ``TEST.EVALUATORS``. Called as ``obj(cfg, test_set, output_dir)`` with a
-:class:`lrreid_ext.data.TestSet`; returns a ``fastreid.evaluation.DatasetEvaluator``.
+:class:`lrreid_ext.data.TestSet`; returns a ``fastreid.evaluation.DatasetEvaluator``, whose
+``process(batch, features)`` sees every batch once.
+
+An evaluator that wants other outputs than features may offer ``attach(model) -> nn.Module``: called
+once before the images come, with the model that is evaluated; what it returns is run in the model's
+place, and ``process`` receives its outputs. The flip test is for features and is then left out.
 """
 
 HOOK_REGISTRY = Registry("HOOK")

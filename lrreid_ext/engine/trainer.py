@@ -65,13 +65,16 @@ def build_model(cfg: CfgNode) -> nn.Module:
     model = build(cfg)
     if cfg.MODEL.INIT.WEIGHTS:
         init_weights(model, cfg.MODEL.INIT.WEIGHTS, cfg.MODEL.INIT.MAP)
+    if cfg.MODEL.CHANNELS_LAST:
+        model = model.to(memory_format=torch.channels_last)
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
 def set_step(model: nn.Module, step: str) -> None:
     """Tell the architecture which of its training steps is on."""
-    if hasattr(model, "set_step"):
-        model.set_step(step)
+    choose = getattr(model, "set_step", None)
+    if choose is not None:
+        choose(step)
     elif step:
         raise ConfigError(f"PHASES.*.STEP: {type(model).__name__} has no steps, so not {step!r}")
 
@@ -87,7 +90,9 @@ class Trainer(TrainerBase):
         super().__init__()
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
         self.data_loader = build_train_loader(cfg)
-        self.cfg = with_num_classes(cfg, self.data_loader.dataset.num_classes)
+        dataset: Any = self.data_loader.dataset
+        self.sampler: Any = self.data_loader.batch_sampler
+        self.cfg = with_num_classes(cfg, dataset.num_classes)
         self.phases = phases_of(self.cfg)
         self.phase: Phase | None = None
         self.raw_model = build_model(self.cfg)
@@ -232,7 +237,7 @@ class Trainer(TrainerBase):
         )
 
     # ---------------------------------------------------------------- loop
-    def train(self) -> dict[str, Any]:  # type: ignore[override]
+    def train(self) -> dict[str, Any]:
         """Run all epochs that remain.
 
         Returns:
@@ -253,7 +258,7 @@ class Trainer(TrainerBase):
             self.enter(phase, resumed=resumed)
         set_modes(self.raw_model, phase)
         seed_everything(derive("train", self.cfg.SEED, self.epoch, comm.get_rank()))
-        self.data_loader.batch_sampler.epoch = self.epoch
+        self.sampler.epoch = self.epoch
         self._batches = iter(self.data_loader)
         super().before_epoch()
 
@@ -270,7 +275,8 @@ class Trainer(TrainerBase):
         # Gradients left over at the end of an epoch are dropped, so that epochs stand alone.
         if (done - 1) % self.accumulate == 0:
             self.optimizer.zero_grad(set_to_none=True)
-        wait = self.model.no_sync() if self._ddp() and not steps else nullcontext()
+        ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
+        wait = ddp.no_sync() if ddp is not None and not steps else nullcontext()
         with wait:
             with torch.autocast(
                 self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None
@@ -288,9 +294,6 @@ class Trainer(TrainerBase):
         else:
             self.optimizer.step()
         self.scheduler.step()
-
-    def _ddp(self) -> bool:
-        return isinstance(self.model, DistributedDataParallel)
 
     def _weigh(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         assert self.phase is not None
@@ -330,8 +333,11 @@ class Trainer(TrainerBase):
 
     # ---------------------------------------------------------------- test
     def test(self, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Evaluate, and put every module back into the mode it was in."""
-        return evaluate(cfg, model, self.training_info())
+        """Evaluate; an earlier phase's results go into a folder of its name below OUTPUT_DIR."""
+        assert self.phase is not None
+        last = self.phase is self.phases[-1]
+        out = cfg.OUTPUT_DIR if last else os.path.join(cfg.OUTPUT_DIR, self.phase.name)
+        return evaluate(cfg, model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
         """How the weights came about: command, commit, machine, seed, phase and epochs."""
@@ -346,7 +352,7 @@ class Trainer(TrainerBase):
 
 
 def evaluate(
-    cfg: CfgNode, model: nn.Module, training: dict[str, Any] | None = None
+    cfg: CfgNode, model: nn.Module, output_dir: str = "", training: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Evaluate a model on every data set of DATASETS.TESTS with every evaluator.
 
@@ -355,6 +361,7 @@ def evaluate(
     Args:
         cfg: the config.
         model: the model.
+        output_dir: where the results are written; "" is OUTPUT_DIR.
         training: how the weights came about, to stand beside the figures.
 
     Returns:
@@ -373,8 +380,11 @@ def evaluate(
         figures: dict[str, Any] = OrderedDict()
         for evaluator_name in cfg.TEST.EVALUATORS:
             build = lookup(EVALUATOR_REGISTRY, evaluator_name, "TEST.EVALUATORS")
-            evaluator = build(cfg, test_set, cfg.OUTPUT_DIR)
-            figures.update(extract(model, loader, evaluator, cfg.TEST.FLIP.ENABLED))
+            evaluator = build(cfg, test_set, output_dir or cfg.OUTPUT_DIR)
+            attach = getattr(evaluator, "attach", None)
+            run = model if attach is None else attach(model)
+            flip = cfg.TEST.FLIP.ENABLED and attach is None
+            figures.update(extract(run, loader, evaluator, flip))
         results[name] = figures
     return results
 
@@ -404,7 +414,7 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
             f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(p.name for p in phases)}"
         )
     set_step(model, next(p.step for p in phases if p.name == wanted))
-    return evaluate(_with_weights(cfg, path), model, training_info_of(path))
+    return evaluate(_with_weights(cfg, path), model, training=training_info_of(path))
 
 
 def training_info_of(path: str) -> dict[str, Any]:
@@ -424,12 +434,18 @@ def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
 
 
 def _without_initial_weights(cfg: CfgNode) -> CfgNode:
-    # The checkpoint replaces them all, so they need not be at hand.
+    # The checkpoint replaces them all, so the files need not be at hand. Plugins' keys too.
+    def blank(node: CfgNode) -> None:
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                blank(value)
+            elif key.endswith("WEIGHTS") and isinstance(value, str):
+                node[key] = ""
+
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.PRETRAIN = False
-    cfg.MODEL.SR.WEIGHTS = ""
-    cfg.MODEL.INIT.WEIGHTS = ""
+    blank(cfg)
     cfg.freeze()
     return cfg
 

@@ -1,7 +1,8 @@
-"""Ranking, single-shot trials, and the cross-resolution evaluator."""
+"""Ranking, single-shot trials, image quality, and the evaluators."""
 
 from lrreid_ext.evaluation.distance import METRICS, distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator, psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated, extract
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
@@ -11,6 +12,7 @@ from lrreid_ext.evaluation.single_shot import SingleShot, draw_gallery, single_s
 __all__ = [
     "METRICS",
     "CrossResolutionEvaluator",
+    "ImageQualityEvaluator",
     "Isolated",
     "RankStatistics",
     "ResultsError",
@@ -22,7 +24,10 @@ __all__ = [
     "extract",
     "load_results",
     "provenance",
+    "psnr",
     "rank_statistics",
     "results_table",
     "single_shot",
+    "ssim",
+    "twin_files",
 ]

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -101,7 +101,7 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             ValueError: images missing or scored twice, features that are not finite, or no query
                 with a right answer.
         """
-        features = self._gather()
+        features = gather_rows(self._features, self._indices, self.test_set)
         if features is None:
             return OrderedDict()
         start = time.perf_counter()
@@ -113,35 +113,6 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             write_json(path, results)
             logger.info("Results written to %s", path)
         return flat_figures(results)
-
-    def _gather(self) -> Tensor | None:
-        """The features (N, D) in the test set's order; None on all processes but the first."""
-        # As arrays: pickling a tensor copies the whole storage that it is a view of.
-        share = (
-            torch.cat(self._features).numpy() if self._features else None,
-            torch.cat(self._indices).numpy() if self._indices else None,
-        )
-        shares = [s for s in comm.gather(share, dst=0) if s[0] is not None]
-        if not comm.is_main_process():
-            return None
-        total, name = len(self.test_set.samples), self.test_set.name
-        if not shares:
-            raise ValueError(f"test set {name!r}: the loader gave no images")
-        indices = np.concatenate([index for _, index in shares])
-        if indices.min() < 0 or indices.max() >= total:
-            raise ValueError(f"test set {name!r}: an index lies outside its {total} images")
-        seen = np.bincount(indices, minlength=total)
-        if (seen != 1).any():
-            raise ValueError(
-                f"test set {name!r}: each of its {total} images must come once, but "
-                f"{(seen == 0).sum()} are missing and {(seen > 1).sum()} came more than once. "
-                "Load it with fastreid.data.samplers.InferenceSampler and drop no batch."
-            )
-        ordered = torch.empty(total, shares[0][0].shape[1])
-        ordered[torch.from_numpy(indices)] = torch.from_numpy(
-            np.concatenate([features for features, _ in shares])
-        )
-        return ordered
 
     def _score(self, features: Tensor) -> dict[str, Any]:
         """The content of the results file."""
@@ -171,7 +142,7 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         return {
             "test_set": self.test_set.name,
             "manifest_hash": self.test_set.manifest_hash,
-            "info": json.loads(json.dumps(self.test_set.info, default=_plain)),
+            "info": plain_info(self.test_set),
             "protocols": list(test.PROTOCOLS),
             "trials": test.TRIALS,
             "seed": test.SEED,
@@ -327,6 +298,55 @@ def query_groups(test_set: TestSet) -> OrderedDict[str, NDArray[np.int64]]:
             for label, mask in factor_parts(drawn):
                 groups[f"{name}@{label}"] = groups[name][mask]
     return groups
+
+
+def gather_rows(
+    rows: Sequence[Tensor], indices: Sequence[Tensor], test_set: TestSet, total: int | None = None
+) -> Tensor | None:
+    """Put every process's rows in order.
+
+    Args:
+        rows: batches (B, D) of this process, float32, on the CPU.
+        indices: the places (B,) int64 of each batch's rows.
+        test_set: what errors name.
+        total: how many rows there must be; by default as many as the test set has images.
+
+    Returns:
+        Rows (total, D); None on all processes but the first.
+
+    Raises:
+        ValueError: rows missing or given twice, or no rows at all.
+    """
+    # As arrays: pickling a tensor copies the whole storage that it is a view of.
+    share = (
+        torch.cat(list(rows)).numpy() if rows else None,
+        torch.cat(list(indices)).numpy() if indices else None,
+    )
+    shares = [s for s in comm.gather(share, dst=0) if s[0] is not None]
+    if not comm.is_main_process():
+        return None
+    total, name = len(test_set.samples) if total is None else total, test_set.name
+    if not shares:
+        raise ValueError(f"test set {name!r}: the loader gave no images")
+    places = np.concatenate([index for _, index in shares])
+    if places.min() < 0 or places.max() >= total:
+        raise ValueError(f"test set {name!r}: an index lies outside its {total} images")
+    seen = np.bincount(places, minlength=total)
+    if (seen != 1).any():
+        raise ValueError(
+            f"test set {name!r}: each of its {total} images must come once, but "
+            f"{(seen == 0).sum()} are missing and {(seen > 1).sum()} came more than once. "
+            "Load it with fastreid.data.samplers.InferenceSampler and drop no batch."
+        )
+    ordered = torch.empty(total, shares[0][0].shape[1])
+    ordered[torch.from_numpy(places)] = torch.from_numpy(np.concatenate([r for r, _ in shares]))
+    return ordered
+
+
+def plain_info(test_set: TestSet) -> dict[str, Any]:
+    """What the test set says of itself, in types that JSON has words for."""
+    info: dict[str, Any] = json.loads(json.dumps(test_set.info, default=_plain))
+    return info
 
 
 def factor_parts(factors: NDArray[np.float64]) -> list[tuple[str, NDArray[np.bool_]]]:

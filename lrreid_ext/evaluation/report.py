@@ -39,7 +39,9 @@ def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
-        raise ResultsError(f"{path}: no such file; tools/eval_net.py writes it") from error
+        raise ResultsError(
+            f"{path}: no such file; tools/train_net.py --eval-only writes it"
+        ) from error
     except (OSError, ValueError) as error:
         raise ResultsError(f"{path}: can't be read as JSON: {error}") from error
     return _checked(content, str(path))

@@ -12,5 +12,8 @@ def add_config(cfg: CfgNode) -> None:
     cfg.PSHRNET = CfgNode()
     # lambda_PS of Eq. 12; 0: no pseudo-siamese loss.
     cfg.PSHRNET.PS_WEIGHT = 0.5
+    # A trained model whose backbone and head are the teacher; start at the student then:
+    # START_PHASE student PSHRNET.TEACHER_WEIGHTS logs/hr/model_final.pth
+    cfg.PSHRNET.TEACHER_WEIGHTS = ""
     # What teacher and student compare (Eq. 11; the paper's best set of Table VII).
     cfg.PSHRNET.PS_TERMS = ["seq1", "seq4", "seq5", "pred_class_logits"]

@@ -10,6 +10,7 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.losses import pseudo_siamese
 from lrreid_ext.modeling.meta_arch import Pipeline, build_heads
@@ -32,6 +33,23 @@ class Branch(nn.Module):
             )
         self.backbone = backbone
         self.heads = heads
+
+    def load(self, path: str) -> None:
+        """Take the weights of a trained model's backbone and head (or of its own teacher).
+
+        Raises:
+            FileNotFoundError, WeightsError: no such file, or weights that don't fit.
+        """
+        state = read_state_dict(path, "PSHRNET.TEACHER_WEIGHTS")
+        prefix = "teacher." if any(k.startswith("teacher.") for k in state) else ""
+        parts = (f"{prefix}backbone.", f"{prefix}heads.")
+        state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(parts)}
+        load_strictly(self, state, f"PSHRNET.TEACHER_WEIGHTS: {path}")
+
+    def represent(self, images: Tensor) -> dict[str, Any]:
+        """All outputs of the head for normalised images (B, 3, H, W), in either mode."""
+        heads: Any = self.heads
+        return heads.represent(self.backbone(images))
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,9 +84,12 @@ class PSHRNet(Pipeline):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
+        teacher = Branch(build_backbone(cfg), build_heads(cfg))
+        if cfg.PSHRNET.TEACHER_WEIGHTS:
+            teacher.load(cfg.PSHRNET.TEACHER_WEIGHTS)
         return {
             **super().from_config(cfg),
-            "teacher": Branch(build_backbone(cfg), build_heads(cfg)),
+            "teacher": teacher,
             "ps_weight": cfg.PSHRNET.PS_WEIGHT,
             "ps_terms": cfg.PSHRNET.PS_TERMS,
         }
@@ -94,8 +115,7 @@ class PSHRNet(Pipeline):
         losses |= self.frontend_losses(restored, batch)
         if self.ps_weight > 0:
             with torch.no_grad():
-                maps = self.teacher.backbone(self.normalise(batch["images_hr"]))
-                guide = self.teacher.heads.represent(maps)
+                guide = self.teacher.represent(self.normalise(batch["images_hr"]))
             losses["loss_ps"] = self.ps_weight * pseudo_siamese(
                 self.terms(guide), self.terms(outputs)
             )

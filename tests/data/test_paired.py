@@ -1,4 +1,4 @@
-"""HR/LR twins: one draw of augmentation for both, one factor per sample, nothing left to history."""
+"""HR/LR twins: one draw of augmentation for both, a factor per sample, nothing left to chance."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pixels(image: Image.Image) -> torch.Tensor:
 
 @pytest.fixture
 def ramp(tmp_path: Path) -> list[tuple[str, str, str]]:
-    """A smooth ramp, which degradation hardly changes, so that twins can be compared by position."""
+    """A smooth ramp, which degradation hardly changes, so twins can be compared by position."""
     y, x = np.mgrid[0:64, 0:32]
     image = np.stack([4 * y, 8 * x, 2 * (x + y)], axis=2).clip(0, 255).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "ramp.png")

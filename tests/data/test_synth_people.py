@@ -42,7 +42,9 @@ def test_every_argument_matters():
     assert len(set(hashes)) == len(hashes)
 
 
-@pytest.mark.parametrize("size", [(128, 64), (256, 128), (64, 32), (160, 60), (32, 16), (384, 128)])
+@pytest.mark.parametrize(
+    "size", [(128, 64), (256, 128), (64, 32), (160, 60), (32, 16), (384, 128), (40, 200)]
+)
 def test_shape_type_and_content(size):
     height, width = size
     image = render(2, 3, 0, height=height, width=width)

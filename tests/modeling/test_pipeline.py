@@ -176,3 +176,18 @@ def test_loss_keys():
     assert loss_key("BatchHardTripletLoss") == "loss_batch_hard_triplet"
     assert loss_key("CrossEntropyLoss") == "loss_cross_entropy"
     assert loss_key("Cosface") == "loss_cosface"
+
+
+def test_a_trained_model_can_be_the_teacher(make_cfg, tmp_path):
+    trained = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, "SEED", "7"))
+    path = str(tmp_path / "hr.pth")
+    torch.save({"model": trained.state_dict()}, path)
+    cfg = make_cfg("configs/osnet_teacher.yml", TINY_OSNET, *CLASSES)
+    fresh = build_model(cfg)
+    cfg.defrost()
+    cfg.PSHRNET.TEACHER_WEIGHTS = path
+    model = build_model(cfg)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[f"teacher.{name}"], tensor)
+    first = next(k for k in trained.state_dict() if k.endswith("conv.weight"))
+    assert not torch.equal(fresh.state_dict()[f"teacher.{first}"], trained.state_dict()[first])

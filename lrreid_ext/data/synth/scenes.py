@@ -234,7 +234,7 @@ def background(
         (height, width, 3) uint8 RGB.
     """
     tall = 256.0 * draws.uniform(0.72, 0.9)
-    wide = tall * width / height
+    wide = min(tall * width / height, float(WIDTH))
     left = draws.uniform(0.0, WIDTH - wide)
     top = min(max(0.0, _FEET + draws.uniform(-12, 12) - ground * tall), HEIGHT - tall)
     right, bottom = min(left + wide, WIDTH), min(top + tall, HEIGHT)

@@ -62,6 +62,8 @@ class Pipeline(nn.Module):
     """
 
     steps: tuple[str, ...] = ("reid", "sr")
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -193,7 +195,7 @@ class Pipeline(nn.Module):
             low = self.low_resolution(batch)
             if not bool(low.any()):
                 # A batch without LR images still has to give every process the same losses.
-                zero = sum(p.sum() for p in self.frontend.parameters()) * 0.0
+                zero = torch.stack([p.sum() for p in self.frontend.parameters()]).sum() * 0.0
                 return {"loss_sr": zero}
             restored = FrontendOutput(restored.images[low], restored.extras)
             hr = hr[low]

@@ -1,0 +1,360 @@
+#!/usr/bin/env python3
+"""Collect measured results into the repository, and write them as tables into Markdown files.
+
+tools/update_tables.py add logs/demo/hr --to projects/PSHRNet/results/hr.json --title "HR only"
+tools/update_tables.py write projects/PSHRNet/README.md
+tools/update_tables.py write projects/PSHRNet/README.md --check
+
+A table stands between two lines of the Markdown file, and is made of the files that match the
+pattern, seen from the Markdown file's folder:
+
+  <!-- table: results/*.json -->
+  <!-- /table -->
+
+or with chosen figures, several of them between commas:
+
+  <!-- table: results/*.json columns=single_shot/query/Rank-5,multi_shot/x4/mAP -->
+  <!-- /table -->
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrreid_ext.evaluation.provenance import write_json
+from lrreid_ext.evaluation.report import ResultsError, figure, load_results, results_table
+
+# A results file above this many bytes leaves its per-trial figures behind.
+MOST_BYTES = 20_000
+
+COMMAND = "command"
+
+# How an absolute path begins, also after "key:" or a bracket; not the slashes of a/b or http://a.
+_ROOT = r"(?:file:///|(?<![\w./~-])(?!(?<=:)//)(?:~?/|[A-Za-z]:[\\/]))"
+_QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ROOT}[^'"]+)(?P=quote)""")
+_BARE = re.compile(rf"""{_ROOT}[^\s'",;:)\]}}]+""")
+_OPTION = re.compile(r"--?[\w.-]+=")
+
+_OPEN = re.compile(r"<!-- table: (?P<glob>\S+)(?: columns=(?P<columns>\S+))? -->")
+_CLOSE = "<!-- /table -->"
+_FENCE = re.compile(r" {0,3}(```+|~~~+)")
+
+
+class TableError(ValueError):
+    """Something a user can put right; the message names the file."""
+
+
+# ---------------------------------------------------------------- add
+def collect(
+    run: Path, to: Path, title: str, *, note: str | None = None, order: int | None = None
+) -> dict[str, Any]:
+    """Copy a run's results to ``to``, without paths of this machine.
+
+    Args:
+        run: a run's folder, which holds one ``results_<test set>.json``, or such a file.
+        to: JSON file to write; its folder is made if need be.
+        title: the row's name in tables.
+        note: a remark to be shown under the tables.
+        order: the row's place in tables; rows without one come last.
+
+    Returns:
+        What was written.
+
+    Raises:
+        TableError: no results file in the folder or several, a title or note of more than a line,
+            or a ``to`` that isn't a JSON file.
+        ResultsError: a results file that can't be used.
+    """
+    for name, text in (("title", title), ("note", note)):
+        if text is not None and (not text.strip() or "\n" in text):
+            raise TableError(f"--{name} {text!r}: write one line")
+    if to.suffix != ".json":
+        raise TableError(f"--to {to}: must end in .json")
+    content = portable(load_results(_results_file(run)))
+    extra = {"title": title, "note": note, "order": order}
+    content = {**{k: v for k, v in extra.items() if v is not None}, **content}
+    if len(json.dumps(content, indent=2)) > MOST_BYTES:
+        for entry in content["groups"].values():
+            entry.get("single_shot", {}).pop("trials", None)
+    write_json(to, content)
+    return content
+
+
+def _results_file(run: Path) -> Path:
+    if run.is_file():
+        return run
+    found = sorted(run.glob("results_*.json"))
+    if not found:
+        raise TableError(f"{run}: holds no results_*.json; has this run been evaluated?")
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise TableError(f"{run}: holds {names}; name one of these files instead of the folder")
+    return found[0]
+
+
+def portable(value: Any, key: str = "") -> Any:
+    """JSON content whose strings hold no absolute path: of each, ``.../`` and its last part stay.
+
+    Args:
+        value: anything JSON holds.
+        key: the key that it stands under; a ``command`` is taken apart word by word.
+    """
+    if isinstance(value, Mapping):
+        return {k: portable(v, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [portable(v, key) for v in value]
+    if not isinstance(value, str):
+        return value
+    if key != COMMAND:
+        return _shortened(value)
+    try:
+        words = shlex.split(value)
+    except ValueError:  # quotes that don't close: not a command after all
+        return _shortened(value)
+    return shlex.join(_shortened(word) for word in words)
+
+
+def _shortened(text: str) -> str:
+    option = _OPTION.match(text)
+    start = option.end() if option else 0
+    if re.match(_ROOT, text[start:]):  # all of it is one path, which may hold blanks
+        return text[:start] + _last(text[start:])
+    text = _QUOTED.sub(lambda m: m["quote"] + _last(m["path"]) + m["quote"], text)
+    return _BARE.sub(lambda m: _last(m[0]), text)
+
+
+def _last(path: str) -> str:
+    parts = [part for part in re.split(r"[\\/]+", path) if part not in ("", "~", "file:")]
+    return f".../{parts[-1]}" if parts else path
+
+
+# ---------------------------------------------------------------- write
+def updated(path: Path) -> tuple[str, str]:
+    """A Markdown file's text, and the same text with all its tables made anew.
+
+    Raises:
+        TableError: markers that don't match, a pattern without files, a file that wasn't added by
+            this tool, or a column that no row has.
+        ResultsError: a results file that can't be used.
+    """
+    text = path.read_text(encoding="utf-8")
+    out: list[str] = []
+    fence, inside = "", 0
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        word = line.strip()
+        if inside:
+            if _OPEN.fullmatch(word):
+                raise TableError(f"{path}:{inside}: no {_CLOSE} before the next table")
+            if word != _CLOSE:
+                continue
+            inside = 0
+        elif not fence and word == _CLOSE:
+            raise TableError(f"{path}:{number}: {_CLOSE} without a table before it")
+        out.append(line)
+        edge = _FENCE.match(line)
+        if edge and (not fence or word.startswith(fence)):
+            fence = "" if fence else edge[1]
+        if fence or not word.startswith("<!-- table"):
+            continue
+        marker = _OPEN.fullmatch(word)
+        if not marker:
+            raise TableError(
+                f"{path}:{number}: write <!-- table: PATTERN --> or "
+                "<!-- table: PATTERN columns=protocol/group/figure,... -->"
+            )
+        columns = marker["columns"].split(",") if marker["columns"] else None
+        try:
+            made = make_table(matching(path.parent, marker["glob"]), columns)
+        except ValueError as error:
+            raise TableError(f"{path}:{number}: {error}") from error
+        out.append(f"\n{made}\n")
+        inside = number
+    if inside:
+        raise TableError(f"{path}:{inside}: no {_CLOSE} after this")
+    return text, "".join(out)
+
+
+def matching(folder: Path, pattern: str) -> list[dict[str, Any]]:
+    """The collected results that match a pattern, by their ``order`` and then by file name.
+
+    Raises:
+        TableError: a pattern that isn't relative or that nothing matches, or a file without title.
+        ResultsError: a results file that can't be used.
+    """
+    if Path(pattern).is_absolute():
+        raise TableError(f"{pattern}: write the pattern relative to the Markdown file's folder")
+    paths = sorted(folder.glob(pattern))
+    if not paths:
+        raise TableError(f"no file matches {pattern}; tools/update_tables.py add makes them")
+    rows = []
+    for path in paths:
+        content = load_results(path)
+        if not content.get("title"):
+            raise TableError(f"{path}: no title; add it with tools/update_tables.py add")
+        order = content.get("order")
+        if order is not None and not isinstance(order, int):
+            raise TableError(f"{path}: order {order!r} is not a whole number")
+        rows.append((float("inf") if order is None else order, path.name, content))
+    return [content for _, _, content in sorted(rows, key=lambda row: row[:2])]
+
+
+def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """The table in Markdown with its remarks, where its figures came from, and the commands.
+
+    Args:
+        rows: collected results, in the order of the rows.
+        columns: ``protocol/group/figure``; by default those of
+            :func:`lrreid_ext.evaluation.report.results_table`.
+
+    Raises:
+        ValueError: a column of another form, or that no row has.
+    """
+    for column in columns or ():
+        if all(figure(row, column) is None for row in rows):
+            raise ValueError(f"no row has a figure for the column {column}")
+    titles = [_escaped(row["title"]) for row in rows]
+    blocks = [results_table(rows, columns, names=titles).strip()]
+    remarks = [
+        f"- {title}: {remark}"
+        for title, row in zip(titles, rows, strict=True)
+        for remark in _remarks(row)
+    ]
+    if remarks:
+        blocks.append("\n".join(remarks))
+    blocks.append("\n".join(_sources(titles, rows)))
+    blocks += [_details(row) for row in rows]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _remarks(row: Mapping[str, Any]) -> list[str]:
+    remarks = [_escaped(row["note"])] if row.get("note") else []
+    training = _training(row)
+    if training.get("epochs", 0) < training.get("of", 0):
+        remarks.append(f"weights after {training['epochs']} of {training['of']} epochs.")
+    return remarks
+
+
+def _sources(titles: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per distinct commit, machine, seed, trials and manifest, with the rows it is of."""
+    found: dict[str, list[str]] = {}
+    for title, row in zip(titles, rows, strict=True):
+        source = (
+            f"commit {row.get('commit') or 'unknown'}; {_machine(row.get('machine'))}; "
+            f"seed {row['seed']}, {row['trials']} trials, "
+            f"manifest {(row['manifest_hash'] or 'none')[:12]}."
+        )
+        found.setdefault(source, []).append(title)
+    if len(found) == 1:
+        return [f"Measured at {source}" for source in found]
+    return [f"- {', '.join(names)}: measured at {source}" for source, names in found.items()]
+
+
+def _details(row: Mapping[str, Any]) -> str:
+    """A collapsed block with the commands that made the weights and the figures."""
+    lines = [f"<details><summary>{html.escape(row['title'])}: commands</summary>", ""]
+    training = _training(row)
+    if training:
+        how = [f"commit {training.get('commit') or 'unknown'}", _machine(training.get("machine"))]
+        how += [f"seed {training['seed']}"] if "seed" in training else []
+        how += [f"phase {training['phase']}"] if training.get("phase") else []
+        if "epochs" in training:
+            of = f" of {training['of']}" if "of" in training else ""
+            how.append(f"epochs {training['epochs']}{of}")
+        lines += [f"Trained ({'; '.join(how)}):", "", *_code(training), ""]
+    lines += ["Evaluated:", "", *_code(row), "", "</details>"]
+    return "\n".join(lines)
+
+
+def _training(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (row.get("info") or {}).get("training") or {}
+
+
+def _code(entry: Mapping[str, Any]) -> list[str]:
+    return ["```", entry.get(COMMAND) or "unknown", "```"]
+
+
+def _machine(machine: Mapping[str, Any] | None) -> str:
+    if not machine:
+        return "machine unknown"
+    gpus = [f"{machine.get('gpus', 1)} x {machine['gpu']}"] if "gpu" in machine else []
+    processors = f"{machine.get('processors', '?')} x {machine.get('cpu', 'processor')}"
+    versions = [f"{k} {machine[k]}" for k in ("torch", "python") if k in machine]
+    return ", ".join([*gpus, processors, *versions])
+
+
+def _escaped(text: str) -> str:
+    """Text that stays in its table cell and is no HTML."""
+    return html.escape(text, quote=False).replace("|", r"\|")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- command line
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, details = (__doc__ or "").partition("\n\n")
+    out = argparse.ArgumentParser(
+        prog="update_tables.py",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = out.add_subparsers(dest="action", required=True)
+    add = commands.add_parser("add", help="collect a run's results file")
+    add.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run, or results file")
+    add.add_argument("--to", type=Path, required=True, metavar="FILE.json", help="file to write")
+    add.add_argument("--title", required=True, help="the row's name")
+    add.add_argument("--note", help="a remark to be shown under the table")
+    add.add_argument("--order", type=int, metavar="N", help="the row's place (default: last)")
+    write = commands.add_parser("write", help="make the tables of Markdown files anew")
+    write.add_argument("files", type=Path, nargs="+", metavar="FILE.md")
+    write.add_argument(
+        "--check", action="store_true", help="write nothing; status 1 if a table is stale"
+    )
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, 1 for a stale table under --check, 2 for an error."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    status = 0
+    try:
+        if args.action == "add":
+            collect(args.run, args.to, args.title, note=args.note, order=args.order)
+            print(f"{args.to}: written, {args.to.stat().st_size} bytes")
+            return 0
+        for path in args.files:
+            before, after = updated(path)
+            if before == after:
+                print(f"{path}: up to date")
+            elif args.check:
+                print(f"{path}: stale; run tools/update_tables.py write {path}", file=sys.stderr)
+                status = 1
+            else:
+                write_text(path, after)
+                print(f"{path}: written")
+    except (TableError, ResultsError, OSError) as error:
+        cli.error(str(error))
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
