@@ -10,13 +10,10 @@ import yaml
 from fastreid.config import CfgNode
 from fastreid.config import get_cfg as host_cfg
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
 __all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg"]
-
-
-class ConfigError(ValueError):
-    """A config file or override that can't be used; the message names the key."""
 
 
 def add_lrreid_config(cfg: CfgNode) -> None:
@@ -60,8 +57,8 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Super-resolution front-end, by name in FRONTEND_REGISTRY.
     cfg.MODEL.SR = CfgNode()
     cfg.MODEL.SR.NAME = "Identity"
-    # Which images pass through the front-end: all, or lr (those with fewer native pixels than the
-    # network's input).
+    # Which images pass through the front-end: all, or lr (those reduced by a factor above 1; where
+    # the factor is unknown, those with fewer native rows than the network's input).
     cfg.MODEL.SR.APPLY = "all"
     # Weights of a front-end trained before ("": its own initial weights).
     cfg.MODEL.SR.WEIGHTS = ""
@@ -110,8 +107,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # ------------------------------------------------------------------ solver
     # Learning-rate factors by module: [["frontend", 0.1], ...]; the longest matching prefix counts.
     cfg.SOLVER.LR_FACTORS = []
-    # OneCycleLR: share of the steps in which the rate rises.
+    # OneCycleLR: share of the steps in which the rate rises; and whether momentum (Adam's first
+    # beta) runs from 0.95 to 0.85 and back against it, as in PyTorch, or stays as it is.
     cfg.SOLVER.ONE_CYCLE_PCT_START = 0.3
+    cfg.SOLVER.ONE_CYCLE_MOMENTUM = True
     # Batches whose gradients are added up before a step.
     cfg.SOLVER.ACCUMULATE = 1
     # Mixed precision: float16 (with a gradient scaler; GPUs) or bfloat16.
@@ -135,9 +134,11 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.TEST.FACTORS = [2, 3, 4]
     # Also report the queries' high-resolution twins against the gallery (HR -> HR).
     cfg.TEST.HR = True
-    # The best checkpoint is chosen by this figure of the first test set ("": the first figure).
+    # The best checkpoint is chosen by this figure, e.g. mlr_cuhk01/multi_shot/query/mAP ("": the
+    # first one reported).
     cfg.TEST.BEST_METRIC = ""
-    # --eval-only: the phase whose step decides what is evaluated ("": the last).
+    # --eval-only: the phase whose step decides what is evaluated ("": the one that the checkpoint
+    # was saved in).
     cfg.TEST.PHASE = ""
     cfg.TEST.NUM_WORKERS = 2
 
@@ -172,12 +173,10 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     opts = list(opts)
     if len(opts) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
-    plugins = list(raw.get("PLUGINS", []))
+    plugins = _plugins(config_file)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == "PLUGINS":
-            plugins = CfgNode._decode_cfg_value(value)
-    base = os.path.dirname(os.path.abspath(config_file)) if config_file else os.getcwd()
-    plugins = [os.path.normpath(os.path.join(base, p)) if p.endswith(".py") else p for p in plugins]
+            plugins = _located(CfgNode._decode_cfg_value(value), "PLUGINS", os.getcwd())
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
     try:
@@ -185,7 +184,7 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
     try:
-        cfg.merge_from_list(_widened_options(opts, cfg))
+        cfg.merge_from_list(_widened_options(_free_keys(opts, cfg), cfg))
     except (KeyError, ValueError, AssertionError) as error:
         bad = [k for k in opts[::2] if k not in set(_flat_keys(cfg))]
         hint = f"{bad[0]} is not a config key.{suggest(bad[0], known)}" if bad else str(error)
@@ -193,6 +192,47 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg.PLUGINS = plugins
     cfg.freeze()
     return cfg
+
+
+def _plugins(config_file: str) -> list[str]:
+    """PLUGINS of a YAML, or of the nearest ``_BASE_`` that has it, files located beside it."""
+    while config_file:
+        folder = os.path.dirname(os.path.abspath(config_file))
+        with open(config_file) as file:
+            raw = yaml.safe_load(file) or {}
+        if "PLUGINS" in raw:
+            return _located(raw["PLUGINS"], f"{config_file}: PLUGINS", folder)
+        base = os.path.expanduser(raw.get("_BASE_", ""))
+        config_file = os.path.join(folder, base) if base else ""
+    return []
+
+
+def _located(names: Any, key: str, folder: str) -> list[str]:
+    if not isinstance(names, (list, tuple)):
+        raise ConfigError(f"{key}: a list of modules or .py files is needed, not {names!r}")
+    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(".py") else n for n in names]
+
+
+def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
+    """Merge the overrides whose keys a config needn't have yet; return the others.
+
+    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``) and a recipe's options.
+    """
+    rest = []
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        parts = key.split(".")
+        if parts[0] == "PHASES" and len(parts) > 2 and parts[1] in cfg.PHASES:
+            branch, inner = cfg.PHASES, parts[1:]
+        elif parts[:2] == ["DATASETS", "OPTIONS"] and len(parts) > 3:
+            branch, inner = cfg.DATASETS.OPTIONS, parts[2:]
+        else:
+            rest += [key, value]
+            continue
+        decoded = CfgNode._decode_cfg_value(value)
+        for part in inner[:-1]:
+            branch = branch.setdefault(part, CfgNode())
+        branch[inner[-1]] = CfgNode(decoded) if isinstance(decoded, dict) else decoded
+    return rest
 
 
 def _widened(raw: dict[str, Any], node: CfgNode) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils.registry import Registry
 
+from lrreid_ext.errors import ConfigError
+
 __all__ = [
     "BACKBONE_REGISTRY",
     "DATASET_REGISTRY",
@@ -87,11 +89,11 @@ def lookup(registry: Registry, name: str, key: str) -> Any:
         key: the config key that holds the name, for the message.
 
     Raises:
-        KeyError: names the key, the nearest entry and all there are.
+        ConfigError: names the key, the nearest entry and all there are.
     """
     if name in registry._obj_map:
         return registry._obj_map[name]
-    raise KeyError(
+    raise ConfigError(
         f"{key}: {name!r} is not registered.{suggest(name, names(registry))} "
         f"Registered: {', '.join(names(registry))}. "
         "An entry of your own must be imported first: name its module in PLUGINS."

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.samples import GALLERY, QUERY_HR, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.registry import DATASET_REGISTRY, lookup
 
@@ -52,6 +52,11 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
             "INPUT.AFFINE.ENABLED: fastreid's affine augmentation doesn't run on today's "
             "torchvision; use INPUT.PADDING and INPUT.CROP"
         )
+    if cfg.INPUT.RPT.ENABLED:
+        raise ConfigError(
+            "INPUT.RPT.ENABLED: random patches come from images read before, so that a run could "
+            "not be repeated or resumed; use INPUT.REA"
+        )
     items: list[tuple[str, Any, Any]] = []
     for name in cfg.DATASETS.NAMES:
         data = build_dataset_of(cfg, name, "DATASETS.NAMES")
@@ -59,10 +64,12 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
             data.show_train()
         items += sorted(data.train)  # folders list their files in any order
         if cfg.DATASETS.COMBINEALL:
+            # Undegraded images alone: the twins of a recipe's queries, not the queries.
+            test_set = test_set_of(data, name, hr=True)
             items += sorted(
-                (path, f"{name}_test_{pid}", f"{name}_test_{camid}")
-                for path, pid, camid in data.query + data.gallery
-                if pid > 0
+                (s.path, f"{name}_test_{s.pid}", f"{name}_test_{s.camid}")
+                for s in test_set.samples
+                if s.group in (QUERY_HR, GALLERY) and s.pid > 0
             )
     return PairedDataset(
         items,
@@ -88,7 +95,12 @@ class EpochBatches:
     def __init__(self, cfg: CfgNode, dataset: PairedDataset) -> None:
         self.name = cfg.DATALOADER.SAMPLER_TRAIN
         self.instances = cfg.DATALOADER.NUM_INSTANCE
-        self.batch_size = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+        self.batch_size, rest = divmod(cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size())
+        if rest or not self.batch_size:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} images can't be shared out "
+                f"evenly among {comm.get_world_size()} processes"
+            )
         self.dataset = dataset
         self.seed = cfg.SEED
         self.epoch = 0
@@ -157,6 +169,7 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        generator=torch.Generator(),
     )
 
 

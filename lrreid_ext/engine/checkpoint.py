@@ -123,11 +123,13 @@ def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[st
     left: list[str] = []
     wrong: list[str] = []
     for name, tensor in state.items():
-        target = next((re.sub(p, r, name) if r else "" for p, r in rules if re.match(p, name)), "")
+        target = _mapped(name, rules)
         if not target:
             left.append(name)
         elif target not in own:
             wrong.append(f"{name} -> {target}, which the model lacks")
+        elif target in taken:
+            wrong.append(f"{name} -> {target}, which another key maps to as well")
         elif own[target].shape != tensor.shape:
             wrong.append(f"{name} {list(tensor.shape)} -> {target} {list(own[target].shape)}")
         else:
@@ -145,11 +147,18 @@ def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[st
         logger.info("MODEL.INIT: initialised afresh: %s", _listed(fresh))
 
 
+def _mapped(name: str, rules: Sequence[Sequence[str]]) -> str:
+    for pattern, replacement in rules:
+        if re.match(pattern, name):
+            return re.sub(pattern, replacement, name, count=1) if replacement else ""
+    return ""
+
+
 class Checkpointer(HostCheckpointer):
     """fastreid's checkpointer, made strict, atomic and safe."""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<name>.pth`` whole or not at all, and note it as the last checkpoint."""
+        """Write ``<name>.pth`` whole or not at all; :meth:`tag_last_checkpoint` notes the last."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
@@ -169,6 +178,7 @@ class Checkpointer(HostCheckpointer):
 
     def _load_file(self, f: str) -> Any:
         if f.endswith(".safetensors"):
+            self._path = f
             return {"model": read_state_dict(f, "MODEL.WEIGHTS")}
         try:
             data = torch.load(f, map_location="cpu", weights_only=True)
@@ -179,8 +189,9 @@ class Checkpointer(HostCheckpointer):
                 f"checkpoint {f} is not one of this program's: it has no entry 'model'. Weights of "
                 "another origin go into MODEL.INIT.WEIGHTS"
             )
+        self._path = f
         return data
 
     def _load_model(self, checkpoint: Any) -> None:
         state = {k.removeprefix("module."): v for k, v in checkpoint.pop("model").items()}
-        load_strictly(self.model, state, "checkpoint")
+        load_strictly(self.model, state, f"checkpoint {self._path}")

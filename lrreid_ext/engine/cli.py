@@ -11,18 +11,28 @@ from collections.abc import Sequence
 import torch
 from fastreid.utils import comm
 from fastreid.utils.logger import setup_logger
+from torch.multiprocessing import ProcessRaisedException
 
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.data.recipes import RecipeError
+from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.data.recipes import ManifestError, RecipeError
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.plugins import PluginError
 
 logger = logging.getLogger(__name__)
 
 # What a user can put right; anything else is a fault of the program and shows where it happened.
-USER_ERRORS = (ConfigError, WeightsError, PluginError, RecipeError, FileNotFoundError, KeyError)
+USER_ERRORS = (
+    ConfigError,
+    WeightsError,
+    PluginError,
+    RecipeError,
+    ManifestError,
+    FileNotFoundError,
+    PermissionError,
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,15 +73,23 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.MODEL.DEVICE = device_of(cfg.MODEL.DEVICE)
     cfg.freeze()
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    for name in ("fastreid", "lrreid_ext"):
-        setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name=name)
+    start_log(cfg.OUTPUT_DIR)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     logger.info("%s, torch %s, on %s", sys.argv[0], torch.__version__, cfg.MODEL.DEVICE)
     if comm.is_main_process() and not args.eval_only:
         path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
         with open(path + ".tmp", "w") as file:
-            file.write(cfg.dump())
+            file.write(cfg.dump(sort_keys=False))  # the order of PHASES is theirs to run in
         os.replace(path + ".tmp", path)
     return cfg
+
+
+def start_log(output_dir: str) -> None:
+    """Log to the screen and to ``log.txt`` in this run's folder, and no longer to an earlier's."""
+    setup_logger.cache_clear()
+    for name in ("fastreid", "lrreid_ext"):
+        logging.getLogger(name).handlers.clear()
+        setup_logger(output_dir, comm.get_rank(), name=name)
 
 
 def device_of(wanted: str) -> str:
@@ -79,7 +97,6 @@ def device_of(wanted: str) -> str:
     if torch.device(wanted).type != "cuda":
         return wanted
     if not torch.cuda.is_available():
-        logger.info("No GPU here: running on the CPU")
         return "cpu"
     return f"cuda:{comm.get_local_rank()}" if comm.get_world_size() > 1 else wanted
 
@@ -88,9 +105,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0, or 2 with one clear message for what a user can put right."""
     args = parser().parse_args(argv)
     try:
-        launch(run, args.processes, args.num_machines, args.machine_rank, args.dist_url, (args,))
+        # Read here too: most mistakes then show before any process is started.
+        cfg = load_cfg(args.config_file, args.opts)
+        gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available()
+        launch(
+            run,
+            args.processes,
+            args.num_machines,
+            args.machine_rank,
+            args.dist_url,
+            (args,),
+            backend="nccl" if gpu else "gloo",
+        )
     except USER_ERRORS as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
+    except ProcessRaisedException as error:
+        # One of several processes failed; its own traceback is in the message.
+        last = str(error).strip().splitlines()[-1]
+        known = any(last.split(":")[0].endswith(kind.__name__) for kind in USER_ERRORS)
+        print(f"error: {last}" if known else str(error), file=sys.stderr)
+        return 2 if known else 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the last checkpoint", file=sys.stderr)
+        return 130
     return 0

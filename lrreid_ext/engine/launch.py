@@ -12,6 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from fastreid.utils import comm
 
+from lrreid_ext.errors import ConfigError
+
 
 def launch(
     main: Callable[..., None],
@@ -20,6 +22,7 @@ def launch(
     machine_rank: int = 0,
     url: str = "auto",
     args: Sequence[Any] = (),
+    backend: str = "gloo",
 ) -> None:
     """Run ``main(*args)`` in every process.
 
@@ -32,11 +35,12 @@ def launch(
         machines, machine_rank: how many machines take part, and which this is.
         url: where the processes meet, e.g. ``tcp://10.0.0.1:29500``; "auto" on one machine.
         args: for ``main``.
+        backend: ``nccl`` for models on GPUs, ``gloo`` for models on the CPU.
     """
     if "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ:
         local_size = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
         rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        _join(int(os.environ["LOCAL_RANK"]), local_size, rank, world, "env://")
+        _join(int(os.environ["LOCAL_RANK"]), local_size, rank, world, "env://", backend)
         try:
             main(*args)
         finally:
@@ -48,9 +52,9 @@ def launch(
         return
     if url == "auto":
         if machines > 1:
-            raise ValueError("--dist-url: several machines need an address, tcp://HOST:PORT")
+            raise ConfigError("--dist-url: several machines need an address, tcp://HOST:PORT")
         url = f"tcp://127.0.0.1:{_free_port()}"
-    mp.spawn(_worker, (main, processes, machine_rank, world, url, tuple(args)), processes)
+    mp.spawn(_worker, (main, processes, machine_rank, world, url, tuple(args), backend), processes)
 
 
 def _free_port() -> int:
@@ -67,19 +71,23 @@ def _worker(
     world: int,
     url: str,
     args: tuple[Any, ...],
+    backend: str,
 ) -> None:
-    _join(local_rank, processes, machine_rank * processes + local_rank, world, url)
+    _join(local_rank, processes, machine_rank * processes + local_rank, world, url, backend)
     try:
         main(*args)
     finally:
         _leave()
 
 
-def _join(local_rank: int, local_size: int, rank: int, world: int, url: str) -> None:
-    gpu = torch.cuda.is_available() and torch.cuda.device_count() >= local_size
-    if gpu:
+def _join(local_rank: int, local_size: int, rank: int, world: int, url: str, backend: str) -> None:
+    if backend == "nccl":
+        if local_rank >= torch.cuda.device_count():
+            raise ConfigError(
+                f"--num-processes: {local_size} processes, but {torch.cuda.device_count()} GPUs; "
+                "with MODEL.DEVICE cpu any number can run"
+            )
         torch.cuda.set_device(local_rank)
-    backend = "nccl" if gpu else "gloo"
     dist.init_process_group(backend, init_method=url, rank=rank, world_size=world)
     for start in range(0, world, local_size):
         ranks = list(range(start, start + local_size))

@@ -19,6 +19,7 @@ a phase. Frozen modules keep their weights and their batch-norm statistics, bit 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -115,8 +116,13 @@ def _below(name: str, prefixes: tuple[str, ...]) -> bool:
     return any(name == p or name.startswith(p + ".") for p in prefixes)
 
 
-def freeze_for(model: nn.Module, phase: Phase) -> None:
+def freeze_for(model: nn.Module, phase: Phase, learnable: Container[str]) -> None:
     """Let the phase's modules learn and freeze all others.
+
+    Args:
+        model: the whole model.
+        phase: its TRAIN says which modules learn.
+        learnable: names of the parameters that the architecture means to be trained at all.
 
     Raises:
         ConfigError: a name in TRAIN that no module has.
@@ -130,7 +136,8 @@ def freeze_for(model: nn.Module, phase: Phase) -> None:
                 f"{suggest(prefix, modules)} Its parts: {', '.join(top)}"
             )
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not phase.train or _below(name, phase.train))
+        chosen = not phase.train or _below(name, phase.train)
+        parameter.requires_grad_(chosen and name in learnable)
         if not parameter.requires_grad:
             parameter.grad = None
 
@@ -147,10 +154,24 @@ def set_modes(model: nn.Module, phase: Phase) -> None:
             module.training = False
 
 
+def check_copy(model: nn.Module, phase: Phase) -> None:
+    """Raise ConfigError if COPY names parts that the model lacks, or parts that don't agree."""
+    for target, source in phase.copy.items():
+        key = f"PHASES.{phase.name}.COPY: {{{target}: {source}}}"
+        try:
+            to, of = model.get_submodule(target), model.get_submodule(source)
+        except AttributeError as error:
+            raise ConfigError(f"{key}: {error}") from error
+        if _shapes(to) != _shapes(of):
+            raise ConfigError(f"{key}: their parameters differ in name or shape")
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
 def copy_modules(model: nn.Module, phase: Phase) -> None:
     """Let modules start from others' weights (COPY)."""
+    check_copy(model, phase)
     for target, source in phase.copy.items():
-        try:
-            model.get_submodule(target).load_state_dict(model.get_submodule(source).state_dict())
-        except (AttributeError, RuntimeError) as error:
-            raise ConfigError(f"PHASES.{phase.name}.COPY: {target}: {source}: {error}") from error
+        model.get_submodule(target).load_state_dict(model.get_submodule(source).state_dict())

@@ -41,14 +41,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if not groups:
         raise ConfigError("nothing to train: the phase freezes every parameter of the model")
     names = {id(p): name for name, p in model.named_parameters()}
+    known = {name for name, _ in model.named_modules()} | set(names.values())
+    for prefix, _ in solver.LR_FACTORS:
+        if prefix not in known:
+            raise ConfigError(
+                f"SOLVER.LR_FACTORS: the model has no part {prefix!r}.{suggest(prefix, known)}"
+            )
     for group in groups:
         group.pop("freeze_status", None)
         group["lr"] *= _lr_factor(names[id(group["params"][0])], solver.LR_FACTORS)
     kind = getattr(torch.optim, solver.OPT, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
-        known = [n for n, c in vars(torch.optim).items() if isinstance(c, type)]
+        kinds = [n for n, c in vars(torch.optim).items() if isinstance(c, type)]
         raise ConfigError(
-            f"SOLVER.OPT: torch.optim has no {solver.OPT!r}.{suggest(solver.OPT, known)}"
+            f"SOLVER.OPT: torch.optim has no {solver.OPT!r}.{suggest(solver.OPT, kinds)}"
         )
     extra: dict[str, Any] = {}
     if solver.OPT == "SGD":
@@ -97,6 +103,7 @@ def build_scheduler(
             max_lr=[group["lr"] for group in optimizer.param_groups],
             total_steps=total,
             pct_start=solver.ONE_CYCLE_PCT_START,
+            cycle_momentum=solver.ONE_CYCLE_MOMENTUM,
         )
     if solver.SCHED not in SCHEDULES:
         raise ConfigError(

@@ -14,6 +14,7 @@ import time
 from collections import OrderedDict
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from lrreid_ext.engine.checkpoint import Checkpointer, init_weights, load_weight
 from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
 from lrreid_ext.engine.phases import (
     Phase,
+    check_copy,
     copy_modules,
     freeze_for,
     phase_at,
@@ -62,7 +64,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """The architecture MODEL.META_ARCHITECTURE on MODEL.DEVICE, its weights seeded by SEED."""
     seed_everything(derive("model", cfg.SEED))
     build = lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-    model = build(cfg)
+    try:
+        model = build(cfg)
+    except ValueError as error:  # parts can be built without a config, and know no ConfigError
+        raise ConfigError(str(error)) from error
     if cfg.MODEL.INIT.WEIGHTS:
         init_weights(model, cfg.MODEL.INIT.WEIGHTS, cfg.MODEL.INIT.MAP)
     if cfg.MODEL.CHANNELS_LAST:
@@ -96,6 +101,8 @@ class Trainer(TrainerBase):
         self.phases = phases_of(self.cfg)
         self.phase: Phase | None = None
         self.raw_model = build_model(self.cfg)
+        # What an architecture froze by itself stays so in every phase.
+        self.learnable = {n for n, p in self.raw_model.named_parameters() if p.requires_grad}
         self.model: nn.Module = self.raw_model
         self.device = torch.device(self.cfg.MODEL.DEVICE)
         self.optimizer: torch.optim.Optimizer | None = None
@@ -120,6 +127,25 @@ class Trainer(TrainerBase):
             trainer=self,
         )
         self.register_hooks(self.build_hooks())
+        self.check_phases()
+
+    def check_phases(self) -> None:
+        """Find faults of later phases before the first one has run for hours.
+
+        Raises:
+            ConfigError, FileNotFoundError: what :meth:`enter` would raise.
+        """
+        for phase in self.phases:
+            cfg = phase_cfg(self.cfg, phase)
+            set_step(self.raw_model, phase.step)
+            freeze_for(self.raw_model, phase, self.learnable)
+            build_scheduler(cfg, build_optimizer(cfg, self.raw_model), self.iters_per_epoch)
+            check_copy(self.raw_model, phase)
+            amp_dtype(cfg)
+            if phase.weights and not os.path.isfile(phase.weights):
+                raise FileNotFoundError(
+                    f"PHASES.{phase.name}.WEIGHTS: {phase.weights}: no such file"
+                )
 
     # ---------------------------------------------------------------- state
     def state_dict(self) -> dict[str, Any]:
@@ -127,6 +153,7 @@ class Trainer(TrainerBase):
         return {
             "epoch": self.epoch,
             "phase": self.phase.name if self.phase else "",
+            "phases": [[p.name, p.epochs] for p in self.phases],
             "optimizer": self.optimizer.state_dict() if self.optimizer else {},
             "scheduler": self.scheduler.state_dict() if self.scheduler else {},
             "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else {},
@@ -137,6 +164,13 @@ class Trainer(TrainerBase):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up a saved state; optimiser and schedule follow once their phase has begun."""
+        phases = [[p.name, p.epochs] for p in self.phases]
+        if state["phases"] != phases:
+            raise ConfigError(
+                f"--resume: the run in {self.cfg.OUTPUT_DIR} was begun with the phases and epochs "
+                f"{state['phases']}, the config now says {phases}. Put PHASES, START_PHASE and "
+                "SOLVER.MAX_EPOCH back, or start anew in another OUTPUT_DIR"
+            )
         self.start_epoch = state["epoch"] + 1
         self.best = dict(state["best"])
         self.last_results = state["results"]
@@ -155,7 +189,11 @@ class Trainer(TrainerBase):
                     "leave --resume out to start anew"
                 )
             self.checkpointer.load(self.checkpointer.get_checkpoint_file())
-        elif self.cfg.MODEL.WEIGHTS:
+            return
+        if comm.is_main_process():
+            # A run begun anew isn't to be resumed from what an older one left here.
+            Path(self.cfg.OUTPUT_DIR, "last_checkpoint").unlink(missing_ok=True)
+        if self.cfg.MODEL.WEIGHTS:
             load_weights(self.raw_model, self.cfg.MODEL.WEIGHTS, key="MODEL.WEIGHTS")
 
     # ---------------------------------------------------------------- hooks
@@ -164,7 +202,8 @@ class Trainer(TrainerBase):
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED:
             raise ConfigError("TEST.PRECISE_BN: not available with training in phases")
-        hooks: list[HookBase] = [IterationTimer()]
+        # The host's printer divides by zero in a run shorter than the timer's warm-up.
+        hooks: list[HookBase] = [IterationTimer(warmup_iter=1)]
         hooks += [lookup(HOOK_REGISTRY, name, "HOOKS")(cfg) for name in cfg.HOOKS]
         if cfg.TEST.EVAL_PERIOD > 0 and cfg.DATASETS.TESTS:
             hooks.append(Evaluate(cfg.TEST.EVAL_PERIOD))
@@ -200,11 +239,11 @@ class Trainer(TrainerBase):
         self.phase = phase
         set_step(self.raw_model, phase.step)
         if not resumed:
-            copy_modules(self.raw_model, phase)
             if phase.weights:
                 load_weights(self.raw_model, phase.weights, key=f"PHASES.{phase.name}.WEIGHTS")
+            copy_modules(self.raw_model, phase)
             self.best = {}
-        freeze_for(self.raw_model, phase)
+        freeze_for(self.raw_model, phase, self.learnable)
         self.train_on = cfg.INPUT.LR.TRAIN_ON
         self.accumulate = cfg.SOLVER.ACCUMULATE
         self.optimizer = build_optimizer(cfg, self.raw_model)
@@ -257,9 +296,10 @@ class Trainer(TrainerBase):
             resumed = bool(self._stored) and self.epoch > phase.start
             self.enter(phase, resumed=resumed)
         set_modes(self.raw_model, phase)
-        seed_everything(derive("train", self.cfg.SEED, self.epoch, comm.get_rank()))
         self.sampler.epoch = self.epoch
         self._batches = iter(self.data_loader)
+        # After the iterator was made, for a new one may draw from the global generator.
+        seed_everything(derive("train", self.cfg.SEED, self.epoch, comm.get_rank()))
         super().before_epoch()
 
     def run_step(self) -> None:
@@ -337,7 +377,8 @@ class Trainer(TrainerBase):
         assert self.phase is not None
         last = self.phase is self.phases[-1]
         out = cfg.OUTPUT_DIR if last else os.path.join(cfg.OUTPUT_DIR, self.phase.name)
-        return evaluate(cfg, model, out, self.training_info())
+        # The weights scored are those in memory, not the ones that training began with.
+        return evaluate(_with_weights(cfg, ""), model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
         """How the weights came about: command, commit, machine, seed, phase and epochs."""
@@ -407,14 +448,13 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     cfg = with_num_classes(cfg, None, path)
     model = build_model(_without_initial_weights(cfg))
     load_weights(model, path, key="MODEL.WEIGHTS")
-    phases = phases_of(cfg)
-    wanted = cfg.TEST.PHASE or phases[-1].name
-    if wanted not in [p.name for p in phases]:
-        raise ConfigError(
-            f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(p.name for p in phases)}"
-        )
-    set_step(model, next(p.step for p in phases if p.name == wanted))
-    return evaluate(_with_weights(cfg, path), model, training=training_info_of(path))
+    training = training_info_of(path)
+    steps = {p.name: p.step for p in phases_of(cfg)}
+    wanted = cfg.TEST.PHASE or training.get("phase", "")
+    if cfg.TEST.PHASE and wanted not in steps:
+        raise ConfigError(f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(steps)}")
+    set_step(model, steps.get(wanted, list(steps.values())[-1]))
+    return evaluate(_with_weights(cfg, path), model, training=training)
 
 
 def training_info_of(path: str) -> dict[str, Any]:

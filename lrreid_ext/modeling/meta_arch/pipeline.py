@@ -146,13 +146,17 @@ class Pipeline(nn.Module):
         return FrontendOutput(out)
 
     def low_resolution(self, batch: dict[str, Any]) -> Tensor:
-        """(B,) bool: the images known to be degraded, or with fewer native rows than the input."""
-        if "factor" in batch:
-            return batch["factor"] > 1
+        """(B,) bool: images reduced by a factor above 1; where the factor is unknown (NaN, or none
+        in the batch), those with fewer native rows than the input, or all if that is unknown too.
+        """
         images, native = batch["images"], batch.get("native_size")
         if native is None:
-            return torch.ones(len(images), dtype=torch.bool, device=images.device)
-        return native[:, 0] < images.shape[2]
+            guess = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        else:
+            guess = native[:, 0] < images.shape[2]
+        if "factor" not in batch:
+            return guess
+        return torch.where(batch["factor"].isnan(), guess, batch["factor"] > 1)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation, out of place."""
@@ -194,9 +198,10 @@ class Pipeline(nn.Module):
         if self.sr_apply == "lr":
             low = self.low_resolution(batch)
             if not bool(low.any()):
-                # A batch without LR images still has to give every process the same losses.
-                zero = torch.stack([p.sum() for p in self.frontend.parameters()]).sum() * 0.0
-                return {"loss_sr": zero}
+                # Every process has to give the same losses, also for a batch without LR images.
+                native = batch["native_size"][:1]
+                unused = self.frontend(batch["images"][:1], native)
+                return {k: 0.0 * v for k, v in self.frontend.losses(unused, hr[:1]).items()}
             restored = FrontendOutput(restored.images[low], restored.extras)
             hr = hr[low]
         losses = self.frontend.losses(restored, hr)
