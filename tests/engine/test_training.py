@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY_OSNET, TINY_PSHRNET
+from fastreid.evaluation import DatasetEvaluator
 
-from lrreid_ext.config import ConfigError
+from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.engine.checkpoint import WeightsError
-from lrreid_ext.engine.trainer import Trainer, eval_only
+from lrreid_ext.engine.phases import phases_of
+from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.evaluation.inference import extract
 
 OSNET = "configs/osnet_copies.yml"
 PSHRNET = "projects/PSHRNet/mlr_market.yml"
@@ -44,8 +49,10 @@ def killed_at(trainer: Trainer, iteration: int) -> None:
         trainer.train()
 
 
+# With fastreid's own head, whose batch-norm bias is meant to stay frozen.
 TINY_RESNET = [
-    *TINY_OSNET, "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x",
+    *TINY_OSNET, "MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.WITH_BNNECK", "True",
+    "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x",
     "MODEL.BACKBONE.FEAT_DIM", "512",
 ]  # fmt: skip
 
@@ -59,7 +66,9 @@ def test_one_step_changes_every_trainable_parameter(make_cfg, yaml, options):
     trainer.start_epoch = trainer.epoch = phase.start
     trainer.max_epoch, trainer.iters_per_epoch = phase.start + 1, 1
     trainer.train()
+    meant = {n for n, p in build_model(trainer.cfg).named_parameters() if p.requires_grad}
     learning = {n for n, p in trainer.raw_model.named_parameters() if p.requires_grad}
+    assert learning == {n for n in meant if not n.startswith("teacher.")}
     same = {n for n, p in trainer.raw_model.named_parameters() if torch.equal(p, before[n])}
     assert learning
     assert not same & learning
@@ -93,12 +102,18 @@ def test_resuming_after_a_kill_gives_the_same_weights(make_cfg, iteration):
     assert_same(state(whole), state(again))
 
 
-def test_workers_do_not_change_the_weights(make_cfg):
-    alone = Trainer(make_cfg(OSNET, TINY_OSNET, out="alone"))
+def test_workers_change_nothing_and_resuming_with_them_is_exact(make_cfg):
+    """Dropout and all: a loader's iterator must not touch the generators that the model uses."""
+    more = ["SOLVER.ACCUMULATE", "2", "SOLVER.SCHED", "OneCycleLR", "PHASES.student.EPOCHS", "3"]
+    alone = Trainer(make_cfg(PSHRNET, TINY_PSHRNET, *more, out="alone"))
     alone.train()
-    shared = Trainer(make_cfg(OSNET, TINY_OSNET, "DATALOADER.NUM_WORKERS", "2", out="shared"))
-    shared.train()
-    assert_same(state(alone), state(shared))
+    workers = [*more, "DATALOADER.NUM_WORKERS", "1"]
+    killed = Trainer(make_cfg(PSHRNET, TINY_PSHRNET, *workers, out="killed"))
+    killed_at(killed, 4 * killed.iters_per_epoch + 1)
+    again = Trainer(make_cfg(PSHRNET, TINY_PSHRNET, *workers, out="killed"))
+    again.resume_or_load(resume=True)
+    again.train()
+    assert_same(state(alone), state(again))
 
 
 def test_a_finished_run_can_be_resumed_and_does_nothing(make_cfg):
@@ -147,18 +162,157 @@ def test_best_survives_a_resume(make_cfg):
         assert figures[f"mlr_market1501/{name}"] == pytest.approx(value, abs=1e-4)
 
 
-def test_accumulation_equals_a_larger_batch(make_cfg):
-    """With a loss that is a mean over samples and no batch statistics, two halves make a whole."""
-    common = ["MODEL.BACKBONE.NORM", "BN", "SOLVER.OPT", "SGD", "SOLVER.SCHED", "Constant"]
-    trainer = Trainer(
-        make_cfg(OSNET, TINY_OSNET, *common, "SOLVER.ACCUMULATE", "2", "SOLVER.MAX_EPOCH", "1")
+def test_accumulated_gradients_are_the_mean_of_the_batches(make_cfg):
+    """Two batches of one step: the gradient at the step against each batch's own."""
+    options = [*TINY_PSHRNET, "SOLVER.OPT", "SGD", "SOLVER.SCHED", "Constant"]
+    seen: dict[str, list[torch.Tensor]] = {}
+    for count in ("1", "2"):
+        cfg = make_cfg(
+            PSHRNET, options, "SOLVER.ACCUMULATE", count, "SOLVER.BASE_LR", "0.0",
+            "PHASES.teacher.EPOCHS", "0", "PHASES.student.STEP", "sr",
+            "PHASES.student.TRAIN", "['frontend']", "PHASES.student.EPOCHS", "1", out=count,
+        )  # fmt: skip
+        trainer = Trainer(cfg)
+        trainer.enter(trainer.phases[0], resumed=False)
+        weight = trainer.raw_model.frontend.layers[0].weight
+        seen[count] = grads = []
+        step = trainer.optimizer.step
+
+        def spy(*args, w=weight, g=grads, s=step, **kwargs):
+            g.append(w.grad.clone())
+            return s(*args, **kwargs)
+
+        trainer.optimizer.step = spy
+        trainer.train()
+    one, two = seen["1"], seen["2"]
+    assert len(one) == 4
+    assert len(two) == 2
+    for k in range(2):
+        torch.testing.assert_close(two[k], (one[2 * k] + one[2 * k + 1]) / 2)
+
+
+def test_bfloat16_trains_on_a_cpu(make_cfg):
+    cfg = make_cfg(
+        PSHRNET, TINY_PSHRNET, "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"
     )
-    steps = []
-    trainer.enter(trainer.phases[0], resumed=False)
-    step = trainer.optimizer.step
-    trainer.optimizer.step = lambda *a, **k: (steps.append(trainer.iter), step(*a, **k))[1]
+    trainer = Trainer(cfg)
+    seen = set()
+    trainer.raw_model.backbone.conv1.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
+    before = state(trainer)
     trainer.train()
-    assert steps == [1, 3]
+    after = state(trainer)
+    assert seen == {torch.bfloat16}
+    assert all(v.dtype == before[k].dtype for k, v in after.items())
+    assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
+
+
+def test_float16_on_a_cpu_is_refused(make_cfg):
+    with pytest.raises(ConfigError, match="bfloat16 runs on a CPU"):
+        Trainer(make_cfg(OSNET, TINY_OSNET, "SOLVER.AMP.ENABLED", "True"))
+
+
+def test_phases_load_copy_and_weigh(make_cfg):
+    first = Trainer(make_cfg(PSHRNET, TINY_PSHRNET, "PHASES.student.EPOCHS", "0", out="first"))
+    first.train()
+    path = f"{first.cfg.OUTPUT_DIR}/phase_teacher.pth"
+    cfg = make_cfg(
+        PSHRNET, TINY_PSHRNET, "SEED", "5", "START_PHASE", "student",
+        "PHASES.student.WEIGHTS", path,
+        "PHASES.student.COPY", "{'backbone': 'teacher.backbone'}",
+        "PHASES.student.LOSS_WEIGHTS.loss_ps", "0.0", out="second",
+    )  # fmt: skip
+    second = Trainer(cfg)
+    second.enter(second.phases[0], resumed=False)
+    a, b = state(first), state(second)
+    for name in a:
+        source = "teacher." + name if name.startswith("backbone.") else name
+        assert torch.equal(b[name], a[source]), name
+    losses = second._weigh({"loss_ps": torch.tensor(1.0), "loss_sr": torch.tensor(2.0)})
+    assert losses == {"loss_sr": torch.tensor(2.0)}
+    with pytest.raises(ConfigError, match="no loss 'loss_ps'"):
+        second._weigh({"loss_sr": torch.tensor(2.0)})
+
+
+def test_a_checkpoint_is_evaluated_as_its_phase(make_cfg):
+    """The teacher's checkpoint must not be scored through an untrained student."""
+    cfg = make_cfg(PSHRNET, [*TINY_PSHRNET, "TEST.EVAL_PERIOD", "9"])
+    trainer = Trainer(cfg)
+    trainer.train()
+    teacher = eval_only(
+        make_cfg(PSHRNET, TINY_PSHRNET, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/phase_teacher.pth")
+    )["mlr_market1501"]
+    written = json.loads(
+        (Path(cfg.OUTPUT_DIR) / "teacher" / "results_mlr_market1501.json").read_text()
+    )
+    found = written["groups"]["query"]["multi_shot"]["mAP"]
+    assert teacher["multi_shot/query/mAP"] == pytest.approx(found, abs=1e-4)
+    assert written["info"]["training"]["phase"] == "teacher"
+
+
+def test_a_dumped_config_runs_the_same_phases(make_cfg, tmp_path):
+    cfg = make_cfg(PSHRNET, TINY_PSHRNET)
+    (tmp_path / "config.yaml").write_text(cfg.dump(sort_keys=False))
+    again = load_cfg(str(tmp_path / "config.yaml"))
+    assert phases_of(again) == phases_of(cfg)
+    assert again == cfg
+
+
+def test_flip_averages_two_passes_also_for_host_architectures(make_cfg):
+    """fastreid's Baseline normalises its input in place; the flip pass must not see that."""
+    cfg = make_cfg(
+        OSNET, TINY_OSNET, "MODEL.META_ARCHITECTURE", "Baseline", "TEST.FLIP.ENABLED", "True",
+        "MODEL.LOSSES.NAME", "('CrossEntropyLoss',)", "MODEL.HEADS.NUM_CLASSES", "6",
+    )  # fmt: skip
+    model = build_model(cfg)
+    seen: list[torch.Tensor] = []
+
+    class Keep(DatasetEvaluator):
+        def process(self, inputs, outputs):
+            seen.append(outputs.clone())
+
+        def evaluate(self):
+            return {}
+
+    test_set = build_test_set(cfg, "mlr_market1501")
+    loader = build_test_loader(cfg, test_set)
+    extract(model, loader, Keep(), flip=True)
+    model.eval()
+    with torch.no_grad():
+        for batch, found in zip(loader, seen, strict=True):
+            images = batch["images"]
+            plain = model({**batch, "images": images.clone()})
+            mirrored = model({**batch, "images": images.flip(3)})
+            torch.testing.assert_close(found, (plain + mirrored) / 2)
+
+
+def test_a_new_start_forgets_the_old_runs_checkpoint(make_cfg):
+    cfg = make_cfg(OSNET, TINY_OSNET)
+    Trainer(cfg).train()
+    again = Trainer(cfg)
+    again.resume_or_load(resume=False)
+    assert not again.checkpointer.has_checkpoint()
+
+
+def test_resuming_under_other_phases_is_refused(make_cfg):
+    killed = Trainer(make_cfg(PSHRNET, TINY_PSHRNET))
+    killed_at(killed, 5)
+    for change in (["PHASES.teacher.EPOCHS", "3"], ["START_PHASE", "student"]):
+        with pytest.raises(ConfigError, match="begun with the phases"):
+            Trainer(make_cfg(PSHRNET, TINY_PSHRNET, *change)).resume_or_load(resume=True)
+
+
+def test_several_test_sets_and_host_data_sets(make_cfg):
+    cfg = make_cfg(
+        OSNET, TINY_OSNET, "DATASETS.TESTS", "['mlr_market1501', 'synth_pedestrians']",
+        "DATASETS.OPTIONS.synth_pedestrians.identities", "8",
+        "DATASETS.OPTIONS.synth_pedestrians.cameras", "2",
+        "TEST.EVAL_PERIOD", "1", "SOLVER.MAX_EPOCH", "1",
+        "TEST.BEST_METRIC", "synth_pedestrians/multi_shot/query/mAP",
+    )  # fmt: skip
+    trainer = Trainer(cfg)
+    results = trainer.train()
+    assert trainer.best["metric"] == "synth_pedestrians/multi_shot/query/mAP"
+    assert {k.split("/")[0] for k in results} == {"mlr_market1501", "synth_pedestrians"}
 
 
 @pytest.mark.parametrize(
@@ -170,11 +324,17 @@ def test_accumulation_equals_a_larger_batch(make_cfg):
         (["SOLVER.IMS_PER_BATCH", "800"], "more than the"),
         (["SOLVER.OPT", "Adan"], "Did you mean"),
         (["INPUT.LR.FACTORS", "[0.5]"], "factors are numbers >= 1"),
+        (["MODEL.SR.DEPTH", "2"], "MODEL.SR.DEPTH"),
+        (["MODEL.SR.NAME", "VDSRC"], "Did you mean 'VDSR"),
+        (["SOLVER.LR_FACTORS", "[['bakbone', 0.1]]"], "Did you mean 'backbone'"),
+        (["PHASES.student.COPY", "{'backbone': 'teecher'}"], "COPY"),
+        (["INPUT.RPT.ENABLED", "True"], "INPUT.RPT"),
     ],
 )
 def test_bad_configs_say_which_key(make_cfg, overrides, message):
-    with pytest.raises((ConfigError, KeyError), match=message):
-        Trainer(make_cfg(PSHRNET, TINY_PSHRNET, "PHASES.teacher.EPOCHS", "0", *overrides)).train()
+    # All of them before the first phase has run.
+    with pytest.raises(ConfigError, match=message):
+        Trainer(make_cfg(PSHRNET, TINY_PSHRNET, *overrides))
 
 
 def test_unknown_keys_suggest_the_nearest(make_cfg):
