@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The whole project in a few minutes on a CPU: data, two trainings, evaluation, one table.
 
-Builds the embedded data set of synthetic pedestrians; trains a small PS-HRNet in its two phases, the
-first of which, HRNet-ReID on HR images, is the HR-only baseline; trains the same network on HR and
-LR copies; and compares the three on LR queries. Whatever has been done already is kept: run it
+Builds the embedded data set of synthetic pedestrians; trains a small PS-HRNet in its two phases,
+the first of which, HRNet-ReID on HR images, is the HR-only baseline; trains the same network on HR
+and LR copies; and compares the three on LR queries. Whatever has been done already is kept: run it
 again and only the table is printed.
 """
 
