@@ -1,0 +1,83 @@
+"""Configs: overrides, plugins' keys, and messages that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.engine.phases import phase_cfg, phases_of
+
+SYNTH = str(ROOT / "projects" / "PSHRNet" / "synth.yml")
+
+
+def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path: Path):
+    (tmp_path / "a.yml").write_text("SOLVER: {BASE_LR: 1}\nPSHRNET: {PS_WEIGHT: 0}\n")
+    cfg = load_cfg(str(tmp_path / "a.yml"), ["MODEL.SR.LOSS_WEIGHT", "2"])
+    assert (cfg.SOLVER.BASE_LR, cfg.PSHRNET.PS_WEIGHT, cfg.MODEL.SR.LOSS_WEIGHT) == (1.0, 0.0, 2.0)
+    assert all(isinstance(v, float) for v in (cfg.SOLVER.BASE_LR, cfg.MODEL.SR.LOSS_WEIGHT))
+
+
+def test_phases_and_recipe_options_can_be_overridden():
+    cfg = load_cfg(
+        SYNTH,
+        [
+            "PHASES.student.SOLVER.BASE_LR", "0.5",
+            "PHASES.teacher.LOSS_WEIGHTS", "{'loss_sequence_triplet': 0.0}",
+            "DATASETS.OPTIONS.synth_pedestrians.identities", "12",
+            "DATASETS.OPTIONS.mlr_cuhk01.split", "3",
+        ],
+    )  # fmt: skip
+    teacher, student = phases_of(cfg)
+    assert phase_cfg(cfg, student).SOLVER.BASE_LR == 0.5
+    assert phase_cfg(cfg, teacher).SOLVER.BASE_LR == cfg.SOLVER.BASE_LR
+    assert teacher.loss_weights == {"loss_sequence_triplet": 0.0}
+    assert cfg.DATASETS.OPTIONS.synth_pedestrians.identities == 12
+    assert cfg.DATASETS.OPTIONS.synth_pedestrians.cameras == 6
+    assert cfg.DATASETS.OPTIONS.mlr_cuhk01.split == 3
+
+
+def test_plugins_are_found_beside_the_yaml_that_names_them(tmp_path: Path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "keys.py").write_text("def add_config(cfg):\n    cfg.MINE = 1\n")
+    (tmp_path / "base" / "base.yml").write_text("PLUGINS: [keys.py]\nMINE: 2\n")
+    (tmp_path / "top.yml").write_text("_BASE_: base/base.yml\n")
+    assert load_cfg(str(tmp_path / "top.yml")).MINE == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (
+            "SOLVER: {BASE_RL: 1}",
+            [],
+            r"a\.yml: SOLVER\.BASE_RL is not a config key.*SOLVER\.BASE_LR",
+        ),
+        ("SOLVER: [", [], r"a\.yml: can't be read"),
+        ("PLUGINS: keys.py", [], "PLUGINS: a list"),
+        ("SEED: 1", ["SEED"], "has no partner"),
+        ("SEED: 1", ["SOLVER.BASE_LR", "fast"], "SOLVER.BASE_LR"),
+        ("SEED: 1", ["PHASES.nap.EPOCHS", "1"], "PHASES.nap.EPOCHS"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text, options, message):
+    (tmp_path / "a.yml").write_text(text + "\n")
+    with pytest.raises(ConfigError, match=message):
+        load_cfg(str(tmp_path / "a.yml"), options)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"nowhere\.yml: no such file"):
+        load_cfg("nowhere.yml")
+
+
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]):
+    from lrreid_ext.engine.cli import main
+
+    assert main(["--config-file", SYNTH, "SOLVER.BASE_RL", "1"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: command line: SOLVER.BASE_RL")
+    assert "SOLVER.BASE_LR" in err
+    assert len(err.splitlines()) == 1
