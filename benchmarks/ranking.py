@@ -31,6 +31,7 @@ from torch import Tensor
 import lrreid_ext  # noqa: F401  makes fastreid importable
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.files import write_text
 
 PRODUCT, OURS, HOST = "matrix product", "lrreid_ext", "fast-reid, Python ranking"
 CONTENDERS = (PRODUCT, OURS, HOST)
@@ -341,9 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     write_json(args.out, results)
     page = args.out.with_suffix(".md")
-    temporary = page.with_name(f".{page.name}.{os.getpid()}.tmp")
-    temporary.write_text(table(results, "pipe"), encoding="utf-8")
-    os.replace(temporary, page)
+    write_text(page, table(results, "pipe"))
     print(f"\n{table(results, 'simple')}\n{args.out} and {page} written")
     return 0
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from lrreid_ext.data.synth import CLUSTER_SIZE, NUM_CAMERAS, render
+from lrreid_ext.files import atomic
 
 GAP, BLOCK_GAP, CAPTION, MARGIN = 3, 14, 14, 46
 PAPER, INK, FAINT = (250, 250, 248), (40, 40, 44), (200, 200, 198)
@@ -90,16 +89,8 @@ def contact_sheet(
 
 
 def _save(sheet: Image.Image, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(suffix=".png", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            sheet.save(stream, "PNG")
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with atomic(path) as temporary:
+        sheet.save(temporary)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -107,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    p.add_argument("--out", type=Path, required=True, help="PNG file to write")
+    p.add_argument("--out", type=Path, required=True, help="picture to write, .png or .jpg")
     p.add_argument("--identities", type=int, default=12, help="rows")
     p.add_argument("--first", type=int, default=0, help="first identity")
     p.add_argument("--cameras", type=int, default=3, help=f"1 to {NUM_CAMERAS}")

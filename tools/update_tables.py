@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import html
 import json
-import os
 import re
 import shlex
 import sys
@@ -32,6 +31,7 @@ from typing import Any
 
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.evaluation.report import ResultsError, figure, load_results, results_table
+from lrreid_ext.files import write_text
 
 # A results file above this many bytes leaves its per-trial figures behind.
 MOST_BYTES = 20_000
@@ -294,16 +294,6 @@ def _machine(machine: Mapping[str, Any] | None) -> str:
 def _escaped(text: str) -> str:
     """Text that stays in its table cell and is no HTML."""
     return html.escape(text, quote=False).replace("|", r"\|")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- command line

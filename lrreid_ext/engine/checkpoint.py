@@ -13,6 +13,8 @@ import torch
 from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
 from torch import Tensor, nn
 
+from lrreid_ext.files import atomic, write_text
+
 logger = logging.getLogger(__name__)
 
 
@@ -165,16 +167,13 @@ class Checkpointer(HostCheckpointer):
         for key, obj in self.checkpointables.items():
             data[key] = obj.state_dict()
         path = os.path.join(self.save_dir, f"{name}.pth")
-        torch.save(data, path + ".tmp")
-        os.replace(path + ".tmp", path)
+        with atomic(path) as temporary:
+            torch.save(data, temporary)
         self.logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note the file from which a run would be resumed."""
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(path + ".tmp", "w") as file:
-            file.write(last_filename_basename)
-        os.replace(path + ".tmp", path)
+        write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def _load_file(self, f: str) -> Any:
         if f.endswith(".safetensors"):

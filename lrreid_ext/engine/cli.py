@@ -19,6 +19,7 @@ from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.files import write_text
 from lrreid_ext.plugins import PluginError
 
 logger = logging.getLogger(__name__)
@@ -77,10 +78,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
     logger.info("%s, torch %s, on %s", sys.argv[0], torch.__version__, cfg.MODEL.DEVICE)
     if comm.is_main_process() and not args.eval_only:
-        path = os.path.join(cfg.OUTPUT_DIR, "config.yaml")
-        with open(path + ".tmp", "w") as file:
-            file.write(cfg.dump(sort_keys=False))  # the order of PHASES is theirs to run in
-        os.replace(path + ".tmp", path)
+        # Unsorted: the order of PHASES is the order they run in.
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump(sort_keys=False))
     return cfg
 
 

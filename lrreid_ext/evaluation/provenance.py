@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from lrreid_ext.files import write_text
+
 
 def provenance(checkpoint: str = "", device: str = "cpu") -> dict[str, Any]:
     """The fields that stand beside every figure.
@@ -93,15 +95,7 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
         ValueError: NaN or an infinite number, which JSON has no word for.
         TypeError: a value of a type that JSON has no word for.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _cpu_model() -> str:

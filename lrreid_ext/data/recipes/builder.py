@@ -43,6 +43,7 @@ from lrreid_ext.data.recipes.manifest import (
     load_manifest,
     save_manifest,
 )
+from lrreid_ext.files import atomic
 
 try:
     import fcntl
@@ -90,10 +91,8 @@ def _encode_jpeg(image: Image.Image) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[ImageRecord]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -14,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lrreid_ext.data.recipes.base import Recipe, RecipeError, file_digest
+from lrreid_ext.files import write_text
 
 __all__ = [
     "MANIFEST_FILE",
@@ -137,10 +137,7 @@ def save_manifest(manifest: Manifest, out: str | Path) -> None:
     }
     lines = ",\n".join(json.dumps(image.to_json()) for image in manifest.images)
     text = json.dumps(head, indent=1)[:-2] + f',\n "images": [\n{lines}\n ]\n}}\n'
-    path = Path(out) / MANIFEST_FILE
-    temporary = path.with_name(f".{MANIFEST_FILE}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(Path(out) / MANIFEST_FILE, text)
 
 
 def load_manifest(out: str | Path) -> Manifest:
