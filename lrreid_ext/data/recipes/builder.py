@@ -335,7 +335,7 @@ def build(
         )
         current = {record.file for record in manifest.images}
         stale = {r.file for records in known.values() for r in records} - current
-        for path in [*(out / file for file in stale), *out.rglob(".*.tmp")]:
+        for path in [*(out / file for file in stale), *out.rglob(".*.tmp*")]:
             path.unlink(missing_ok=True)
         save_manifest(manifest, out)
         (out / JOURNAL_FILE).unlink()
