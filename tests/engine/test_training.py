@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_OSNET, TINY_PSHRNET
+from conftest import TINY, TINY_OSNET, TINY_PSHRNET
 from fastreid.evaluation import DatasetEvaluator
 
 from lrreid_ext.config import ConfigError, load_cfg
@@ -351,3 +351,22 @@ def test_start_at_a_named_phase(make_cfg):
     trainer = Trainer(make_cfg(PSHRNET, TINY_PSHRNET, "START_PHASE", "student"))
     assert [p.name for p in trainer.phases] == ["student"]
     assert trainer.max_epoch == 2
+
+
+def test_frozen_reid_behind_a_separately_trained_front_end(make_cfg):
+    cfg = make_cfg(
+        "configs/resnet50_frozen_sr.yml", TINY, "MODEL.BACKBONE.PRETRAIN", "False",
+        "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512", "MODEL.SR.DEPTH", "3",
+        "PHASES.reid.EPOCHS", "1", "PHASES.sr.EPOCHS", "1", "TEST.EVAL_PERIOD", "0",
+    )  # fmt: skip
+    trainer = Trainer(cfg)
+    initial = state(trainer)
+    trainer.train()
+    between = torch.load(Path(cfg.OUTPUT_DIR) / "phase_reid.pth", weights_only=True)["model"]
+    final = state(trainer)
+    front = [n for n in final if n.startswith("frontend.")]
+    reid = [n for n in final if not n.startswith("frontend.")]
+    assert all(torch.equal(initial[n], between[n]) for n in front)
+    assert all(torch.equal(between[n], final[n]) for n in reid)
+    assert all(not torch.equal(between[n], final[n]) for n in front if n.endswith("weight"))
+    assert not torch.equal(initial["backbone.conv1.weight"], between["backbone.conv1.weight"])
