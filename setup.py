@@ -28,11 +28,11 @@ setup(
         "opencv-python-headless>=4.8",
         "scikit-learn>=1.3",
         "tabulate>=0.9",
+        "tensorboard>=2.15",
         "termcolor>=2.3",
         "yacs>=0.1.8",
     ],
     extras_require={
-        "tensorboard": ["tensorboard>=2.15"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",

@@ -22,7 +22,12 @@ import torch
 from fastreid.engine.hooks import HookBase, IterationTimer, PeriodicWriter
 from fastreid.engine.train_loop import TrainerBase
 from fastreid.utils import comm
-from fastreid.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
+from fastreid.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -214,18 +219,12 @@ class Trainer(TrainerBase):
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
-        """Screen and ``metrics.json``, and TensorBoard where it is installed."""
-        writers: list[EventWriter] = [
+        """Screen, ``metrics.json`` and TensorBoard."""
+        return [
             CommonMetricPrinter(self.max_iter),
             JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")),
+            TensorboardXWriter(self.cfg.OUTPUT_DIR),
         ]
-        try:
-            from fastreid.utils.events import TensorboardXWriter
-
-            writers.append(TensorboardXWriter(self.cfg.OUTPUT_DIR))
-        except ImportError:
-            logger.info("No TensorBoard log: install the extra 'tensorboard' to have one")
-        return writers
 
     # ---------------------------------------------------------------- phases
     def enter(self, phase: Phase, *, resumed: bool) -> None:
