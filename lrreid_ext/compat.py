@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import sys
 import types
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -58,7 +59,9 @@ def import_host() -> None:
             f"your PyTorch, so install it on its own:\n\n    {INSTALL_COMMAND}\n"
         )
     try:
-        with _lend_removed_names():
+        with _lend_removed_names(), warnings.catch_warnings():
+            # It recommends its Cython ranking, which this project has no use for.
+            warnings.filterwarnings("ignore", message="Cython rank evaluation")
             # The trainer pulls in data, modelling, solver and evaluation; the predictor likewise.
             for name in ("fastreid.engine", "fastreid.modeling", "fastreid.evaluation.rank"):
                 importlib.import_module(name)

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -103,6 +104,8 @@ def device_of(wanted: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0, or 2 with one clear message for what a user can put right."""
     args = parser().parse_args(argv)
+    # fastreid's way to make tensors; said once by every loader worker.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     try:
         # Read here too: most mistakes then show before any process is started.
         cfg = load_cfg(args.config_file, args.opts)
