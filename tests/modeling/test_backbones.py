@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from lrreid_ext.config import get_cfg
+from lrreid_ext.errors import ConfigError, PretrainedError
 from lrreid_ext.evaluation.cost import parameters
 from lrreid_ext.modeling.backbones import HRNet, TimmBackbone, build_backbone, pretrained
 
@@ -217,7 +218,7 @@ def test_the_hub_gives_weights(monkeypatch):
 
 def assert_says_what_to_do(cfg):
     cfg.MODEL.BACKBONE.PRETRAIN = True
-    with pytest.raises(RuntimeError) as raised:
+    with pytest.raises(PretrainedError) as raised:
         build_backbone(cfg)
     assert "MODEL.BACKBONE.PRETRAIN_PATH" in str(raised.value)
     assert "MODEL.BACKBONE.PRETRAIN False" in str(raised.value)
@@ -266,5 +267,5 @@ def test_the_hosts_backbones_fail_as_clearly(monkeypatch, tmp_path):
 def test_an_unknown_backbone_names_the_nearest():
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbon"
-    with pytest.raises(KeyError, match="build_hrnet_backbone"):
+    with pytest.raises(ConfigError, match="build_hrnet_backbone"):
         build_backbone(cfg)

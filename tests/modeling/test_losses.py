@@ -9,6 +9,7 @@ import torch
 from fastreid.modeling.losses import cross_entropy_loss, triplet_loss
 
 from lrreid_ext.config import get_cfg
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.losses import (
     batch_hard_triplet,
     image_loss,
@@ -272,7 +273,7 @@ def test_entries_read_their_options():
 def test_sequence_loss_says_which_head_it_needs():
     out = outputs()
     del out["sequences"]
-    with pytest.raises(KeyError, match="HRNetReIDHead"):
+    with pytest.raises(ConfigError, match="HRNetReIDHead"):
         LOSS_REGISTRY.get("SequenceTripletLoss")(get_cfg())(out, torch.arange(6))
 
 

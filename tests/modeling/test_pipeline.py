@@ -191,3 +191,22 @@ def test_a_trained_model_can_be_the_teacher(make_cfg, tmp_path):
         assert torch.equal(model.state_dict()[f"teacher.{name}"], tensor)
     first = next(k for k in trained.state_dict() if k.endswith("conv.weight"))
     assert not torch.equal(fresh.state_dict()[f"teacher.{first}"], trained.state_dict()[first])
+
+
+def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, capsys):
+    from conftest import ROOT
+
+    from lrreid_ext.engine.cli import main
+    from lrreid_ext.modeling.backbones import pretrained
+
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(pretrained.timm, "create_model", offline)
+    cfg = make_cfg(PSHRNET, TINY_PSHRNET)
+    options = [*TINY_PSHRNET, "MODEL.BACKBONE.PRETRAIN", "True"]
+    options += ["DATASETS.ROOT", cfg.DATASETS.ROOT, "OUTPUT_DIR", cfg.OUTPUT_DIR]
+    assert main(["--config-file", str(ROOT / PSHRNET), *options]) == 2
+    err = capsys.readouterr().err
+    assert "MODEL.BACKBONE.PRETRAIN False" in err
+    assert "Traceback" not in err

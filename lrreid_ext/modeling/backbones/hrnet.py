@@ -9,6 +9,7 @@ from fastreid.config import CfgNode
 from timm.models.hrnet import HighResolutionNet
 from torch import Tensor
 
+from lrreid_ext.errors import PretrainedError
 from lrreid_ext.modeling.backbones.pretrained import PATH_KEY, hub_weights, load_pretrained
 from lrreid_ext.registry import BACKBONE_REGISTRY
 
@@ -116,7 +117,7 @@ def _build(cfg: CfgNode, fused: bool) -> HRNet:
     def hub() -> Any:
         shape = (list(node.MODULES), node.BLOCKS, node.STAGE1_BLOCKS)
         if node.WIDTH not in PUBLISHED_WIDTHS or shape != ([1, 4, 3], 4, 4):
-            raise RuntimeError(
+            raise PretrainedError(
                 "no pretrained weights are published for this MODEL.BACKBONE.HRNET. Set "
                 f"MODEL.BACKBONE.PRETRAIN False, or name a file in {PATH_KEY}"
             )
@@ -133,7 +134,7 @@ def build_hrnet_backbone(cfg: CfgNode) -> HRNet:
 
     Raises:
         ValueError: numbers that make no network.
-        RuntimeError, WeightsError: see
+        PretrainedError, WeightsError: see
             :func:`~lrreid_ext.modeling.backbones.pretrained.load_pretrained`.
     """
     return _build(cfg, fused=False)
@@ -145,7 +146,7 @@ def build_hrnet_cls_backbone(cfg: CfgNode) -> HRNet:
 
     Raises:
         ValueError: numbers that make no network, or ``MODEL.BACKBONE.FEAT_DIM`` isn't 2048.
-        RuntimeError, WeightsError: see
+        PretrainedError, WeightsError: see
             :func:`~lrreid_ext.modeling.backbones.pretrained.load_pretrained`.
     """
     if cfg.MODEL.BACKBONE.FEAT_DIM != FUSED_CHANNELS:

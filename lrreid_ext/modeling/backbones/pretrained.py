@@ -11,6 +11,7 @@ import timm
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
+from lrreid_ext.errors import PretrainedError
 from lrreid_ext.registry import BACKBONE_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
@@ -29,9 +30,9 @@ def build_backbone(cfg: CfgNode) -> nn.Module:
     fail without a hint when they can't download; both are errors here.
 
     Raises:
-        KeyError: the name isn't registered.
+        ConfigError: the name isn't registered.
         FileNotFoundError: ``MODEL.BACKBONE.PRETRAIN_PATH`` names no file.
-        RuntimeError: pretrained weights can't be downloaded or loaded.
+        PretrainedError: pretrained weights can't be downloaded or loaded.
         WeightsError: none of the file's names belongs to the backbone.
     """
     from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
@@ -46,7 +47,7 @@ def build_backbone(cfg: CfgNode) -> nn.Module:
         backbone = builder(cfg)
     except Exception as error:  # a missing gdown, and whatever gdown and torch raise
         what = f"load {PATH_KEY} {path}" if path else "download its pretrained weights"
-        raise RuntimeError(
+        raise PretrainedError(
             f"{node.NAME} could not {what} ({type(error).__name__}: {error}). {WAYS_OUT}"
         ) from error
     if file is not None and not file.keys() & backbone.state_dict().keys():
@@ -77,7 +78,7 @@ def load_pretrained(
     Raises:
         FileNotFoundError: no such file.
         WeightsError: lists the names and shapes that differ.
-        RuntimeError: the weights can't be downloaded.
+        PretrainedError: the weights can't be downloaded.
     """
     from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
 
@@ -109,12 +110,12 @@ def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
     """All weights of a timm model from timm's hub, classifier included.
 
     Raises:
-        RuntimeError: they can't be downloaded, or there are none; says what to do instead.
+        PretrainedError: they can't be downloaded, or there are none; says what to do instead.
     """
     try:
         return timm.create_model(name, pretrained=True, **kwargs).state_dict()
     except Exception as error:  # each of timm's hubs raises its own kinds
-        raise RuntimeError(
+        raise PretrainedError(
             f"pretrained weights of {name!r} could not be downloaded "
             f"({type(error).__name__}: {error}). {WAYS_OUT}"
         ) from error

@@ -110,7 +110,7 @@ def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:
     Raises:
         ValueError: an unknown name; a wrong ``MODEL.BACKBONE.FEAT_DIM`` (names the right one); or a
             model for one size only, and ``INPUT.SIZE_TEST`` differs from ``INPUT.SIZE_TRAIN``.
-        RuntimeError, WeightsError: see
+        PretrainedError, WeightsError: see
             :func:`~lrreid_ext.modeling.backbones.pretrained.load_pretrained`.
     """
     name = cfg.MODEL.BACKBONE.TIMM_NAME

@@ -23,6 +23,7 @@ from fastreid.modeling.losses import (
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.losses.functional import (
     batch_hard_triplet,
     sequence_triplet,
@@ -184,9 +185,9 @@ class SequenceTripletLoss(_BatchHard):
 
     def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
         if "sequences" not in outputs:
-            raise KeyError(
-                "SequenceTripletLoss needs a head that returns 'sequences' (HRNetReIDHead); this "
-                f"one returns {', '.join(sorted(outputs))}"
+            raise ConfigError(
+                "MODEL.LOSSES.NAME: SequenceTripletLoss needs a head that returns 'sequences' "
+                f"(HRNetReIDHead); this one returns {', '.join(sorted(outputs))}"
             )
         sequences = [self._prepared(s) for s in outputs["sequences"]]
         return self.scale * sequence_triplet(sequences, targets, self.margin)
