@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -13,6 +15,16 @@ from PIL import Image
 from lrreid_ext.config import CfgNode, load_cfg
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def load_script(path: str) -> ModuleType:
+    """A script of the repository as a module: ``load_script("tools/demo.py")``."""
+    file = ROOT / path
+    spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _person(pid: int, camera: int, shot: int) -> Image.Image:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
@@ -8,18 +7,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from conftest import load_script
 from sklearn.metrics import average_precision_score
-
-SCRIPT = Path(__file__).resolve().parent.parent / "benchmarks" / "ranking.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_ranking", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/ranking.py")
 
 
 def test_data_are_neither_trivial_nor_hopeless(bench: ModuleType) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import load_script
 
-spec = importlib.util.spec_from_file_location("demo", ROOT / "tools" / "demo.py")
-assert spec is not None
-assert spec.loader is not None
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
+demo = load_script("tools/demo.py")
 
 TINY = [
     "DATASETS.OPTIONS.synth_pedestrians.identities", "16",

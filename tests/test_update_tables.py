@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import shlex
 from pathlib import Path
@@ -9,21 +8,16 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOL = ROOT / "tools" / "update_tables.py"
-
 MACHINE = {"processors": 2, "cpu": "Some CPU", "torch": "2.9", "python": "3.11.1"}
 COMMAND = "tools/train_net.py --config-file /home/me/cfg/a.yml DATASETS.ROOT /data/sets X 1"
 
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("update_tables", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/update_tables.py")
 
 
 def results(rank1: float, groups: tuple[str, ...] = ("query", "query_hr", "x2")) -> dict[str, Any]:

@@ -40,7 +40,13 @@ from lrreid_ext.data.loaders import (
 )
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.data.select import select
-from lrreid_ext.engine.checkpoint import Checkpointer, init_weights, load_weights
+from lrreid_ext.engine.checkpoint import (
+    Checkpointer,
+    init_weights,
+    load_strictly,
+    load_weights,
+    read_state_dict,
+)
 from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
 from lrreid_ext.engine.phases import (
     Phase,
@@ -444,9 +450,11 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
             )
         with open(last) as file:
             path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
-    cfg = with_num_classes(cfg, None, path)
+    state = read_state_dict(path, "MODEL.WEIGHTS")
+    if not cfg.MODEL.HEADS.NUM_CLASSES:
+        cfg = with_num_classes(cfg, classes_in(state))
     model = build_model(_without_initial_weights(cfg))
-    load_weights(model, path, key="MODEL.WEIGHTS")
+    load_strictly(model, state, f"MODEL.WEIGHTS: {path}")
     training = training_info_of(path)
     steps = {p.name: p.step for p in phases_of(cfg)}
     wanted = cfg.TEST.PHASE or training.get("phase", "")
@@ -489,28 +497,22 @@ def _without_initial_weights(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def with_num_classes(cfg: CfgNode, num_classes: int | None, weights: str = "") -> CfgNode:
-    """``cfg`` with MODEL.HEADS.NUM_CLASSES filled in where it is 0.
+def classes_in(state: dict[str, Tensor]) -> int:
+    """How many identities the classifier in a checkpoint tells apart.
 
-    Args:
-        cfg: the config.
-        num_classes: identities of the training set; None: read off the classifier in ``weights``.
-        weights: a checkpoint.
+    Raises:
+        ConfigError: there is no classifier of a known name.
     """
+    for name in ("heads.weight", "heads.classifier.weight"):
+        if name in state:
+            return state[name].shape[0]
+    raise ConfigError("MODEL.HEADS.NUM_CLASSES: the checkpoint doesn't say how many; set it")
+
+
+def with_num_classes(cfg: CfgNode, num_classes: int) -> CfgNode:
+    """``cfg`` with MODEL.HEADS.NUM_CLASSES filled in where it is 0."""
     if cfg.MODEL.HEADS.NUM_CLASSES:
         return cfg
-    if num_classes is None:
-        from lrreid_ext.engine.checkpoint import read_state_dict
-
-        state = read_state_dict(weights, "MODEL.WEIGHTS")
-        rows = [
-            v.shape[0] for k, v in state.items() if k in ("heads.weight", "heads.classifier.weight")
-        ]
-        if not rows:
-            raise ConfigError(
-                "MODEL.HEADS.NUM_CLASSES: the checkpoint doesn't say how many; set it"
-            )
-        num_classes = rows[0]
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.HEADS.NUM_CLASSES = num_classes

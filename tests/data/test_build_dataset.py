@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
 from lrreid_ext.registry import DATASET_REGISTRY, names
 
-TOOL = Path(__file__).parents[2] / "tools" / "build_dataset.py"
-
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_dataset", TOOL)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/build_dataset.py")
 
 
 @pytest.fixture

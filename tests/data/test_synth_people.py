@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.data.synth import CLUSTER_SIZE, NUM_CAMERAS, appearance_of, cluster_of, render
@@ -290,11 +290,7 @@ def test_contact_sheet_tool(tmp_path):
     ],
 )
 def test_contact_sheet_rejects(tmp_path, capsys, arguments, message):
-    spec = importlib.util.spec_from_file_location(
-        "contact_sheet", ROOT / "tools" / "contact_sheet.py"
-    )
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_script("tools/contact_sheet.py")
     with pytest.raises(SystemExit) as stopped:
         tool.main(["--out", str(tmp_path / "x.png"), *arguments])
     assert stopped.value.code == 2
