@@ -13,7 +13,7 @@ from fastreid.config import get_cfg as host_cfg
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
-__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg"]
+__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "widened"]
 
 
 def add_lrreid_config(cfg: CfgNode) -> None:
@@ -37,6 +37,9 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.DATASETS.ROOT = os.environ.get("FASTREID_DATASETS", "datasets")
     # Folder of the ordinary data set that a recipe is built from ("": looked for below ROOT).
     cfg.DATASETS.SOURCE = ""
+    # Leave out a part of the training identities, for validation: [i, k] is the i-th (from 0) of k
+    # parts, drawn at random by identity.
+    cfg.DATASETS.FOLD = []
     # Recipe fields to change, by recipe: {synth_pedestrians: {identities: 100}}.
     cfg.DATASETS.OPTIONS = CfgNode(new_allowed=True)
 
@@ -46,12 +49,25 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.INPUT.LR.FACTORS = [2, 3, 4]
     # If two numbers, the factor is drawn uniformly from this range instead.
     cfg.INPUT.LR.RANGE = []
+    # If two whole numbers, the twin's width in pixels is drawn from low (included) to high instead,
+    # as in the VR sets; an image narrower than that stays as it is.
+    cfg.INPUT.LR.WIDTHS = []
     # Degradation kernel: see lrreid_ext.data.degrade.
     cfg.INPUT.LR.KERNEL = "bicubic"
     # What the network is trained on: hr (images as they are), lr (their degraded twins), mixed
     # (each sample degraded with probability PROB), both (every sample as it is and degraded).
     cfg.INPUT.LR.TRAIN_ON = "lr"
     cfg.INPUT.LR.PROB = 0.5
+    # Each training image keeps one factor in all epochs, as in a set that was degraded for good;
+    # otherwise every epoch draws anew.
+    cfg.INPUT.LR.FIXED = False
+    # Training images of these cameras (numbers of the data set) are known only as their LR twins.
+    cfg.INPUT.LR.CAMERAS = []
+    # Factor of a third twin of each training image, images_synthetic (SING's x_h2l); 0: none.
+    cfg.INPUT.LR.SYNTHETIC = 0.0
+    # Folder with a foreground mask for each training image: <its name without suffix>.png, white
+    # where the person is ("": none). They become the batch's masks.
+    cfg.INPUT.MASKS = ""
 
     # ------------------------------------------------------------------ model
     # Super-resolution front-end, by name in FRONTEND_REGISTRY.
@@ -76,6 +92,15 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.MODEL.SR.GROUPS = 10
     cfg.MODEL.SR.BLOCKS = 20
 
+    # FFSR: layout of the auto-encoder (paper: 12 convolutions; code: 15, as the authors' program).
+    # MODEL.SR.WIDTH is the width of its first layer.
+    cfg.MODEL.SR.LAYOUT = "paper"
+    # FFSR: what weighs the pixels of the foreground loss (Eq. 5): gaussian, given (an image for
+    # each sample, see INPUT.MASKS) or none; and the Gaussian's deviations, as shares of height and
+    # width.
+    cfg.MODEL.SR.MASK = "gaussian"
+    cfg.MODEL.SR.MASK_SIGMA = [0.4, 0.25]
+
     # Keep convolution weights channels-last: a quarter faster on CPUs, and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = True
     # A timm model for build_timm_backbone, by timm's name.
@@ -88,6 +113,24 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.HRNET.BLOCKS = 4
     cfg.MODEL.BACKBONE.HRNET.STAGE1_BLOCKS = 4
 
+    # DGD: factor on every layer's channels.
+    cfg.MODEL.BACKBONE.DGD = CfgNode()
+    cfg.MODEL.BACKBONE.DGD.WIDTH = 1.0
+    # Two streams, low and high, of another backbone (RIFE's dual-stream blocks).
+    cfg.MODEL.BACKBONE.DUAL = CfgNode()
+    # The backbone that is doubled, by name: fastreid's ResNets and OSNets.
+    cfg.MODEL.BACKBONE.DUAL.BASE = "build_resnet_backbone"
+    # Where the streams meet: blocks (after each of the four: RIFE) or end (two whole networks).
+    cfg.MODEL.BACKBONE.DUAL.FUSE = "blocks"
+    # The weights they meet with: learned (Eq. 6) or equal (a half each).
+    cfg.MODEL.BACKBONE.DUAL.GATES = "learned"
+    # Width of the gates' hidden layer, and weight of their loss (beta of Eq. 9; 0 leaves it out).
+    cfg.MODEL.BACKBONE.DUAL.GATE_DIM = 64
+    cfg.MODEL.BACKBONE.DUAL.GATE_WEIGHT = 0.1
+    # Largest native width of the data set in pixels, which has resolution r = 1; 0: that of the
+    # training images, measured when training begins.
+    cfg.MODEL.BACKBONE.DUAL.WIDEST = 0
+
     # Dropout before the classifier, for heads that have one.
     cfg.MODEL.HEADS.DROPOUT = 0.0
     # HRNet-ReID head (PS-HRNet, Eq. 6): pooling (avg, max or both), size pooled to in each branch,
@@ -97,9 +140,16 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.MODEL.HEADS.HRNET.SIZES = [4, 2, 2, 1]
     cfg.MODEL.HEADS.HRNET.LAMBDAS = [0.5, 0.2, 0.2, 0.2]
 
+    # META_ARCHITECTURE Anchors: the architecture that there is one of for each factor, and the
+    # factors, in the order they are trained in.
+    cfg.MODEL.ANCHORS = CfgNode()
+    cfg.MODEL.ANCHORS.OF = "Pipeline"
+    cfg.MODEL.ANCHORS.FACTORS = [2, 3, 4]
+
     # Initial weights from a file of any origin: [pattern, replacement] pairs are tried in order on
-    # each of its keys (regular expressions, the first that matches wins); keys that none matches,
-    # or whose replacement is "", are left out and listed.
+    # each of its keys (regular expressions, the first that matches wins); a list of replacements
+    # fills several parts of the model; keys that none matches, or whose replacement is "", are left
+    # out and listed.
     cfg.MODEL.INIT = CfgNode()
     cfg.MODEL.INIT.WEIGHTS = ""
     cfg.MODEL.INIT.MAP = []
@@ -137,6 +187,13 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # The best checkpoint is chosen by this figure, e.g. mlr_cuhk01/multi_shot/query/mAP ("": the
     # first one reported).
     cfg.TEST.BEST_METRIC = ""
+    # Evaluate the training identities that DATASETS.FOLD left out, and not the test set.
+    cfg.TEST.ON_FOLD = False
+    # Fusion of a model with anchors (MODEL.ANCHORS): which anchors, by factor ([]: all that are
+    # trained), and sigma of SING's Eq. 8 (0: all weigh the same; tools/choose_sigma.py chooses).
+    cfg.TEST.FUSION = CfgNode()
+    cfg.TEST.FUSION.ANCHORS = []
+    cfg.TEST.FUSION.SIGMA = 0.0
     # --eval-only: the phase whose step decides what is evaluated ("": the one that the checkpoint
     # was saved in).
     cfg.TEST.PHASE = ""
@@ -180,7 +237,7 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
     try:
-        cfg.merge_from_other_cfg(CfgNode(_widened(raw, cfg)))
+        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
     except (KeyError, ValueError, AssertionError) as error:
         raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
     try:
@@ -235,13 +292,13 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
     return rest
 
 
-def _widened(raw: dict[str, Any], node: CfgNode) -> dict[str, Any]:
+def widened(raw: dict[str, Any], node: CfgNode) -> dict[str, Any]:
     """``raw`` with whole numbers made floats where ``node`` holds a float, as people write them."""
     out: dict[str, Any] = {}
     for key, value in raw.items():
         own = node.get(key)
         if isinstance(value, dict) and isinstance(own, CfgNode):
-            out[key] = _widened(value, own)
+            out[key] = widened(value, own)
         elif isinstance(own, float) and type(value) is int:
             out[key] = float(value)
         else:

@@ -7,7 +7,7 @@ fastreid's own loader needs a CUDA stream and hangs for ever when a worker dies;
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY_HR, TestSet
 from lrreid_ext.data.seeding import derive, seeded
+from lrreid_ext.data.validation import validation_set
 from lrreid_ext.registry import DATASET_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
@@ -38,8 +40,12 @@ def build_dataset_of(cfg: CfgNode, name: str, key: str) -> Any:
     return entry(root=cfg.DATASETS.ROOT, source=cfg.DATASETS.SOURCE, **kwargs)
 
 
-def build_train_dataset(cfg: CfgNode) -> PairedDataset:
-    """All training images of ``DATASETS.NAMES`` with their LR twins."""
+def check_input(cfg: CfgNode) -> None:
+    """Refuse INPUT keys that can't be followed.
+
+    Raises:
+        ConfigError: names the key.
+    """
     lr = cfg.INPUT.LR
     if lr.TRAIN_ON not in TRAIN_ON:
         raise ConfigError(f"INPUT.LR.TRAIN_ON: {lr.TRAIN_ON!r} is none of {', '.join(TRAIN_ON)}")
@@ -57,12 +63,31 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
             "INPUT.RPT.ENABLED: random patches come from images read before, so that a run could "
             "not be repeated or resumed; use INPUT.REA"
         )
+    if lr.WIDTHS and not (len(lr.WIDTHS) == 2 and 1 <= lr.WIDTHS[0] < lr.WIDTHS[1]):
+        raise ConfigError(
+            f"INPUT.LR.WIDTHS: two whole numbers 1 <= low < high or none, not {list(lr.WIDTHS)}"
+        )
+    if lr.SYNTHETIC and lr.SYNTHETIC < 1:
+        raise ConfigError(f"INPUT.LR.SYNTHETIC: {lr.SYNTHETIC} must be a factor >= 1, or 0")
+
+
+def build_train_dataset(cfg: CfgNode) -> PairedDataset:
+    """All training images of ``DATASETS.NAMES`` with their LR twins."""
+    check_input(cfg)
+    lr = cfg.INPUT.LR
     items: list[tuple[str, Any, Any]] = []
+    genuine: set[Any] = set()
+    reduced: set[Any] = set()
     for name in cfg.DATASETS.NAMES:
         data = build_dataset_of(cfg, name, "DATASETS.NAMES")
         if comm.is_main_process():
             data.show_train()
-        items += sorted(data.train)  # folders list their files in any order
+        train = sorted(data.train)  # folders list their files in any order
+        if cfg.DATASETS.FOLD:
+            train = fold_of(train, cfg.DATASETS.FOLD, cfg.SEED, left_out=False)
+        items += train
+        genuine |= cameras_called(data, name, getattr(data, "genuine_lr", ()))
+        reduced |= cameras_called(data, name, lr.CAMERAS)
         if cfg.DATASETS.COMBINEALL:
             # Undegraded images alone: the twins of a recipe's queries, not the queries.
             test_set = test_set_of(data, name, hr=True)
@@ -76,9 +101,31 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
         build_transforms(cfg, is_train=True),
         factors=lr.FACTORS,
         span=tuple(lr.RANGE) if lr.RANGE else None,
+        widths=tuple(lr.WIDTHS) if lr.WIDTHS else None,
         kernel=lr.KERNEL,
         lr_probability=lr.PROB,
+        fixed=cfg.SEED if lr.FIXED else None,
+        genuine=genuine,
+        reduced=reduced,
+        synthetic=lr.SYNTHETIC,
+        masks=cfg.INPUT.MASKS,
     )
+
+
+def cameras_called(data: Any, name: str, numbers: Iterable[int]) -> set[Any]:
+    """Cameras, by number, as a data set's training images name them.
+
+    Raises:
+        ConfigError: no training image is of such a camera.
+    """
+    known = {camera for _, _, camera in data.train}
+    called = {n if n in known else f"{name}_{n}" for n in numbers}
+    if not called <= known:
+        raise ConfigError(
+            f"INPUT.LR.CAMERAS: {name} has no camera {sorted(called - known, key=str)[0]}; "
+            f"there are {', '.join(sorted(map(str, known)))}"
+        )
+    return called
 
 
 class EpochBatches:
@@ -176,6 +223,8 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
 def build_test_set(cfg: CfgNode, name: str) -> TestSet:
     """Every image that an evaluation of ``name`` looks at."""
     dataset = build_dataset_of(cfg, name, "DATASETS.TESTS")
+    if cfg.TEST.ON_FOLD:
+        return validation_set(cfg, dataset, name)
     return test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
 
 

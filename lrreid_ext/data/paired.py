@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrreid_ext.data.degrade import degrade
+from lrreid_ext.data.degrade import degrade, draw_factor, hash_unit
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seeded
+from lrreid_ext.errors import ConfigError
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -27,13 +29,26 @@ class PairedDataset(CommDataset):
     runs on both twins from the same seed, so that flips, crops and erased boxes agree; degradation
     comes first, at the file's own size, as a distant camera would have it.
 
+    Images of some cameras may be known only as low-resolution ones: genuinely so, or because the
+    training is to know nothing else of them. Both twins are then the same small image.
+
     Args:
         img_items: ``(path, identity, camera)`` tuples.
         transform: fastreid's training transform, resizing included; PIL RGB to (3, H, W), 0-255.
         factors: factors to draw from.
         span: if given, the factor is drawn uniformly from this range instead.
+        widths: if given, the LR twin's width is drawn from ``low`` to below ``high`` instead.
         kernel: degradation kernel.
         lr_probability: the chance that ``lr_mask`` is set.
+        fixed: each image keeps one factor, drawn from its name and this seed; None draws anew for
+            each sample.
+        genuine: cameras whose images are low-resolution as they are; their factor is NaN.
+        reduced: cameras whose images are known only reduced by their factor.
+        synthetic: factor of a third twin; 0: none.
+        masks: folder of foreground masks, ``<stem of the image>.png``; "" for none.
+
+    Raises:
+        ConfigError: images without a mask; names the first.
     """
 
     def __init__(
@@ -43,12 +58,31 @@ class PairedDataset(CommDataset):
         *,
         factors: Sequence[float] = (2, 3, 4),
         span: tuple[float, float] | None = None,
+        widths: tuple[int, int] | None = None,
         kernel: str = "bicubic",
         lr_probability: float = 0.5,
+        fixed: int | None = None,
+        genuine: Collection[Any] = (),
+        reduced: Collection[Any] = (),
+        synthetic: float = 0.0,
+        masks: str = "",
     ) -> None:
         super().__init__(img_items, transform, relabel=True)
+        self.fixed = fixed
+        self.genuine = frozenset(genuine)
+        self.reduced = frozenset(reduced)
+        self.synthetic = synthetic
+        self.masks = masks
+        if masks:
+            without = [p for p, *_ in img_items if not self._mask_file(p).is_file()]
+            if without:
+                raise ConfigError(
+                    f"INPUT.MASKS: {len(without)} of {len(img_items)} training images have no mask "
+                    f"in {masks}; the first is {self._mask_file(without[0]).name}"
+                )
         self.factors = tuple(factors)
         self.span = span
+        self.widths = widths
         self.kernel = kernel
         self.lr_probability = lr_probability
 
@@ -58,23 +92,29 @@ class PairedDataset(CommDataset):
         Returns:
             ``images`` and ``images_lr`` (3, H, W) RGB 0-255 float; ``native_size`` and
             ``native_size_lr`` (2,) int64, height and width in pixels before resizing; ``factor``
-            float; ``lr_mask`` bool, whether a training on mixed resolutions takes the LR twin;
-            ``targets``, ``camids`` int; ``img_paths`` str.
+            float, NaN if unknown; ``has_hr`` bool, False for what is known only small; ``lr_mask``
+            bool, whether a training on mixed resolutions takes the LR twin; ``targets``,
+            ``camids`` int; ``img_paths`` str. If asked for, ``images_synthetic`` (3, H, W),
+            ``native_size_synthetic`` (2,) and ``factor_synthetic``, the twin reduced by one fixed
+            factor; and ``masks`` (1, H, W) float, 0-1, the foreground.
         """
         index, seed = key if isinstance(key, tuple) else (key, derive("sample", key))
         path, pid, camid = self.img_items[index]
         image = read_image(path, "RGB")
         with seeded(derive("factor", seed)):
-            factor = random.uniform(*self.span) if self.span else float(random.choice(self.factors))
+            factor = self._drawn_factor(path, image.width)
             mask = random.random() < self.lr_probability
-        small = degrade(image, factor, self.kernel)
-        with seeded(seed):
-            hr = self.transform(image)
-        with seeded(seed):
-            lr = self.transform(small)
-        return {
-            "images": hr,
-            "images_lr": lr,
+        if camid in self.genuine:
+            small, factor = image, float("nan")
+        else:
+            small = degrade(image, factor, self.kernel)
+        has_hr = camid not in self.genuine | self.reduced
+        if not has_hr:
+            image = small
+        sample = {
+            "images": self._transformed(image, seed),
+            "images_lr": self._transformed(small, seed),
+            "has_hr": has_hr,
             "native_size": torch.tensor(image.size[::-1]),
             "native_size_lr": torch.tensor(small.size[::-1]),
             "factor": factor,
@@ -83,6 +123,34 @@ class PairedDataset(CommDataset):
             "camids": self.cam_dict[camid],
             "img_paths": path,
         }
+        if self.synthetic:
+            reduced = degrade(image, self.synthetic, self.kernel)
+            sample["images_synthetic"] = self._transformed(reduced, seed)
+            sample["native_size_synthetic"] = torch.tensor(reduced.size[::-1])
+            sample["factor_synthetic"] = self.synthetic
+        if self.masks:
+            white = read_image(str(self._mask_file(path)), "RGB")
+            sample["masks"] = self._transformed(white, seed)[:1] / 255
+        return sample
+
+    def _drawn_factor(self, path: str, width: int) -> float:
+        if self.widths:
+            low, high = self.widths
+            wanted = random.randrange(low, high)
+            if self.fixed is not None:
+                wanted = low + int(hash_unit(Path(path).name, self.fixed) * (high - low))
+            return max(1.0, width / wanted)
+        if self.fixed is not None:
+            factors = None if self.span else self.factors
+            return draw_factor(Path(path).name, self.fixed, factors, self.span)
+        return random.uniform(*self.span) if self.span else float(random.choice(self.factors))
+
+    def _transformed(self, image: Image.Image, seed: int) -> Tensor:
+        with seeded(seed):
+            return self.transform(image)
+
+    def _mask_file(self, path: str) -> Path:
+        return Path(self.masks, f"{Path(path).stem}.png")
 
 
 class TestDataset(Dataset):

@@ -107,14 +107,15 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str, prefix: str = 
     load_strictly(model, state, f"{key}: {path}")
 
 
-def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[str]]) -> None:
+def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[Any]]) -> None:
     """Fill part of a model from a file of any origin (``MODEL.INIT``).
 
     Args:
         model: the whole model.
         path: the file.
         rules: ``(pattern, replacement)`` pairs, tried in order on every key of the file; the first
-            match wins. A key that none matches, or whose replacement is empty, is left out.
+            match wins. A list of replacements fills several parts. A key that none matches, or
+            whose replacement is empty, is left out.
 
     Raises:
         WeightsError: a key maps to nothing in the model or to another shape, or nothing matched.
@@ -125,17 +126,18 @@ def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[st
     left: list[str] = []
     wrong: list[str] = []
     for name, tensor in state.items():
-        target = _mapped(name, rules)
-        if not target:
+        targets = _mapped(name, rules)
+        if not targets:
             left.append(name)
-        elif target not in own:
-            wrong.append(f"{name} -> {target}, which the model lacks")
-        elif target in taken:
-            wrong.append(f"{name} -> {target}, which another key maps to as well")
-        elif own[target].shape != tensor.shape:
-            wrong.append(f"{name} {list(tensor.shape)} -> {target} {list(own[target].shape)}")
-        else:
-            taken[target] = tensor
+        for target in targets:
+            if target not in own:
+                wrong.append(f"{name} -> {target}, which the model lacks")
+            elif target in taken:
+                wrong.append(f"{name} -> {target}, which another key maps to as well")
+            elif own[target].shape != tensor.shape:
+                wrong.append(f"{name} {list(tensor.shape)} -> {target} {list(own[target].shape)}")
+            else:
+                taken[target] = tensor
     if wrong or not taken:
         raise WeightsError(
             f"MODEL.INIT: {path}: {_listed(wrong) if wrong else 'no key matched a rule'}"
@@ -149,11 +151,12 @@ def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[st
         logger.info("MODEL.INIT: initialised afresh: %s", _listed(fresh))
 
 
-def _mapped(name: str, rules: Sequence[Sequence[str]]) -> str:
+def _mapped(name: str, rules: Sequence[Sequence[Any]]) -> list[str]:
     for pattern, replacement in rules:
         if re.match(pattern, name):
-            return re.sub(pattern, replacement, name, count=1) if replacement else ""
-    return ""
+            several = [replacement] if isinstance(replacement, str) else replacement
+            return [re.sub(pattern, one, name, count=1) for one in several if one]
+    return []
 
 
 class Checkpointer(HostCheckpointer):

@@ -9,6 +9,7 @@
         TRAIN: [teacher]           # modules that learn, by prefix; [] all. The rest is frozen
         TRAIN_ON: hr               # INPUT.LR.TRAIN_ON in this phase; "" as it is
         SOLVER: {BASE_LR: 8.5e-3}  # SOLVER keys of this phase
+        INPUT: {LR: {SYNTHETIC: 2}} # INPUT keys of this phase, for its training images
         LOSS_WEIGHTS: {loss_sr: 0} # factors on losses by name; 0 leaves a loss out
         WEIGHTS: ""                # checkpoint to load on entering, strictly
         COPY: {backbone: teacher}  # modules that start from another's weights, {to: from}
@@ -25,7 +26,7 @@ from typing import Any
 
 from torch import nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode, ConfigError, widened
 from lrreid_ext.registry import suggest
 
 
@@ -40,6 +41,7 @@ class Phase:
     train: tuple[str, ...] = ()
     train_on: str = ""
     solver: dict[str, Any] = field(default_factory=dict)
+    input: dict[str, Any] = field(default_factory=dict)
     loss_weights: dict[str, float] = field(default_factory=dict)
     weights: str = ""
     copy: dict[str, str] = field(default_factory=dict)
@@ -98,14 +100,15 @@ def phase_at(phases: list[Phase], epoch: int) -> Phase:
 
 
 def phase_cfg(cfg: CfgNode, phase: Phase) -> CfgNode:
-    """``cfg`` with the phase's own SOLVER keys and TRAIN_ON merged in."""
+    """``cfg`` with the phase's own SOLVER and INPUT keys and TRAIN_ON merged in."""
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.MAX_EPOCH = phase.epochs
-    try:
-        cfg.SOLVER.merge_from_other_cfg(CfgNode(phase.solver))
-    except (KeyError, ValueError) as error:
-        raise ConfigError(f"PHASES.{phase.name}.SOLVER: {error.args[0]}") from error
+    for branch, keys in (("SOLVER", phase.solver), ("INPUT", phase.input)):
+        try:
+            cfg[branch].merge_from_other_cfg(CfgNode(widened(keys, cfg[branch])))
+        except (KeyError, ValueError) as error:
+            raise ConfigError(f"PHASES.{phase.name}.{branch}: {error.args[0]}") from error
     if phase.train_on:
         cfg.INPUT.LR.TRAIN_ON = phase.train_on
     cfg.freeze()

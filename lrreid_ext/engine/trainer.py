@@ -36,6 +36,7 @@ from lrreid_ext.data.loaders import (
     build_test_loader,
     build_test_set,
     build_train_loader,
+    check_input,
     to_device,
 )
 from lrreid_ext.data.seeding import derive, seed_everything
@@ -86,6 +87,18 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
+def prepare(model: nn.Module, dataset: Any) -> None:
+    """Show the training set to every part that offers ``prepare(dataset)``.
+
+    Done once, when training begins and initial weights are loaded. What a part learns there it
+    keeps in buffers, so that a resumed or evaluated model has it from its checkpoint.
+    """
+    for module in model.modules():
+        look = getattr(module, "prepare", None)
+        if look is not None:
+            look(dataset)
+
+
 def set_step(model: nn.Module, step: str) -> None:
     """Tell the architecture which of its training steps is on."""
     choose = getattr(model, "set_step", None)
@@ -105,11 +118,10 @@ class Trainer(TrainerBase):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
         os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        self.data_loader = build_train_loader(cfg)
+        self.phases = phases_of(cfg)
+        self.use_data(phase_cfg(cfg, self.phases[0]))
         dataset: Any = self.data_loader.dataset
-        self.sampler: Any = self.data_loader.batch_sampler
         self.cfg = with_num_classes(cfg, dataset.num_classes)
-        self.phases = phases_of(self.cfg)
         self.phase: Phase | None = None
         self.raw_model = build_model(self.cfg)
         # What an architecture froze by itself stays so in every phase.
@@ -152,6 +164,7 @@ class Trainer(TrainerBase):
             freeze_for(self.raw_model, phase, self.learnable)
             build_scheduler(cfg, build_optimizer(cfg, self.raw_model), self.iters_per_epoch)
             check_copy(self.raw_model, phase)
+            check_input(cfg)
             amp_dtype(cfg)
             if phase.weights and not os.path.isfile(phase.weights):
                 raise FileNotFoundError(
@@ -233,6 +246,12 @@ class Trainer(TrainerBase):
         ]
 
     # ---------------------------------------------------------------- phases
+    def use_data(self, cfg: CfgNode) -> None:
+        """Train on what ``cfg`` (a phase's) says; the number of batches is the same in all."""
+        self.data_loader = build_train_loader(cfg)
+        self.sampler: Any = self.data_loader.batch_sampler
+        self.data_input = _data_input(cfg)
+
     def enter(self, phase: Phase, *, resumed: bool) -> None:
         """Begin a phase, or go on in the middle of one.
 
@@ -242,12 +261,16 @@ class Trainer(TrainerBase):
         """
         cfg = phase_cfg(self.cfg, phase)
         self.phase = phase
+        if self.data_input != _data_input(cfg):
+            self.use_data(cfg)
         set_step(self.raw_model, phase.step)
         if not resumed:
             if phase.weights:
                 load_weights(self.raw_model, phase.weights, key=f"PHASES.{phase.name}.WEIGHTS")
             copy_modules(self.raw_model, phase)
             self.best = {}
+            if self.epoch == 0:
+                prepare(self.raw_model, self.data_loader.dataset)
         freeze_for(self.raw_model, phase, self.learnable)
         self.train_on = cfg.INPUT.LR.TRAIN_ON
         self.accumulate = cfg.SOLVER.ACCUMULATE
@@ -439,14 +462,32 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     """Load MODEL.WEIGHTS, or OUTPUT_DIR's last checkpoint, and evaluate.
 
     Raises:
+        ConfigError, FileNotFoundError, WeightsError: see :func:`load_trained`.
+    """
+    cfg, model, training = load_trained(cfg)
+    return evaluate(cfg, model, training=training)
+
+
+def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
+    """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
+
+    Returns:
+        The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
+        MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
+        weights come from; and how the weights came about ({} if the file doesn't say).
+
+    Raises:
         FileNotFoundError: there is neither.
+        ConfigError: TEST.PHASE names no phase.
+        WeightsError: the file isn't for this model.
     """
     path = cfg.MODEL.WEIGHTS
     if not path:
         last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
         if not os.path.isfile(last):
             raise FileNotFoundError(
-                "--eval-only: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run"
+                "no trained model: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run "
+                f"(OUTPUT_DIR {cfg.OUTPUT_DIR} has no last_checkpoint)"
             )
         with open(last) as file:
             path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
@@ -461,7 +502,7 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     if cfg.TEST.PHASE and wanted not in steps:
         raise ConfigError(f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(steps)}")
     set_step(model, steps.get(wanted, list(steps.values())[-1]))
-    return evaluate(_with_weights(cfg, path), model, training=training)
+    return _with_weights(cfg, path), model.eval(), training
 
 
 def training_info_of(path: str) -> dict[str, Any]:
@@ -470,6 +511,14 @@ def training_info_of(path: str) -> dict[str, Any]:
         return {}
     data = torch.load(path, map_location="cpu", weights_only=True)
     return dict(data.get("trainer", {}).get("info", {}))
+
+
+def _data_input(cfg: CfgNode) -> CfgNode:
+    """INPUT without what is decided after loading."""
+    given = cfg.INPUT.clone()
+    given.defrost()
+    given.LR.TRAIN_ON = ""
+    return given
 
 
 def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
@@ -503,9 +552,10 @@ def classes_in(state: dict[str, Tensor]) -> int:
     Raises:
         ConfigError: there is no classifier of a known name.
     """
-    for name in ("heads.weight", "heads.classifier.weight"):
-        if name in state:
-            return state[name].shape[0]
+    for name, tensor in state.items():
+        # Of a model with anchors or a teacher, any: all tell the same identities apart.
+        if f".{name}".endswith((".heads.weight", ".heads.classifier.weight")):
+            return tensor.shape[0]
     raise ConfigError("MODEL.HEADS.NUM_CLASSES: the checkpoint doesn't say how many; set it")
 
 

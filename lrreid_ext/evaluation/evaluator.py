@@ -22,6 +22,7 @@ from torch import Tensor
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.evaluation.distance import METRICS, check_features
+from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
 from lrreid_ext.evaluation.report import group_table
@@ -47,7 +48,7 @@ class CrossResolutionEvaluator(DatasetEvaluator):
     the queries of each as ``query@2`` (or of a range, ``query@2-3``, where they are many).
 
     Args:
-        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, METRIC, AQE and FLIP.
+        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, METRIC, AQE, FLIP and FUSION.
         test_set: the images, in the order of ``index``.
         output_dir: where ``results_<test set>.json`` is written; None or "" for nowhere.
 
@@ -65,29 +66,38 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         self._gallery = _positions(test_set, GALLERY)
         if QUERY not in self.groups or not len(self._gallery):
             raise ValueError(f"test set {test_set.name!r} needs both query and gallery images")
-        self._features: list[Tensor] = []
+        self._rows: list[Tensor] = []  # each image's features, and its native height and width
+        self._shape: tuple[int, ...] = ()
         self._indices: list[Tensor] = []
 
     def reset(self) -> None:
         """Forget the features of an earlier round."""
-        self._features, self._indices = [], []
+        self._rows, self._indices = [], []
 
     def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
         """Keep one batch.
 
         Args:
-            inputs: holds ``index`` (B,) int64, positions in ``test_set.samples``.
-            outputs: features (B, D), any device and type.
+            inputs: holds ``index`` (B,) int64, positions in ``test_set.samples``, and for features
+                of K models ``native_size`` (B, 2).
+            outputs: features (B, D), or (B, K, D) of K models; any device and type.
         """
-        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
             shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise TypeError(f"in evaluation a model returns features (B, D), not {shape}")
+            raise TypeError(
+                f"in evaluation a model returns features (B, D) or (B, K, D), not {shape}"
+            )
         if "index" not in inputs:
             raise KeyError("a test batch holds 'index', the positions of its images in the set")
         if len(inputs["index"]) != len(outputs):
             raise ValueError(f"{len(inputs['index'])} images but {len(outputs)} features")
-        self._features.append(outputs.detach().to("cpu", torch.float32))
         self._indices.append(inputs["index"].detach().to("cpu", torch.int64))
+        if outputs.ndim == 3 and "native_size" not in inputs:
+            raise KeyError("fusing several models' distances takes 'native_size' in a test batch")
+        sizes = inputs.get("native_size", torch.ones(len(outputs), 2))
+        both = [t.detach().to("cpu", torch.float32) for t in (outputs.flatten(1), sizes)]
+        self._rows.append(torch.cat(both, dim=1))
+        self._shape = tuple(outputs.shape[1:])
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Score everything, print the table, write the JSON.
@@ -101,11 +111,13 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             ValueError: images missing or scored twice, features that are not finite, or no query
                 with a right answer.
         """
-        features = gather_rows(self._features, self._indices, self.test_set)
-        if features is None:
+        rows = gather_rows(self._rows, self._indices, self.test_set)
+        if rows is None:
             return OrderedDict()
+        # The main process has the first images, and so the features' shape.
+        features, sizes = rows[:, :-2].reshape(-1, *self._shape), rows[:, -2:]
         start = time.perf_counter()
-        results = self._score(features)
+        results = self._score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
         logger.info("%s\n%s", self._headline(results), group_table(results))
         if self.output_dir:
@@ -114,9 +126,15 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             logger.info("Results written to %s", path)
         return flat_figures(results)
 
-    def _score(self, features: Tensor) -> dict[str, Any]:
+    def _score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
         """The content of the results file."""
         test = self.cfg.TEST
+        fusion: dict[str, Any] | None = None
+        if features.ndim == 3:
+            anchors = chosen_anchors(self.cfg, features.shape[1])
+            features = features[:, anchors]
+            factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[i]) for i in anchors]
+            fusion = {"anchors": factors, "sigma": float(test.FUSION.SIGMA)}
         samples = self.test_set.samples
         pids = np.array([sample.pid for sample in samples])
         camids = np.array([sample.camid for sample in samples])
@@ -128,9 +146,17 @@ class CrossResolutionEvaluator(DatasetEvaluator):
                 continue
             parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
             query = check_features(features[index], name)
+            weights = None
+            if fusion is not None:
+                weights = anchor_weights(
+                    areas(sizes[index]),
+                    areas(sizes[gallery[pids[gallery] >= 0]]),
+                    fusion["anchors"],
+                    fusion["sigma"],
+                )
             args = (pids[index], pids[gallery], camids[index], camids[gallery])
             for protocol in test.PROTOCOLS:
-                statistics = self._rank(protocol, query, shown, *args)
+                statistics = self._rank(protocol, query, shown, weights, *args)
                 if name == QUERY and not statistics.valid.any():
                     raise ValueError(
                         f"test set {self.test_set.name!r}: no query has a right answer in the "
@@ -150,6 +176,7 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             "metric": test.METRIC,
             "flip": bool(test.FLIP.ENABLED),
             "aqe": _aqe_settings(self.cfg),
+            "fusion": fusion,
             "tie_rule": TIE_RULE,
             "counts": {
                 "gallery": int((pids[gallery] >= 0).sum()),
@@ -162,16 +189,21 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         }
 
     def _rank(
-        self, protocol: str, query: Tensor, gallery: Tensor, *args: NDArray[np.int64]
+        self,
+        protocol: str,
+        query: Tensor,
+        gallery: Tensor,
+        weights: Tensor | None,
+        *args: NDArray[np.int64],
     ) -> SingleShot | RankStatistics:
         """One group's statistics; ``args``: identities and cameras, as the functions take them."""
         test = self.cfg.TEST
+        options = {"metric": test.METRIC, "weights": weights}
         if protocol == "single_shot":
-            return single_shot(
-                query, gallery, *args, trials=test.TRIALS, seed=test.SEED, metric=test.METRIC
-            )
+            trials = {"trials": test.TRIALS, "seed": test.SEED}
+            return single_shot(query, gallery, *args, **trials, **options)
         query, gallery = self._expanded(query, gallery, args[1])
-        return rank_statistics(query, gallery, *args, metric=test.METRIC)
+        return rank_statistics(query, gallery, *args, **options)
 
     def _add(
         self,
@@ -214,6 +246,8 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         settings = self.cfg.TEST.AQE
         if not settings.ENABLED:
             return query, gallery
+        if query.ndim == 3:
+            raise ConfigError("TEST.AQE.ENABLED: not available for features of several anchors")
         # Junk is no part of the gallery, and must not lend its features to others.
         kept = torch.from_numpy(gallery_pids >= 0)
         images = len(query) + int(kept.sum())
@@ -240,6 +274,9 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         ]
         how += [f"{results['metric']} distance"]
         how += [switch for switch in ("flip", "aqe") if results[switch]]
+        if results["fusion"]:
+            names = ", ".join(f"x{f:g}" for f in results["fusion"]["anchors"])
+            how += [f"distances of the anchors {names} fused, sigma {results['fusion']['sigma']:g}"]
         return (
             f"{data}\n"
             f"protocol: {', '.join(how)}\n"

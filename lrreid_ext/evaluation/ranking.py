@@ -114,15 +114,18 @@ def rank_statistics(
     g_camids: ArrayLike,
     *,
     metric: str = "cosine",
+    weights: Tensor | None = None,
     chunk: int = 256,
 ) -> RankStatistics:
     """Rank the gallery for every query, under the rules at the top of this module.
 
     Args:
-        query, gallery: features (Q, D) and (G, D); the products are made on their device.
+        query, gallery: features (Q, D) and (G, D), or (Q, K, D) and (G, K, D) of K models; the
+            products are made on their device.
         q_pids, g_pids: (Q,) and (G,) identities.
         q_camids, g_camids: (Q,) and (G,) cameras.
         metric: ``cosine`` or ``euclidean``.
+        weights: (Q, K), of the K models' distances; None weighs them alike.
         chunk: queries at a time; the extra memory is ``chunk * G`` numbers.
 
     Raises:
@@ -142,7 +145,7 @@ def rank_statistics(
 
     first_rank = np.zeros(len(query), dtype=np.int64)
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
-    for rows, block in distance_chunks(query, gallery, metric, chunk):
+    for rows, block in distance_chunks(query, gallery, metric, chunk, weights):
         block[:, junk] = torch.inf
         for i, row in enumerate(block.cpu().numpy(), start=rows.start):
             own = order[begin[i] : end[i]]

@@ -128,6 +128,7 @@ def single_shot(
     trials: int = 10,
     seed: int = 0,
     metric: str = "cosine",
+    weights: Tensor | None = None,
     chunk: int = 256,
 ) -> SingleShot:
     """Rank one drawn image per identity for every query, ``trials`` times.
@@ -135,11 +136,13 @@ def single_shot(
     Distances are computed once for all trials, to the images that any of them drew.
 
     Args:
-        query, gallery: features (Q, D) and (G, D); the products are made on their device.
+        query, gallery: features (Q, D) and (G, D), or (Q, K, D) and (G, K, D) of K models; the
+            products are made on their device.
         q_pids, g_pids: (Q,) and (G,) identities.
         q_camids, g_camids: (Q,) and (G,) cameras.
         trials, seed: of the draws; see :func:`draw_gallery`.
         metric: ``cosine`` or ``euclidean``.
+        weights: (Q, K), of the K models' distances; None weighs them alike.
         chunk: queries at a time.
 
     Raises:
@@ -167,7 +170,9 @@ def single_shot(
         drawn, places = np.unique(picks[:, k, present], return_inverse=True)
         where = torch.from_numpy(places.reshape(trials, -1)).to(query.device)
         right = torch.from_numpy(slot[target[asked]]).to(query.device)
-        for rows, block in distance_chunks(query[asked], gallery[drawn], metric, chunk):
+        own_weights = None if weights is None else weights[asked]
+        chunks = distance_chunks(query[asked], gallery[drawn], metric, chunk, own_weights)
+        for rows, block in chunks:
             for trial in range(trials):
                 shown = block[:, where[trial]]
                 own = shown.gather(1, right[rows, None])

@@ -109,9 +109,8 @@ class PSHRNet(Pipeline):
     def train_student(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Phase 2: L_ID + lambda_SR L_SR + lambda_PS L_PS (Eq. 12)."""
         restored = self.restore(batch)
-        targets = batch["targets"]
-        outputs = self.heads(self.backbone(self.normalise(restored.images)), targets)
-        losses = self.identity_losses(outputs, targets)
+        outputs, losses = self.identify(restored.images, batch)
+        losses |= self.identity_losses(outputs, batch["targets"])
         losses |= self.frontend_losses(restored, batch)
         if self.ps_weight > 0:
             with torch.no_grad():

@@ -1,5 +1,7 @@
 """Backbones, in fastreid's registry."""
 
+from lrreid_ext.modeling.backbones.dgd import DGD, build_dgd_backbone
+from lrreid_ext.modeling.backbones.dual_stream import DualStream, build_dual_stream_backbone
 from lrreid_ext.modeling.backbones.hrnet import (
     HRNet,
     build_hrnet_backbone,
@@ -9,9 +11,13 @@ from lrreid_ext.modeling.backbones.pretrained import build_backbone
 from lrreid_ext.modeling.backbones.timm import TimmBackbone, build_timm_backbone
 
 __all__ = [
+    "DGD",
+    "DualStream",
     "HRNet",
     "TimmBackbone",
     "build_backbone",
+    "build_dgd_backbone",
+    "build_dual_stream_backbone",
     "build_hrnet_backbone",
     "build_hrnet_cls_backbone",
     "build_timm_backbone",

@@ -23,11 +23,16 @@ WAYS_OUT = (
 )
 
 
-def build_backbone(cfg: CfgNode) -> nn.Module:
-    """Build the backbone named in ``MODEL.BACKBONE.NAME``, fastreid's or ours.
+def build_backbone(cfg: CfgNode, name: str = "", key: str = "MODEL.BACKBONE.NAME") -> nn.Module:
+    """Build a backbone, fastreid's or ours.
 
     fastreid's own backbones load without complaint a file that has nothing in common with them, and
     fail without a hint when they can't download; both are errors here.
+
+    Args:
+        cfg: the config.
+        name: which backbone; "" is the one named in ``MODEL.BACKBONE.NAME``.
+        key: the config key that holds the name, for the message.
 
     Raises:
         ConfigError: the name isn't registered.
@@ -37,8 +42,9 @@ def build_backbone(cfg: CfgNode) -> nn.Module:
     """
     from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
 
-    builder = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
     node = cfg.MODEL.BACKBONE
+    name = name or node.NAME
+    builder = lookup(BACKBONE_REGISTRY, name, key)
     if not (node.PRETRAIN and builder.__module__.startswith("fastreid.")):
         return builder(cfg)
     path = node.PRETRAIN_PATH
@@ -48,11 +54,11 @@ def build_backbone(cfg: CfgNode) -> nn.Module:
     except Exception as error:  # a missing gdown, and whatever gdown and torch raise
         what = f"load {PATH_KEY} {path}" if path else "download its pretrained weights"
         raise PretrainedError(
-            f"{node.NAME} could not {what} ({type(error).__name__}: {error}). {WAYS_OUT}"
+            f"{name} could not {what} ({type(error).__name__}: {error}). {WAYS_OUT}"
         ) from error
     if file is not None and not file.keys() & backbone.state_dict().keys():
         raise WeightsError(
-            f"{PATH_KEY}: {path} is not for {node.NAME}: not one name agrees "
+            f"{PATH_KEY}: {path} is not for {name}: not one name agrees "
             f"(the file has {', '.join(list(file)[:3])} ...)"
         )
     return backbone

@@ -7,6 +7,7 @@ from lrreid_ext.modeling.frontends.base import (
     to_pixels,
     to_unit,
 )
+from lrreid_ext.modeling.frontends.ffsr import FFSR
 from lrreid_ext.modeling.frontends.interpolation import Bicubic, Bilinear, Identity
 from lrreid_ext.modeling.frontends.rcan import RCAN
 from lrreid_ext.modeling.frontends.restoration import ChannelAttention, Restoration
@@ -14,6 +15,7 @@ from lrreid_ext.modeling.frontends.srcnn import SRCNN
 from lrreid_ext.modeling.frontends.vdsr import VDSR, VDSRCA
 
 __all__ = [
+    "FFSR",
     "RCAN",
     "SRCNN",
     "VDSR",

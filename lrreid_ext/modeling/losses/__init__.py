@@ -2,6 +2,8 @@
 
 from lrreid_ext.modeling.losses.functional import (
     batch_hard_triplet,
+    foreground_mse,
+    gaussian_mask,
     image_loss,
     l1_image,
     mse_image,
@@ -28,6 +30,8 @@ __all__ = [
     "SmoothCrossEntropyLoss",
     "TripletLoss",
     "batch_hard_triplet",
+    "foreground_mse",
+    "gaussian_mask",
     "image_loss",
     "l1_image",
     "mse_image",

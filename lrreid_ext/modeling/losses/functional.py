@@ -12,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrreid_ext.errors import ConfigError
+
 __all__ = [
     "IMAGE_LOSSES",
     "batch_hard_triplet",
+    "foreground_mse",
+    "gaussian_mask",
     "image_loss",
     "l1_image",
     "mse_image",
@@ -72,6 +76,57 @@ def image_loss(images: Tensor, hr: Tensor, kind: str) -> Tensor:
     if kind not in IMAGE_LOSSES:
         raise ValueError(f"MODEL.SR.LOSS: {kind!r} is not one of {', '.join(IMAGE_LOSSES)}")
     return IMAGE_LOSSES[kind](images, hr)
+
+
+def foreground_mse(restored: Tensor, hr: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the squared masked difference on the 0-1 scale (FFSR Eq. 5, as a mean).
+
+    The mask is squared with the difference, as the paper prints it. The mean is over all B * 3 * H
+    * W elements, whatever the mask: with a mask of ones this is :func:`mse_image`.
+
+    Args:
+        restored: (B, 3, H, W) RGB, 0-255 float.
+        hr: the same for the high-resolution twins.
+        mask: (B, 1, H, W), or (1, 1, H, W) for all images alike, in 0-1.
+
+    Returns:
+        Scalar tensor.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    batch, _, height, width = restored.shape
+    if tuple(mask.shape) not in {(batch, 1, height, width), (1, 1, height, width)}:
+        raise ValueError(
+            f"masks {tuple(mask.shape)} don't fit restored images {tuple(restored.shape)}: they "
+            f"must be {(batch, 1, height, width)}, or {(1, 1, height, width)} for all alike"
+        )
+    return (widen(mask) * _unit_difference(restored, hr)).square().mean()
+
+
+def gaussian_mask(height: int, width: int, sigma: Sequence[float]) -> Tensor:
+    """A Gaussian centred in the image (FFSR, Sec. 4.1), 1 at the centre.
+
+    The centre lies between the middle pixels where a side is even, so that mirroring the image
+    doesn't change the mask.
+
+    Args:
+        height, width: in pixels.
+        sigma: the deviations, as shares of height and width.
+
+    Returns:
+        (1, 1, height, width) float32 in 0-1.
+
+    Raises:
+        ConfigError: ``sigma`` isn't two positive numbers.
+    """
+    if len(sigma) != 2 or not min(sigma) > 0:
+        raise ConfigError(f"MODEL.SR.MASK_SIGMA must be two positive numbers, not {list(sigma)}")
+    rows, columns = (
+        torch.exp(-0.5 * (((torch.arange(size) + 0.5) / size - 0.5) / share).square())
+        for size, share in zip((height, width), sigma, strict=True)
+    )
+    return (rows[:, None] * columns)[None, None]
 
 
 def batch_hard_triplet(features: Tensor, targets: Tensor, margin: float) -> Tensor:

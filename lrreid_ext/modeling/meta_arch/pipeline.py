@@ -158,16 +158,42 @@ class Pipeline(nn.Module):
             return guess
         return torch.where(batch["factor"].isnan(), guess, batch["factor"] > 1)
 
+    def restorable(self, batch: dict[str, Any]) -> Tensor:
+        """(B,) bool: images that passed through the front-end and whose HR twin is known."""
+        known = batch.get("has_hr", torch.ones(len(batch["images"]), dtype=torch.bool))
+        known = known.to(batch["images"].device)
+        return known if self.sr_apply == "all" else known & self.low_resolution(batch)
+
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation, out of place."""
         return (images - self.pixel_mean) / self.pixel_std
 
     def train_reid(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Identity losses, and the front-end's while it learns."""
+        """Identity losses, the backbone's own, and the front-end's while it learns."""
         restored = self.restore(batch)
-        targets = batch["targets"]
-        outputs = self.heads(self.backbone(self.normalise(restored.images)), targets)
-        return {**self.identity_losses(outputs, targets), **self.frontend_losses(restored, batch)}
+        outputs, losses = self.identify(restored.images, batch)
+        losses |= self.identity_losses(outputs, batch["targets"])
+        return {**losses, **self.frontend_losses(restored, batch)}
+
+    def identify(
+        self, images: Tensor, batch: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Pass images (B, 3, H, W), RGB, 0-255, through backbone and head, in training.
+
+        A backbone may have losses of its own. It then offers ``forward_with_extras(images) ->
+        (features, extras)`` and ``losses(extras, batch) -> {"loss_...": scalar}``.
+
+        Returns:
+            The head's outputs, and the backbone's own losses.
+        """
+        images = self.normalise(images)
+        backbone: Any = self.backbone
+        if not hasattr(backbone, "forward_with_extras"):
+            return self.heads(backbone(images), batch["targets"]), {}
+        features, extras = backbone.forward_with_extras(images)
+        learns = any(p.requires_grad for p in backbone.parameters())
+        losses = backbone.losses(extras, batch) if learns else {}
+        return self.heads(features, batch["targets"]), losses
 
     def train_sr(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The front-end's losses alone.
@@ -190,19 +216,24 @@ class Pipeline(nn.Module):
         return {**losses, "cls_accuracy": right.float().mean()}
 
     def frontend_losses(self, restored: FrontendOutput, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The front-end's weighted losses over the images that passed through it."""
+        """The front-end's weighted losses over the images that passed through it, and whose HR
+        twin is known; the batch's masks go with them as ``extras["masks"]``."""
         learns = any(p.requires_grad for p in self.frontend.parameters())
         if not learns or self.sr_weight == 0:
             return {}
-        hr = batch["images_hr"]
-        if self.sr_apply == "lr":
-            low = self.low_resolution(batch)
-            if not bool(low.any()):
-                # Every process has to give the same losses, also for a batch without LR images.
-                native = batch["native_size"][:1]
-                unused = self.frontend(batch["images"][:1], native)
-                return {k: 0.0 * v for k, v in self.frontend.losses(unused, hr[:1]).items()}
-            restored = FrontendOutput(restored.images[low], restored.extras)
-            hr = hr[low]
-        losses = self.frontend.losses(restored, hr)
-        return {name: self.sr_weight * loss for name, loss in losses.items()}
+        hr, weight = batch["images_hr"], self.sr_weight
+        chosen = self.restorable(batch)
+        masks = {"masks": batch["masks"]} if "masks" in batch else {}
+        if not bool(chosen.any()):
+            # Every process has to give the same losses, also for a batch without such images.
+            chosen = torch.arange(len(hr), device=hr.device) == 0
+            native = None if batch.get("native_size") is None else batch["native_size"][chosen]
+            output, weight = self.frontend(batch["images"][chosen], native), 0.0
+        elif bool(chosen.all()):
+            output = restored
+        else:
+            output = FrontendOutput(restored.images[chosen], restored.extras)
+        masks = {k: v[chosen] for k, v in masks.items()}
+        output = FrontendOutput(output.images, {**output.extras, **masks})
+        losses = self.frontend.losses(output, hr[chosen])
+        return {name: weight * loss for name, loss in losses.items()}

@@ -1,0 +1,107 @@
+"""Several models of one architecture, each trained for one factor, evaluated as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from fastreid.config import configurable
+from torch import Tensor, nn
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.samples import factor_group
+from lrreid_ext.modeling.frontends import FrontendOutput
+from lrreid_ext.modeling.meta_arch.pipeline import Pipeline
+from lrreid_ext.registry import META_ARCH_REGISTRY, lookup
+
+
+@META_ARCH_REGISTRY.register()
+class Anchors(nn.Module):
+    """SING's anchor models (Jiao et al. 2018, "Multi-Resolution Adaptive Fusion"), of any method.
+
+    There is one model of MODEL.ANCHORS.OF for each of MODEL.ANCHORS.FACTORS, in
+    ``anchors.x2``, ``anchors.x3`` ... Each has a phase of training:
+
+    ::
+
+        PHASES:
+          x2: {EPOCHS: 60, STEP: x2, TRAIN: [anchors.x2], INPUT: {LR: {SYNTHETIC: 2}}}
+          x3: {EPOCHS: 60, STEP: x3, TRAIN: [anchors.x3], INPUT: {LR: {SYNTHETIC: 3}}}
+
+    A step is an anchor's name, and after a dot the step of the model itself where it isn't its
+    first: ``x2.sr``. In evaluation the features of the anchors up to the step's, in the order of
+    FACTORS, are handed on side by side, and
+    :mod:`lrreid_ext.evaluation.fusion` fuses their distances.
+
+    Args:
+        factors: the anchors' factors, different ones, each >= 1.
+        build: makes one model.
+
+    Raises:
+        ConfigError: no factor, a factor below 1, or one that comes twice.
+    """
+
+    @configurable
+    def __init__(self, *, factors: Sequence[float], build: Callable[[], Pipeline]) -> None:
+        super().__init__()
+        factors = [float(f) for f in factors]
+        if not factors or min(factors) < 1 or len(set(factors)) < len(factors):
+            raise ConfigError(
+                f"MODEL.ANCHORS.FACTORS: {factors} must be different factors >= 1, at least one"
+            )
+        self.factors = factors
+        self.names = [factor_group(f) for f in factors]
+        # A module's name can't hold a dot: x2.5 is kept as x2_5.
+        self.anchors = nn.ModuleDict({n.replace(".", "_"): build() for n in self.names})
+        self.current = len(factors) - 1
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Keyword arguments of ``__init__`` from a config."""
+        of = lookup(META_ARCH_REGISTRY, cfg.MODEL.ANCHORS.OF, "MODEL.ANCHORS.OF")
+        if not issubclass(of, Pipeline):
+            raise ConfigError(f"MODEL.ANCHORS.OF: {cfg.MODEL.ANCHORS.OF} is no Pipeline")
+        return {"factors": cfg.MODEL.ANCHORS.FACTORS, "build": lambda: of(cfg)}
+
+    def model(self, index: int) -> Any:
+        """The anchor at a position of :attr:`factors`."""
+        return self.anchors[self.names[index].replace(".", "_")]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        return self.model(0).device
+
+    def set_step(self, step: str) -> None:
+        """Choose the anchor that is trained, and its step; "" is the last anchor's first."""
+        fitting = [n for n in self.names if step == n or step.startswith(f"{n}.")]
+        if step and not fitting:
+            raise ConfigError(
+                f"PHASES.*.STEP: {step!r} names none of the anchors {', '.join(self.names)}"
+            )
+        # The longest: "x2" is the beginning of the anchor "x2.5" too.
+        name = max(fitting, key=len) if step else self.names[-1]
+        self.current = self.names.index(name)
+        self.model(self.current).set_step(step[len(name) + 1 :])
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        """In training, what the step's anchor gives; in evaluation, features (B, K, D) of the
+        anchors up to it."""
+        if self.training:
+            return self.model(self.current)(batch)
+        return torch.stack([self.model(k).embed(batch) for k in range(self.current + 1)], dim=1)
+
+    def restore(self, batch: dict[str, Any]) -> FrontendOutput:
+        """Images (B, 3, H, W) as the front-end of the trained anchor nearest to each image's factor
+        restores them; as the first one does where the factor isn't known."""
+        factor = batch.get("factor", torch.full((len(batch["images"]),), self.factors[0]))
+        scale = 1 / factor.nan_to_num(self.factors[0]).to(batch["images"].device)
+        ratios = torch.tensor(self.factors[: self.current + 1], device=scale.device).reciprocal()
+        nearest = (scale[:, None] - ratios).abs().argmin(dim=1)
+        out = batch["images"].clone()
+        for k in nearest.unique().tolist():
+            chosen = nearest == k
+            part = {n: v[chosen] if isinstance(v, Tensor) else v for n, v in batch.items()}
+            out[chosen] = self.model(k).restore(part).images.to(out.dtype)
+        return FrontendOutput(out)

@@ -1,0 +1,15 @@
+"""SING: see README.md."""
+
+from fastreid.config import CfgNode
+
+from projects.SING.sing import SING
+
+__all__ = ["SING", "add_config"]
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Add SING's keys."""
+    cfg.SING = CfgNode()
+    # The streams trained on: h (HR), h2l (HR reduced by the anchor's factor), l (LR). Without h2l:
+    # Table 3.
+    cfg.SING.STREAMS = ["h", "h2l", "l"]

@@ -1,0 +1,128 @@
+"""SING's own wiring: three weight-sharing streams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from fastreid.config import configurable
+from torch import Tensor
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.modeling.frontends import FrontendOutput
+from lrreid_ext.modeling.meta_arch import Pipeline
+from lrreid_ext.registry import META_ARCH_REGISTRY
+
+STREAMS = ("h", "h2l", "l")
+
+
+@META_ARCH_REGISTRY.register()
+class SING(Pipeline):
+    """SING (Jiao et al., AAAI 2018, "Deep Low-Resolution Person Re-Identification").
+
+    Step ``joint``: three streams share all weights. ``h`` are HR images, which by-pass the
+    front-end; ``h2l`` the same images reduced by the anchor's factor (INPUT.LR.SYNTHETIC) and
+    restored; ``l`` LR images, of whatever factors, restored. All three pass the re-ID network as
+    one batch; their identity losses are added up (Eq. 3), and the restored ``h2l`` is held against
+    ``h`` by the front-end's loss, weighed by alpha, MODEL.SR.LOSS_WEIGHT (Eq. 2, 5).
+
+    Of an image known only small (a genuine low-resolution camera, INPUT.LR.CAMERAS), only the
+    stream ``l`` sees anything. Evaluate with MODEL.SR.APPLY lr: HR images are not restored.
+
+    Args:
+        streams: which of ``h``, ``h2l`` and ``l`` are trained on. Without ``h2l`` there is no
+            front-end loss either: nothing pairs restored images with HR ones (Table 3).
+        others: see :class:`Pipeline`.
+
+    Raises:
+        ConfigError: no stream, or an unknown one.
+    """
+
+    steps = ("joint", "reid", "sr")
+
+    @configurable
+    def __init__(self, *, streams: Sequence[str] = STREAMS, **others: Any) -> None:
+        super().__init__(**others)
+        if not streams or set(streams) - set(STREAMS):
+            raise ConfigError(
+                f"SING.STREAMS: {list(streams)} must be some of {', '.join(STREAMS)}"
+            )
+        self.streams = tuple(s for s in STREAMS if s in streams)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Keyword arguments of ``__init__`` from a config."""
+        return {**super().from_config(cfg), "streams": cfg.SING.STREAMS}
+
+    def train_joint(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """The joint loss (Eq. 5); identity losses are logged by stream, as ``loss_..._h2l``.
+
+        Raises:
+            ConfigError: the batch leaves all streams empty, or lacks the twin that one needs.
+        """
+        parts = {name: self.stream(name, batch) for name in self.streams}
+        restored = {
+            name: FrontendOutput(part["images"])
+            if name == "h"
+            else self.frontend(part["images"], part["native_size"])
+            for name, part in parts.items()
+        }
+        joined = {
+            key: torch.cat([part[key] for part in parts.values()])
+            for key in ("targets", "native_size", "camids")
+        }
+        if not len(joined["targets"]):
+            raise ConfigError(
+                "SING.STREAMS: a batch held nothing but images known only small, which the streams "
+                f"{', '.join(self.streams)} don't see; add l"
+            )
+        images = torch.cat([output.images for output in restored.values()])
+        outputs, losses = self.identify(images, joined)
+
+        right = images.new_zeros(())
+        start, total = 0, len(images)
+        for name, part in parts.items():
+            count = len(part["targets"])
+            # Of a stream that is empty in this batch, all images' losses, times 0: every process
+            # has to give the same ones.
+            share = cut(outputs, start, start + count, total) if count else outputs
+            targets = part["targets"] if count else joined["targets"]
+            for key, value in self.identity_losses(share, targets).items():
+                if key.startswith("loss"):
+                    losses[f"{key}_{name}"] = value if count else 0.0 * value
+                else:
+                    right = right + value * count
+            start += count
+        if "h2l" in parts:
+            # Where no image has an HR twin, the pipeline makes a loss of 0 of the others.
+            name = "h2l" if len(parts["h2l"]["targets"]) else "l"
+            losses |= self.frontend_losses(restored[name], parts[name])
+        return {**losses, "cls_accuracy": right / total}
+
+    def stream(self, name: str, batch: dict[str, Any]) -> dict[str, Any]:
+        """One stream's batch: its ``images``, ``native_size`` and ``factor``, and their company."""
+        twin = {"h": "hr", "h2l": "synthetic", "l": "lr"}[name]
+        if f"images_{twin}" not in batch:
+            raise ConfigError(
+                "INPUT.LR.SYNTHETIC: the stream h2l needs the anchor's factor; give the phase "
+                "INPUT: {LR: {SYNTHETIC: 2}}, or leave h2l out of SING.STREAMS"
+            )
+        seen = batch["has_hr"] if name != "l" else torch.ones_like(batch["has_hr"])
+        part = {k: v[seen] for k, v in batch.items() if isinstance(v, Tensor)}
+        for key in ("images", "native_size", "factor"):
+            part[key] = part[f"{key}_{twin}"]
+        return part
+
+
+def cut(outputs: dict[str, Any], start: int, stop: int, total: int) -> dict[str, Any]:
+    """Rows ``start`` to ``stop`` of a head's outputs for ``total`` images."""
+
+    def rows(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and len(value) == total:
+            return value[start:stop]
+        if isinstance(value, (list, tuple)):
+            return [rows(v) for v in value]
+        return value
+
+    return {key: rows(value) for key, value in outputs.items()}

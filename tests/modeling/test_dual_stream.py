@@ -1,0 +1,430 @@
+"""The dual-stream backbone against loops written out by hand, and against its own base."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fastreid.modeling.backbones import resnet
+from PIL import Image
+
+from lrreid_ext.config import get_cfg
+from lrreid_ext.errors import ConfigError, PretrainedError
+from lrreid_ext.evaluation.cost import gmacs, parameters
+from lrreid_ext.modeling.backbones import DualStream, build_backbone
+
+KINDS = {
+    "resnet18": {"DEPTH": "18x", "FEAT_DIM": 512},
+    "resnet18_ibn_se": {"DEPTH": "18x", "FEAT_DIM": 512, "WITH_IBN": True, "WITH_SE": True},
+    "osnet": {"DEPTH": "x0_25", "FEAT_DIM": 128, "BASE": "build_osnet_backbone"},
+}
+
+
+def dual_cfg(kind="resnet18", **dual):
+    cfg = get_cfg()
+    node = cfg.MODEL.BACKBONE
+    node.NAME = "build_dual_stream_backbone"
+    node.PRETRAIN = False
+    cfg.INPUT.SIZE_TRAIN = cfg.INPUT.SIZE_TEST = [64, 32]
+    settings = dict(KINDS[kind])
+    node.DUAL.BASE = settings.pop("BASE", "build_resnet_backbone")
+    for name, value in settings.items():
+        node[name] = value
+    for name, value in dual.items():
+        node.DUAL[name] = value
+    return cfg
+
+
+def build(kind="resnet18", seed=0, **dual):
+    torch.manual_seed(seed)
+    return build_backbone(dual_cfg(kind, **dual))
+
+
+def base_of(kind):
+    cfg = dual_cfg(kind)
+    return build_backbone(cfg, cfg.MODEL.BACKBONE.DUAL.BASE)
+
+
+def restarted(model, seed=5):
+    """Batch statistics that aren't 0 and 1, so that a forgotten layer shows."""
+    torch.manual_seed(seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return model
+
+
+def images(count=2, size=(64, 32)):
+    torch.manual_seed(1)
+    return torch.randn(count, 3, *size)
+
+
+def resnet_stages(part):
+    return [part.layer1, part.layer2, part.layer3, part.layer4]
+
+
+def gate(model, stream, t, maps):
+    """GAP - FC - ReLU - FC - sigmoid, number by number."""
+    layers = model.gates[stream][t]
+    weights = []
+    for one in maps:
+        pooled = torch.stack([channel.sum() / channel.numel() for channel in one])
+        hidden = [
+            max(0.0, float((row * pooled).sum() + bias))
+            for row, bias in zip(layers.fc1.weight, layers.fc1.bias, strict=True)
+        ]
+        out = float((layers.fc2.weight[0] * torch.tensor(hidden)).sum() + layers.fc2.bias[0])
+        weights.append(1 / (1 + torch.tensor(-out).exp()))
+    return torch.stack(weights)
+
+
+@torch.no_grad()
+def test_blocks_fuse_by_equation_6():
+    model = restarted(build(GATE_DIM=8)).eval()
+    x = images()
+    before = x.clone()
+    found, extras = model.forward_with_extras(x)
+    assert torch.equal(x, before)
+
+    maps = model.stem.maxpool(model.stem.relu(model.stem.bn1(model.stem.conv1(x))))
+    stages = zip(resnet_stages(model.low), resnet_stages(model.high), strict=True)
+    for t, (low, high) in enumerate(stages):
+        a, b = low(maps), high(maps)
+        wl, wh = gate(model, "low", t, a), gate(model, "high", t, b)
+        torch.testing.assert_close(extras["gates"][:, t], torch.stack([wl, wh], 1))
+        maps = torch.stack([wl[i] * a[i] + wh[i] * b[i] for i in range(len(x))])
+    torch.testing.assert_close(found, maps)
+    assert extras["gates"].shape == (2, 4, 2)
+    assert torch.equal(model(x), found)
+
+
+def test_the_gates_loss_is_equation_7_summed_over_the_blocks():
+    model = build(GATE_WEIGHT=0.3, WIDEST=64)
+    torch.manual_seed(0)
+    gates = torch.rand(3, 4, 2)
+    widths = [16, 64, 80]  # the last one wider than the widest: r is 1
+    batch = {"native_size": torch.tensor([[128, w] for w in widths])}
+    total = 0.0
+    for t in range(4):
+        for i, r in enumerate((0.25, 1.0, 1.0)):
+            wl, wh = (float(w) for w in gates[i, t])
+            total += ((wl - (1 - r)) ** 2 + (wh - r) ** 2) / 3
+    losses = model.losses({"gates": gates}, batch)
+    assert list(losses) == ["loss_gates"]
+    assert float(losses["loss_gates"]) == pytest.approx(0.3 * total, rel=1e-5)
+    assert losses["loss_gates"].dtype == torch.float32
+    perfect = torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.0, 1.0]])[:, None].repeat(1, 4, 1)
+    assert float(model.losses({"gates": perfect}, batch)["loss_gates"]) == 0
+
+
+def test_no_loss_without_gates_or_weight():
+    batch = {"native_size": torch.tensor([[64, 32]])}
+    for options in ({"GATES": "equal"}, {"GATE_WEIGHT": 0.0}):
+        model = build("osnet", WIDEST=32, **options)
+        assert model.losses({"gates": torch.rand(1, 4, 2)}, batch) == {}
+
+
+def test_a_widest_that_nobody_measured_is_said():
+    model = build("osnet")
+    batch = {"native_size": torch.tensor([[64, 32]])}
+    with pytest.raises(ConfigError, match=r"DUAL\.WIDEST.*prepare"):
+        model.losses({"gates": torch.rand(1, 4, 2)}, batch)
+
+
+@pytest.mark.parametrize("fuse", ["blocks", "end"])
+@pytest.mark.parametrize("gates", ["learned", "equal"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns_is_saved_and_read_again(kind, gates, fuse, tmp_path):
+    model = build(kind, FUSE=fuse, GATES=gates, GATE_DIM=4, WIDEST=32)
+    x = images()
+    out, extras = model.forward_with_extras(x)
+    assert out.shape[:2] == (2, KINDS[kind]["FEAT_DIM"])
+    assert extras["gates"].shape == (2, 1 if fuse == "end" else 4, 2)
+    loss = (out * torch.randn_like(out)).sum()
+    losses = model.losses(extras, {"native_size": torch.tensor([[64, 32], [16, 8]])})
+    assert bool(losses) == (gates == "learned")
+    (loss + sum(losses.values())).backward()
+    assert not [k for k, p in model.named_parameters() if p.grad is None]
+    assert not [k for k, p in model.named_parameters() if not bool(p.grad.isfinite().all())]
+
+    torch.save(model.state_dict(), tmp_path / "dual.pth")
+    again = build(kind, seed=9, FUSE=fuse, GATES=gates, GATE_DIM=4)
+    again.load_state_dict(torch.load(tmp_path / "dual.pth", weights_only=True))
+    assert int(again.widest) == 32
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(x), model.eval()(x))
+
+
+def test_the_gates_loss_reaches_the_streams():
+    model = build("osnet", WIDEST=32)
+    _, extras = model.forward_with_extras(images())
+    model.losses(extras, {"native_size": torch.tensor([[64, 32], [16, 8]])})[
+        "loss_gates"
+    ].backward()
+    for t in range(4):
+        for stream in ("low", "high"):
+            assert float(model.gates[stream][t].fc1.weight.grad.abs().sum()) > 0
+    assert float(model.low.get_submodule("conv5").conv.weight.grad.abs().sum()) > 0
+
+
+@torch.no_grad()
+def test_equal_gates_are_the_mean():
+    model = restarted(build(GATES="equal")).eval()
+    x = images()
+    maps = model.stem.maxpool(model.stem.relu(model.stem.bn1(model.stem.conv1(x))))
+    for low, high in zip(resnet_stages(model.low), resnet_stages(model.high), strict=True):
+        maps = (low(maps) + high(maps)) / 2
+    found, extras = model.forward_with_extras(x)
+    torch.testing.assert_close(found, maps)
+    assert torch.equal(extras["gates"], torch.full((2, 4, 2), 0.5))
+    assert not [k for k in model.state_dict() if "gate" in k and "conv" not in k]
+
+
+@torch.no_grad()
+def test_fused_at_the_end_it_is_two_networks():
+    model = restarted(build(FUSE="end", GATE_DIM=8)).eval()
+    low, high = base_of("resnet18").eval(), base_of("resnet18").eval()
+    state = model.state_dict()
+    for name, network in (("low.", low), ("high.", high)):
+        network.load_state_dict({k[len(name) :]: v for k, v in state.items() if k.startswith(name)})
+    x = images()
+    a, b = low(x), high(x)
+    assert not torch.equal(a, b)
+    wl, wh = gate(model, "low", 0, a), gate(model, "high", 0, b)
+    wanted = wl[:, None, None, None] * a + wh[:, None, None, None] * b
+    torch.testing.assert_close(model(x), wanted)
+
+
+@pytest.mark.parametrize("fuse", ["blocks", "end"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_alike_streams_whose_weights_add_up_to_one_are_the_base(kind, fuse):
+    torch.manual_seed(3)
+    base = restarted(base_of(kind)).eval()
+    x = images()
+    wanted = base(x)
+    model = DualStream(
+        copy.deepcopy(base), copy.deepcopy(base), fuse=fuse, gate_dim=4, size=(64, 32)
+    ).eval()
+    # A sigmoid of -z and one of z add up to 1, whatever the image.
+    for low, high in zip(model.gates["low"], model.gates["high"], strict=True):
+        high.load_state_dict(low.state_dict())
+        high.fc2.weight.neg_()
+        high.fc2.bias.neg_()
+    found, extras = model.forward_with_extras(x)
+    torch.testing.assert_close(extras["gates"].sum(2), torch.ones_like(extras["gates"][..., 0]))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_non_local_layers_stay_in_their_stages():
+    cfg = dual_cfg(GATES="equal")
+    node = cfg.MODEL.BACKBONE
+    node.DEPTH, node.FEAT_DIM, node.WITH_NL = "50x", 2048, True
+    torch.manual_seed(0)
+    base = restarted(build_backbone(cfg, node.DUAL.BASE)).eval()
+    for name, parameter in base.named_parameters():
+        if name.startswith("NL_"):
+            parameter.normal_(0, 0.02)
+    x = images(1)
+    wanted = base(x)
+    assert bool(wanted.isfinite().all())
+    both = DualStream(base, copy.deepcopy(base), gates="equal", size=(64, 32)).eval()
+    torch.testing.assert_close(both(x), wanted, rtol=1e-4, atol=1e-4)
+    assert "NL_3.2" in both.blocks[2]
+
+
+def test_what_is_doubled():
+    model = build("osnet", GATES="equal")
+    base = {k: v.shape for k, v in base_of("osnet").state_dict().items()}
+    wanted = {"widest": torch.Size()}
+    for name, shape in base.items():
+        shared = name.split(".")[0] == "conv1"
+        for part in ("stem",) if shared else ("low", "high"):
+            wanted[f"{part}.{name}"] = shape
+    assert {k: v.shape for k, v in model.state_dict().items()} == wanted
+
+
+def test_rife_on_resnet_50_doubles_the_blocks():
+    cfg = dual_cfg()
+    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = "50x", 2048
+    with torch.device("meta"):
+        rife = build_backbone(cfg)
+        base = build_backbone(cfg, cfg.MODEL.BACKBONE.DUAL.BASE)
+        assert tuple(rife(torch.zeros(1, 3, 256, 128)).shape) == (1, 2048, 16, 8)
+        single, double = (gmacs(m, torch.zeros(1, 3, 256, 128)) for m in (base, rife))
+    assert rife.channels == (256, 512, 1024, 2048)
+    blocks = sum(parameters(part) for part in resnet_stages(base))
+    assert parameters(base) - blocks == 3 * 64 * 49 + 2 * 64
+    gates = 2 * sum(c * 64 + 64 + 64 + 1 for c in rife.channels)
+    assert parameters(rife) == parameters(base) + blocks + gates
+    assert 1.9 < double / single < 2.0
+
+
+def test_random_streams_differ_and_pretrained_ones_do_not(tmp_path):
+    drawn = build()
+    assert not torch.equal(drawn.low.layer1[0].conv1.weight, drawn.high.layer1[0].conv1.weight)
+    torch.manual_seed(4)
+    state = base_of("resnet18").state_dict()
+    torch.save(state, tmp_path / "base.pth")
+    cfg = dual_cfg()
+    cfg.MODEL.BACKBONE.PRETRAIN = True
+    cfg.MODEL.BACKBONE.PRETRAIN_PATH = str(tmp_path / "base.pth")
+    model = build_backbone(cfg)
+    for name, value in state.items():
+        for part in ("stem", "low", "high"):
+            found = model.state_dict().get(f"{part}.{name}")
+            assert found is None or torch.equal(found, value)
+    assert torch.equal(model.stem.conv1.weight, state["conv1.weight"])
+
+
+def test_pretrained_weights_out_of_reach_are_the_bases_fault(monkeypatch):
+    def unreachable(key):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(resnet, "init_pretrained_weights", unreachable)
+    cfg = dual_cfg()
+    cfg.MODEL.BACKBONE.PRETRAIN = True
+    with pytest.raises(PretrainedError, match="build_resnet_backbone could not download"):
+        build_backbone(cfg)
+
+
+# ---------------------------------------------------------------- prepare
+def data_set(folder, widths):
+    items = []
+    for i, width in enumerate(widths):
+        path = folder / f"{i}.png"
+        Image.new("RGB", (width, 2 * width)).save(path)
+        items.append((str(path), f"person_{i}", "camera_0"))
+    return SimpleNamespace(img_items=items)
+
+
+def test_the_widest_training_image_is_measured(tmp_path):
+    model = build("osnet")
+    model.prepare(data_set(tmp_path, [12, 48, 30]))
+    assert int(model.widest) == 48
+    again = build("osnet", seed=2)
+    again.load_state_dict(model.state_dict())
+    r = again.resolution(torch.tensor([[24, 12], [96, 48], [100, 50]]))
+    assert r.tolist() == [0.25, 1.0, 1.0]
+
+
+def test_a_given_width_is_not_measured(tmp_path):
+    model = build("osnet", WIDEST=128)
+    with torch.no_grad():
+        model.widest.fill_(5)  # as a checkpoint of another data set would
+    model.prepare(data_set(tmp_path, [12]))
+    assert int(model.widest) == 128
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"not an image")
+    data = SimpleNamespace(img_items=[(str(tmp_path / "bad.png"), "a", "b")])
+    with pytest.raises(OSError, match=r"bad\.png"):
+        build("osnet").prepare(data)
+
+
+def test_equal_streams_are_made_different(caplog):
+    none = SimpleNamespace(img_items=[])
+    base = base_of("resnet18")
+    model = DualStream(base, copy.deepcopy(base), gates="equal", size=(64, 32))
+    before = copy.deepcopy(model.state_dict())
+    with caplog.at_level(logging.INFO, logger="lrreid_ext"):
+        model.prepare(none)
+    assert "1 % noise" in caplog.text
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if "high" not in k)
+    was, now = (m["high.layer3.0.conv1.weight"] for m in (before, model.state_dict()))
+    ratio = now / was - 1
+    assert float(ratio.std()) == pytest.approx(0.01, rel=0.05)
+    assert abs(float(ratio.mean())) < 1e-3
+    # Once more changes nothing: they differ by now.
+    after = copy.deepcopy(model.state_dict())
+    model.prepare(none)
+    assert all(torch.equal(v, after[k]) for k, v in model.state_dict().items())
+
+
+def test_streams_that_differ_or_learn_their_gates_are_left_alone(tmp_path):
+    data = data_set(tmp_path, [16])
+    base = base_of("osnet")
+    learned = DualStream(base, copy.deepcopy(base), size=(64, 32))
+    for model in (learned, build("osnet", GATES="equal")):
+        before = copy.deepcopy(model.state_dict())
+        model.prepare(data)
+        changed = [k for k, v in model.state_dict().items() if not torch.equal(v, before[k])]
+        assert changed == (["widest"] if model.learned else [])
+
+
+# ---------------------------------------------------------------- precision and memory
+@pytest.mark.parametrize("kind", ["resnet18", "osnet"])
+def test_mixed_precision_keeps_the_gates_exact(kind):
+    model = build(kind, WIDEST=32).eval()
+    x = images()
+    exact, wanted = model.forward_with_extras(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        maps, extras = model.forward_with_extras(x)
+        loss = model.losses(extras, {"native_size": torch.tensor([[64, 32], [16, 8]])})[
+            "loss_gates"
+        ]
+    assert maps.dtype == torch.bfloat16
+    assert extras["gates"].dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(extras["gates"], wanted["gates"], rtol=0.02, atol=0.02)
+    assert float((maps.detach().float() - exact.detach()).norm() / exact.detach().norm()) < 0.05
+    (maps.float().square().mean() + loss).backward()
+    assert not [k for k, p in model.named_parameters() if p.grad is None]
+    # Weights that bfloat16 can't hold: they weren't rounded on the way.
+    assert not torch.equal(extras["gates"], extras["gates"].bfloat16().float())
+
+
+def test_channels_last_goes_through():
+    model = build().eval()
+    x = images()
+    with torch.no_grad():
+        wanted = model(x)
+        model = model.to(memory_format=torch.channels_last)
+        found = model(x.to(memory_format=torch.channels_last))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- mistakes
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("FUSE", "middle"),
+        ("GATES", "fixed"),
+        ("GATE_DIM", 0),
+        ("GATE_WEIGHT", -0.1),
+        ("WIDEST", -1),
+        ("BASE", "build_dual_stream_backbone"),
+        ("BASE", "build_resnet_backbon"),
+    ],
+)
+def test_bad_values_name_their_key(key, value):
+    with pytest.raises(ConfigError, match=rf"MODEL\.BACKBONE\.DUAL\.{key}"):
+        build("osnet", **{key: value})
+
+
+def test_a_wrong_width_names_the_right_one():
+    cfg = dual_cfg()
+    cfg.MODEL.BACKBONE.FEAT_DIM = 2048
+    with pytest.raises(ConfigError, match=r"FEAT_DIM is 2048; build_resnet_backbone has 512"):
+        build_backbone(cfg)
+
+
+def test_other_backbones_can_be_fused_at_the_end():
+    cfg = dual_cfg(BASE="build_timm_backbone")
+    cfg.MODEL.BACKBONE.TIMM_NAME = "resnet10t"
+    with pytest.raises(ConfigError, match=r"DUAL\.BASE.*not TimmBackbone.*FUSE end"):
+        build_backbone(cfg)
+    cfg.MODEL.BACKBONE.DUAL.FUSE = "end"
+    assert build_backbone(cfg)(images()).shape == (2, 512, 2, 1)
+    cfg = dual_cfg(BASE="build_hrnet_backbone", FUSE="end")
+    node = cfg.MODEL.BACKBONE.HRNET
+    node.WIDTH, node.MODULES, node.BLOCKS, node.STAGE1_BLOCKS = 4, [1, 1, 1], 1, 1
+    with pytest.raises(ConfigError, match=r"DUAL\.BASE.*one map"):
+        build_backbone(cfg)

@@ -1,0 +1,157 @@
+"""SING: three streams, anchors, and what is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from projects.SING.sing import SING, cut
+
+SMALL = [
+    *TINY,
+    "MODEL.SR.FILTERS", "[4, 3]",
+    "MODEL.BACKBONE.DGD.WIDTH", "0.125",
+    "MODEL.BACKBONE.FEAT_DIM", "192",
+    "MODEL.HEADS.EMBEDDING_DIM", "16",
+    "PHASES.srcnn.EPOCHS", "1",
+    "PHASES.dgd.EPOCHS", "1",
+    "PHASES.x2.EPOCHS", "1",
+    "PHASES.x3.EPOCHS", "1",
+    "PHASES.x4.EPOCHS", "1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def cfg(market_root: Path, tmp_path: Path) -> CfgNode:
+    return sing_cfg(market_root, tmp_path)
+
+
+def sing_cfg(root: Path, out: Path, *more: str) -> CfgNode:
+    options = [*SMALL, "DATASETS.ROOT", str(root), "OUTPUT_DIR", str(out), *more]
+    return load_cfg(str(ROOT / "projects/SING/synth.yml"), options)
+
+
+def sing_model(cfg: CfgNode, **changes: Any) -> SING:
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "SING"
+    cfg.MODEL.HEADS.NUM_CLASSES = 6
+    for key, value in changes.items():
+        cfg.SING[key] = value
+    model = build_model(cfg)
+    assert isinstance(model, SING)
+    return model.train()
+
+
+def paired_batch(count: int = 6, has_hr: list[bool] | None = None) -> dict[str, Any]:
+    draw = torch.Generator().manual_seed(0)
+    images = {
+        f"images_{twin}": 255 * torch.rand(count, 3, 64, 32, generator=draw)
+        for twin in ("hr", "lr", "synthetic")
+    }
+    sizes = {"hr": (64, 32), "lr": (16, 8), "synthetic": (32, 16)}
+    factors = {"hr": 1.0, "lr": 4.0, "synthetic": 2.0}
+    return {
+        **images,
+        **{f"native_size_{k}": torch.tensor([v] * count) for k, v in sizes.items()},
+        **{f"factor_{k}": torch.full((count,), v) for k, v in factors.items()},
+        "has_hr": torch.tensor(has_hr or [True] * count),
+        "images": images["images_lr"],
+        "native_size": torch.tensor([(16, 8)] * count),
+        "factor": torch.full((count,), 4.0),
+        "targets": torch.arange(count) % 6,
+        "camids": torch.zeros(count, dtype=torch.int64),
+        "img_paths": ["-"] * count,
+    }
+
+
+def test_the_loss_is_the_sum_over_three_streams_and_the_pixel_loss(cfg: CfgNode) -> None:
+    model, batch = sing_model(cfg), paired_batch()
+    # So that the reference may pass each stream by itself.
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+    losses = model(batch)
+
+    def classified(images: torch.Tensor) -> torch.Tensor:
+        logits = model.heads(model.backbone(model.normalise(images)))["cls_outputs"]
+        return torch.nn.functional.cross_entropy(logits, batch["targets"])
+
+    restored = model.frontend(batch["images_synthetic"], None).images
+    expected = {
+        "loss_smooth_cross_entropy_h": classified(batch["images_hr"]),
+        "loss_smooth_cross_entropy_h2l": classified(restored),
+        "loss_smooth_cross_entropy_l": classified(model.frontend(batch["images_lr"], None).images),
+        "loss_sr": ((restored - batch["images_hr"]) / 255).square().mean(),
+    }
+    found = {k: v for k, v in losses.items() if k.startswith("loss")}
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, msg=key)
+
+
+def test_images_known_only_small_enter_the_lr_stream_alone(cfg: CfgNode) -> None:
+    model = sing_model(cfg)
+    mask = [True, False, True, False, True, True]
+    batch = paired_batch(has_hr=mask)
+    parts = {name: model.stream(name, batch) for name in ("h", "h2l", "l")}
+    assert [len(p["images"]) for p in parts.values()] == [4, 4, 6]
+    torch.testing.assert_close(parts["h2l"]["images_hr"], batch["images_hr"][mask])
+    assert set(model(batch)) == set(model(paired_batch()))
+    # No pair at all: the same losses, those of the missing streams 0.
+    losses = model(paired_batch(has_hr=[False] * 6))
+    assert set(losses) == set(model(batch))
+    assert losses["loss_sr"] == 0 and losses["loss_smooth_cross_entropy_h"] == 0
+    assert losses["loss_smooth_cross_entropy_l"] > 0
+
+
+def test_without_the_synthetic_stream_nothing_pairs_pixels(cfg: CfgNode) -> None:
+    losses = sing_model(cfg, STREAMS=["h", "l"])(paired_batch())
+    assert "loss_sr" not in losses and "loss_smooth_cross_entropy_h2l" not in losses
+    with pytest.raises(ConfigError, match=r"SING\.STREAMS.*hr"):
+        sing_model(cfg, STREAMS=["hr"])
+    batch = {k: v for k, v in paired_batch().items() if "synthetic" not in k}
+    with pytest.raises(ConfigError, match=r"INPUT\.LR\.SYNTHETIC"):
+        sing_model(cfg)(batch)
+    with pytest.raises(ConfigError, match="add l"):
+        sing_model(cfg, STREAMS=["h", "h2l"])(paired_batch(has_hr=[False] * 6))
+
+
+def test_hr_images_are_not_restored_in_evaluation(cfg: CfgNode) -> None:
+    model, batch = sing_model(cfg).eval(), paired_batch()
+    batch |= {"images": batch["images_hr"], "factor": batch["factor_hr"]}
+    torch.testing.assert_close(model.restore(batch).images, batch["images_hr"])
+
+
+def test_cut_takes_rows_of_everything_that_has_them() -> None:
+    outputs = {"a": torch.arange(6), "b": [torch.arange(6) * 2], "c": torch.tensor(3.0), "d": "x"}
+    found = cut(outputs, 2, 4, 6)
+    assert found["a"].tolist() == [2, 3] and found["b"][0].tolist() == [4, 6]
+    assert found["c"] == 3 and found["d"] == "x"
+
+
+def test_one_command_trains_three_anchors_and_fuses_them(cfg: CfgNode, tmp_path: Path) -> None:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(False)
+    before = {k: v.clone() for k, v in trainer.raw_model.state_dict().items()}
+    results = trainer.train()["mlr_market1501"]
+    after = trainer.raw_model.state_dict()
+    for name in ("x2", "x3", "x4"):
+        own = [k for k in after if k.startswith(f"anchors.{name}.") and k.endswith("weight")]
+        assert own and all(not torch.equal(after[k], before[k]) for k in own)
+    key = "anchors.x2.backbone."
+    weights = [k for k in after if k.startswith(key) and after[k].ndim == 4]
+    assert all(not torch.equal(after[k], after[k.replace("x2", "x3")]) for k in weights)
+
+    again = eval_only(cfg)["mlr_market1501"]
+    assert again == results
+    single = sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[3]")
+    assert eval_only(single)["mlr_market1501"].keys() == results.keys()
+    with pytest.raises(ConfigError, match=r"TEST\.FUSION\.ANCHORS.*5"):
+        eval_only(sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[5]"))
