@@ -198,7 +198,8 @@ def test_losses_by_kind_of_mask():
     output, hr = FrontendOutput(pixels(2, 3, 8, 4)), pixels(2, 3, 8, 4, seed=1)
     given = pixels(2, 1, 8, 4, seed=2) / 255
     plain = build_frontend(ffsr_cfg(MASK="none", LOSS="mse")).losses(output, hr)
-    assert list(plain) == ["loss_sr"]
+    assert list(plain) == ["loss_sr", "loss_foreground"]
+    assert plain["loss_foreground"] == plain["loss_sr"]
     torch.testing.assert_close(plain["loss_sr"], mse_image(output.images, hr))
 
     masked = build_frontend(ffsr_cfg(MASK_SIGMA=[0.2, 0.3])).losses(output, hr)

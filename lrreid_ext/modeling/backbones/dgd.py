@@ -69,21 +69,18 @@ class Inception(nn.Module):
 class DGD(nn.Module):
     """Three 3x3 convolutions, a pooling, and six inception blocks, to 1536 channels.
 
-    Channels and strides are those of the paper's Table 2; every convolution is followed by batch
-    norm and ReLU. At 160x72 pixels:
+    Channels and strides are those of the paper; every convolution is followed by batch norm and
+    ReLU. At 160x72 pixels::
 
-    ==========  ======  ====  =======  ==========  ==============  =======  ========
-    layer       stride  1x1   1x1-3x3  1x1-3x3-3x3 pool            out      size
-    ==========  ======  ====  =======  ==========  ==============  =======  ========
-    3 x conv3   1                                                  32       160x72
-    pool        2                                  max 2x2         32       81x37
-    block 1a    1       64    64-64    64-64-64    average, 64     256      81x37
-    block 1b    2             64-64    64-64-64    max             384      41x19
-    block 2a    1       128   128-128  128 thrice  average, 128    512      41x19
-    block 2b    2             128-128  128 thrice  max             768      21x10
-    block 3a    1       256   256-256  256 thrice  average, 256    1024     21x10
-    block 3b    2             256-256  256 thrice  max             1536     11x5
-    ==========  ======  ====  =======  ==========  ==============  =======  ========
+        layer        1x1   1x1-3x3   1x1-3x3-3x3   pool           channels   size
+        three 3x3                                                 32         160x72
+        pool                                       max 2x2        32         81x37
+        1a           64    64-64     64-64-64      average, 64    256        81x37
+        1b                 64-64     64-64-64      max            384        41x19
+        2a           128   128-128   128-128-128   average, 128   512        41x19
+        2b                 128-128   128-128-128   max            768        21x10
+        3a           256   256-256   256-256-256   average, 256   1024       21x10
+        3b                 256-256   256-256-256   max            1536       11x5
 
     With an FC of 256 behind a global average pooling these are 6.75 M parameters, and 7.10 M with
     an FC for the 1367 training identities of MLR-CUHK03 as well. 2.46 GMAC at 160x72 follow from

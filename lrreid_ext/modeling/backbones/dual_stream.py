@@ -56,7 +56,7 @@ def layout_of(network: nn.Module) -> Layout:
         stem = ("conv1", "bn1", "relu", "maxpool")
         return Layout(stem, tuple(_resnet_stage(network, n) for n in (1, 2, 3, 4)))
     if type(network) is OSNet:
-        last = [f"conv4.{i}" for i in range(len(list(network.conv4.children())))]
+        last = [f"conv4.{name}" for name, _ in network.get_submodule("conv4").named_children()]
         blocks = (("conv2",), ("conv3",), tuple(last[:-1]), (last[-1], "conv5"))
         return Layout(("conv1", "maxpool"), blocks)
     raise ConfigError(

@@ -84,7 +84,7 @@ class FFSR(Restoration):
         layout: ``paper`` or ``code``.
         width: channels of the first layer, at least 2; all others are scaled with it.
         mask: what weighs the pixels in ``loss_foreground``: ``gaussian``, ``given`` (the batch's
-            ``masks``) or ``none`` (there is no such loss: the paper's plain auto-encoder, "AE").
+            ``masks``) or ``none`` (all pixels alike: the paper's plain auto-encoder, "AE").
         mask_sigma: the Gaussian's deviations as shares of height and width.
         loss: see :class:`~lrreid_ext.modeling.frontends.restoration.Restoration`.
 
@@ -146,7 +146,7 @@ class FFSR(Restoration):
         return images + self.last(self.decoder(torch.cat([self.inner(skip), skip], 1)))
 
     def losses(self, output: FrontendOutput, hr: Tensor) -> dict[str, Tensor]:
-        """``loss_sr`` over all pixels alike and, unless the mask is ``none``, ``loss_foreground``.
+        """``loss_sr`` over all pixels alike, and ``loss_foreground`` weighed by the mask.
 
         The paper trains with the first and then with the second (Eq. 5). Here a phase chooses by
         its LOSS_WEIGHTS: ``{loss_foreground: 0}`` or ``{loss_sr: 0}``. A config that weighs neither
@@ -160,16 +160,15 @@ class FFSR(Restoration):
         Raises:
             ConfigError: no masks were given.
         """
-        losses = super().losses(output, hr)
-        if self.mask != "none":
-            mask = self._mask(output)
-            losses["loss_foreground"] = foreground_mse(output.images, hr, mask)
-        return losses
+        foreground = foreground_mse(output.images, hr, self._mask(output))
+        return {**super().losses(output, hr), "loss_foreground": foreground}
 
     def _mask(self, output: FrontendOutput) -> Tensor:
         if self.mask == "gaussian":
             height, width = output.images.shape[-2:]
             return gaussian_mask(height, width, self.mask_sigma).to(output.images.device)
+        if self.mask == "none":
+            return output.images.new_ones(1, 1, *output.images.shape[-2:])
         if output.extras.get("masks") is None:
             raise ConfigError(
                 "MODEL.SR.MASK is 'given', but the batch has no masks: name the folder of masks in "
