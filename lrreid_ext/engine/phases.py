@@ -14,7 +14,8 @@
         WEIGHTS: ""                # checkpoint to load on entering, strictly
         COPY: {backbone: teacher}  # modules that start from another's weights, {to: from}
 
-A phase is derived from the epoch, so resuming needs no more than the epoch's number. EPOCHS 0 skips
+An entry that is null (``~``), or a whole phase, counts as not written: so a YAML takes back what
+its ``_BASE_`` says. A phase is derived from the epoch, so resuming needs no more than the epoch's number. EPOCHS 0 skips
 a phase. Frozen modules keep their weights and their batch-norm statistics, bit for bit.
 """
 
@@ -73,18 +74,21 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
     phases: list[Phase] = []
     start = 0
     for name in names[first:]:
-        entry = cfg.PHASES[name]
+        if cfg.PHASES[name] is None:
+            continue
+        entry = {k: v for k, v in cfg.PHASES[name].items() if v is not None}
         for key in entry:
             if key not in known:
                 raise ConfigError(f"PHASES.{name}.{key} is not a key.{suggest(key, known)}")
-        if not isinstance(entry.get("EPOCHS"), int) or entry.EPOCHS < 0:
+        epochs = entry.pop("EPOCHS", None)
+        if not isinstance(epochs, int) or epochs < 0:
             raise ConfigError(f"PHASES.{name}.EPOCHS: a whole number of epochs is needed")
-        if entry.EPOCHS == 0:
+        if epochs == 0:
             continue
-        values = {k.lower(): _plain(v) for k, v in entry.items() if k != "EPOCHS"}
+        values = {k.lower(): _plain(v) for k, v in entry.items()}
         values["train"] = tuple(values.get("train", ()))
-        phases.append(Phase(name, entry.EPOCHS, start, **values))
-        start += entry.EPOCHS
+        phases.append(Phase(name, epochs, start, **values))
+        start += epochs
     if not phases:
         raise ConfigError("PHASES: every phase has EPOCHS 0; nothing to train")
     return phases
