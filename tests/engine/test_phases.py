@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
-from conftest import TINY_OSNET, TINY_PSHRNET
+from conftest import ROOT, TINY_OSNET, TINY_PSHRNET
 from torch import nn
 
+from lrreid_ext.config import ConfigError, load_cfg
 from lrreid_ext.data.select import select
-from lrreid_ext.engine.phases import Phase, freeze_for, phase_at, phases_of, set_modes
+from lrreid_ext.engine.checkpoint import WeightsError, init_weights
+from lrreid_ext.engine.phases import Phase, freeze_for, phase_at, phase_cfg, phases_of, set_modes
 from lrreid_ext.engine.solver import build_optimizer, build_scheduler
+from lrreid_ext.engine.trainer import Trainer
 
 PSHRNET = "projects/PSHRNet/mlr_market.yml"
 
@@ -127,3 +132,79 @@ def test_select(train_on, pixels, factors):
     assert out["images_hr"][:, 0, 0, 0].tolist() == [p % 100 for p in pixels]
     assert out["native_size"][:, 0].tolist() == [2 if f > 1 else 8 for f in factors]
     assert len(out["img_paths"]) == len(out["targets"]) == len(pixels)
+
+
+def test_null_takes_back_what_a_base_says(make_cfg, tmp_path):
+    base = tmp_path / "base.yml"
+    base.write_text("PHASES:\n  one: {EPOCHS: 1, LOSS_WEIGHTS: {loss_sr: 0}}\n  two: {EPOCHS: 2}\n")
+    top = tmp_path / "top.yml"
+    top.write_text("_BASE_: base.yml\nPHASES: {one: {LOSS_WEIGHTS: ~}, two: ~}\n")
+    phases = phases_of(load_cfg(str(top)))
+    assert [(p.name, p.loss_weights) for p in phases] == [("one", {})]
+
+
+def phased(folder: Path, phases: str) -> str:
+    """A YAML of the OSNet baseline with these phases."""
+    path = folder / "phased.yml"
+    path.write_text(f"_BASE_: {ROOT / 'configs/osnet_copies.yml'}\nPHASES: {phases}\n")
+    return str(path)
+
+
+def test_a_phase_has_its_own_training_images(make_cfg, tmp_path):
+    phases = "{a: {EPOCHS: 1, INPUT: {LR: {SYNTHETIC: 2}}}, b: {EPOCHS: 1}}"
+    cfg = make_cfg(phased(tmp_path, phases), TINY_OSNET)
+    first, second = (phase_cfg(cfg, p) for p in phases_of(cfg))
+    assert (first.INPUT.LR.SYNTHETIC, second.INPUT.LR.SYNTHETIC) == (2.0, 0.0)
+    trainer = Trainer(cfg)
+    seen = []
+    run_step = trainer.run_step
+
+    def watch() -> None:
+        seen.append(trainer.data_loader.dataset.synthetic)
+        run_step()
+
+    trainer.run_step = watch
+    trainer.train()
+    per_epoch = trainer.iters_per_epoch
+    assert seen == [2.0] * per_epoch + [0.0] * per_epoch
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{LR: {FACTORZ: [2]}}", r"PHASES\.a\.INPUT: .*FACTORZ"),
+        ("{LR: {SYNTHETIC: 0.5}}", r"INPUT\.LR\.SYNTHETIC: 0\.5"),
+        ("{LR: {WIDTHS: [9, 3]}}", r"INPUT\.LR\.WIDTHS"),
+    ],
+)
+def test_faults_of_a_later_phases_images_are_found_at_once(make_cfg, tmp_path, entry, message):
+    phases = f"{{z: {{EPOCHS: 1}}, a: {{EPOCHS: 1, INPUT: {entry}}}}}"
+    cfg = make_cfg(phased(tmp_path, phases), TINY_OSNET)
+    with pytest.raises(ConfigError, match=message):
+        Trainer(cfg)
+
+
+def test_parts_see_the_training_set_once(make_cfg):
+    cfg = make_cfg("configs/osnet_copies.yml", TINY_OSNET)
+    trainer = Trainer(cfg)
+    looks = []
+    trainer.raw_model.heads.prepare = lambda dataset: looks.append(len(dataset))
+    trainer.train()
+    assert looks == [len(trainer.data_loader.dataset)]
+    again = Trainer(cfg)
+    again.raw_model.heads.prepare = looks.append
+    again.resume_or_load(True)
+    again.train()
+    assert len(looks) == 1
+
+
+def test_one_key_of_a_file_can_fill_several_parts(make_cfg, tmp_path):
+    model = small_model()
+    path = tmp_path / "weights.pth"
+    torch.save({"conv.bias": torch.tensor([1.0, 2, 3]), "rest": torch.zeros(1)}, path)
+    targets = ["frontend.0.", "frontend.1."]
+    init_weights(model, path, [[r"^conv\.", targets], [r"^", ""]])
+    for part in model["frontend"]:
+        assert part.bias.tolist() == [1, 2, 3]
+    with pytest.raises(WeightsError, match="another key maps to as well"):
+        init_weights(model, path, [[r"^conv\.", ["frontend.0.", "frontend.0."]], [r"^", ""]])

@@ -1,0 +1,167 @@
+"""SING's adaptive fusion against loops and hand-worked numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
+from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
+from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.evaluation.single_shot import single_shot
+
+
+def features(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_weights_are_those_of_equations_7_and_8_up_to_a_factor_for_each_query() -> None:
+    probe = torch.tensor([50.0 * 20, 25.0 * 10, 100.0 * 40])
+    gallery = torch.tensor([100.0 * 40, 100.0 * 40, 120.0 * 60, 80.0 * 10])
+    found = anchor_weights(probe, gallery, [2, 3, 4], sigma=0.3)
+    mean = (4000 + 4000 + 7200 + 800) / 4
+    for row, area in zip(found.tolist(), (1000, 250, 4000), strict=True):
+        r = math.sqrt(area / mean)
+        expected = [math.exp(-((r - 1 / f) ** 2) / 0.3**2) for f in (2, 3, 4)]
+        assert [w / max(row) for w in row] == pytest.approx(
+            [w / max(expected) for w in expected], rel=1e-5
+        )
+
+
+def test_a_query_at_an_anchors_ratio_gives_it_the_greatest_weight() -> None:
+    gallery = torch.full((5,), 6400.0)
+    for k, factor in enumerate((2, 3, 4)):
+        row = anchor_weights(torch.tensor([6400.0 / factor**2]), gallery, [2, 3, 4], 0.05)[0]
+        assert row[k] == 1 and (row.argsort(descending=True)[0] == k)
+        others = [1 / f - 1 / factor for f in (2, 3, 4)]
+        assert row.tolist() == pytest.approx([math.exp(-(d**2) / 0.05**2) for d in others], 1e-4)
+
+
+def test_no_query_loses_all_its_weights_and_sigma_0_weighs_alike() -> None:
+    far = anchor_weights(torch.tensor([1e6]), torch.tensor([1.0]), [2, 4], sigma=1e-3)
+    assert far.max() == 1 and far.isfinite().all()
+    assert anchor_weights(torch.ones(3), torch.ones(2), [2, 4], 0.0).tolist() == [[1, 1]] * 3
+
+
+@pytest.mark.parametrize(("area", "factors", "sigma"), [(1, [2], -1), (1, [0.5], 1), (0, [2], 1)])
+def test_impossible_weights_are_refused(area: float, factors: list[float], sigma: float) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        anchor_weights(torch.tensor([float(area)]), torch.ones(2), factors, sigma)
+
+
+def test_areas() -> None:
+    assert areas(torch.tensor([[160, 60], [40, 15]])).tolist() == [9600, 600]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("weighed", [True, False])
+def test_fused_distances_against_a_loop(metric: str, weighed: bool) -> None:
+    query, gallery = features(7, 3, 5), features(9, 3, 5, seed=1)
+    weights = features(7, 3, seed=2).abs() if weighed else None
+    found = distance_matrix(query, gallery, metric, weights)
+    for q in range(7):
+        for g in range(9):
+            total = 0.0
+            for k in range(3):
+                a, b = query[q, k].double(), gallery[g, k].double()
+                if metric == "cosine":
+                    distance = 1 - float(a @ b / (a.norm() * b.norm()))
+                else:
+                    distance = float((a - b).norm())
+                total += distance * (float(weights[q, k]) if weights is not None else 1.0)
+            assert found[q, g].item() == pytest.approx(total, rel=1e-4, abs=1e-5)
+    chunked = torch.cat(
+        [block.clone() for _, block in distance_chunks(query, gallery, metric, 2, weights)]
+    )
+    torch.testing.assert_close(chunked, found)
+
+
+def test_weights_of_another_shape_are_refused() -> None:
+    query, gallery = features(4, 2, 3), features(5, 2, 3)
+    with pytest.raises(ValueError, match="one for each query and model"):
+        distance_matrix(query, gallery, weights=torch.ones(4, 3))
+    with pytest.raises(ValueError, match="one for each query and model"):
+        distance_matrix(query[:, 0], gallery[:, 0], weights=torch.ones(4, 2))
+    with pytest.raises(ValueError, match="2 x 3 values, gallery features 3 x 3"):
+        distance_matrix(query, features(5, 3, 3))
+
+
+def test_ranks_follow_the_fused_distances() -> None:
+    query, gallery = features(12, 2, 4), features(20, 2, 4, seed=1)
+    weights = features(12, 2, seed=3).abs()
+    q_pids, g_pids = np.arange(12) % 5 + 1, np.arange(20) % 5 + 1
+    labels = (q_pids, g_pids, np.ones(12), np.full(20, 2))
+    matrix = distance_matrix(query, gallery, "euclidean", weights).numpy()
+    found = rank_statistics(query, gallery, *labels, metric="euclidean", weights=weights)
+    for q in range(12):
+        order = np.argsort(matrix[q])
+        assert found.first_rank[q] == 1 + np.flatnonzero(g_pids[order] == q_pids[q])[0]
+    shot = single_shot(query, gallery, *labels, metric="euclidean", weights=weights, trials=3)
+    again = single_shot(query, gallery, *labels, metric="euclidean", weights=weights * 7, trials=3)
+    assert (shot.first_rank == again.first_rank).all()
+    other = single_shot(query, gallery, *labels, metric="euclidean", trials=3)
+    assert (shot.first_rank != other.first_rank).any()
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    cfg.TEST.TRIALS = 2
+    cfg.TEST.PROTOCOLS = ["single_shot", "multi_shot"]
+    return cfg
+
+
+def evaluate(cfg: CfgNode, rows: torch.Tensor, sizes: torch.Tensor) -> dict[str, float]:
+    count = len(rows) // 2
+    samples = [
+        Sample(f"{role}{i}.png", i % 6 + 1, camera, role, factor)
+        for role, camera, factor in ((QUERY, 1, 4.0), (GALLERY, 2, 1.0))
+        for i in range(count)
+    ]
+    evaluator = CrossResolutionEvaluator(cfg, TestSet("demo", samples))
+    for index in torch.arange(len(rows)).split(7):
+        evaluator.process({"index": index, "native_size": sizes[index]}, rows[index])
+    return dict(evaluator.evaluate())
+
+
+def test_the_evaluator_lets_each_query_listen_to_its_own_anchor(cfg: CfgNode) -> None:
+    # Anchor 0 (x2) knows who is who, anchor 1 (x4) talks noise, loudly.
+    people = torch.eye(6)[torch.arange(24) % 6]
+    rows = torch.stack([people, 100 * features(24, 6)], dim=1)
+    sizes = torch.tensor([[64, 32]] * 12 + [[128, 64]] * 12)
+    cfg.MODEL.ANCHORS.FACTORS = [2, 4]
+    cfg.TEST.METRIC = "euclidean"
+    cfg.TEST.FUSION.SIGMA = 0.02
+    assert evaluate(cfg, rows, sizes)["single_shot/query/Rank-1"] == 100
+    cfg.TEST.FUSION.SIGMA = 0.0
+    assert evaluate(cfg, rows, sizes)["single_shot/query/Rank-1"] < 60
+    cfg.TEST.FUSION.ANCHORS = [2]
+    assert evaluate(cfg, rows, sizes)["single_shot/query/Rank-1"] == 100
+    assert evaluate(cfg, rows, sizes) == evaluate(cfg, rows[:, 0], sizes)
+
+
+def test_anchors_that_do_not_exist_are_named(cfg: CfgNode) -> None:
+    cfg.MODEL.ANCHORS.FACTORS = [2, 3, 4]
+    assert chosen_anchors(cfg, 3) == [0, 1, 2]
+    assert chosen_anchors(cfg, 1) == [0]
+    cfg.TEST.FUSION.ANCHORS = [4, 2]
+    assert chosen_anchors(cfg, 3) == [2, 0]
+    with pytest.raises(ConfigError, match=r"TEST\.FUSION\.ANCHORS: \[4, 2\].*\[2\.0, 3\.0\]"):
+        chosen_anchors(cfg, 2)
+
+
+def test_fusion_needs_native_sizes_and_excludes_query_expansion(cfg: CfgNode) -> None:
+    samples = [Sample("a.png", 1, 1, QUERY), Sample("b.png", 1, 2, GALLERY)]
+    evaluator = CrossResolutionEvaluator(cfg, TestSet("demo", samples))
+    with pytest.raises(KeyError, match="native_size"):
+        evaluator.process({"index": torch.arange(2)}, features(2, 2, 3))
+    cfg.MODEL.ANCHORS.FACTORS = [2, 4]
+    cfg.TEST.AQE.ENABLED = True
+    with pytest.raises(ConfigError, match=r"TEST\.AQE"):
+        evaluate(cfg, features(24, 2, 6), torch.ones(24, 2))
