@@ -23,6 +23,7 @@ setup(
         "safetensors>=0.4",
         "torchmetrics>=1.4",
         "tqdm>=4.66",
+        "matplotlib>=3.8",
         # What fastreid 1.4.0 imports. It can't be named itself: its pins would downgrade torch.
         "faiss-cpu>=1.7.4",
         "opencv-python-headless>=4.8",
@@ -33,11 +34,14 @@ setup(
         "yacs>=0.1.8",
     ],
     extras_require={
+        # The MATLAB file that CUHK03 comes in.
+        "cuhk03": ["h5py>=3.8"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.6",
             "mypy>=1.11",
+            "h5py>=3.8",
             "types-tabulate",
             "types-tqdm",
             "types-PyYAML",

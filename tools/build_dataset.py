@@ -3,6 +3,7 @@
 python tools/build_dataset.py list
 python tools/build_dataset.py synth_pedestrians
 python tools/build_dataset.py mlr_market1501 --source Market-1501-v15.09.15
+python tools/build_dataset.py mlr_csv --source my_images --option lr_camera=2
 python tools/build_dataset.py mlr_market1501 --verify
 """
 

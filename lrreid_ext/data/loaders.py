@@ -22,7 +22,7 @@ from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
-from lrreid_ext.data.samples import GALLERY, QUERY_HR, TestSet
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.data.validation import validation_set
 from lrreid_ext.registry import DATASET_REGISTRY, lookup
@@ -89,12 +89,14 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
         genuine |= cameras_called(data, name, getattr(data, "genuine_lr", ()))
         reduced |= cameras_called(data, name, lr.CAMERAS)
         if cfg.DATASETS.COMBINEALL:
-            # Undegraded images alone: the twins of a recipe's queries, not the queries.
+            # Undegraded images alone: the twins of a recipe's queries, where there are such.
             test_set = test_set_of(data, name, hr=True)
+            twins = any(s.group == QUERY_HR for s in test_set.samples)
             items += sorted(
                 (s.path, f"{name}_test_{s.pid}", f"{name}_test_{s.camid}")
                 for s in test_set.samples
-                if s.group in (QUERY_HR, GALLERY) and s.pid > 0
+                if s.group in (QUERY_HR if twins else QUERY, GALLERY)
+                if s.pid > 0 and s.factor == 1
             )
     return PairedDataset(
         items,

@@ -22,7 +22,8 @@ class Sample:
         camid: camera.
         group: ``query``, ``gallery``, ``query_hr`` (the high-resolution twin of a query), or
             ``x2``, ``x3`` ... (every query's twin degraded by that factor).
-        factor: how much the image is reduced, >= 1; 1 means not at all.
+        factor: how much the image is reduced, >= 1; 1 means not at all, NaN that it is
+            low-resolution by nature and nobody knows by how much.
         degrade: if above 1, the file is reduced by this factor when it is read.
         kernel: the degradation kernel used for ``degrade``.
     """

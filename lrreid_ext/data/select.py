@@ -36,7 +36,9 @@ def select(batch: dict[str, Any], train_on: str) -> dict[str, Any]:
         degraded = torch.full((len(hr),), train_on == "lr", device=hr.device)
     # What is known only small stays so, whatever the network is to be shown.
     degraded = degraded | ~batch["has_hr"]
-    out = {k: v for k, v in batch.items() if k not in ("images", "native_size", "factor", "lr_mask")}
+    out = {
+        k: v for k, v in batch.items() if k not in ("images", "native_size", "factor", "lr_mask")
+    }
     out["images_hr"], out["native_size_hr"] = batch["images"], batch["native_size"]
     out["factor_lr"] = batch["factor"]
     out["factor_hr"] = torch.where(batch["has_hr"], 1.0, batch["factor"])

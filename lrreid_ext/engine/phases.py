@@ -15,8 +15,9 @@
         COPY: {backbone: teacher}  # modules that start from another's weights, {to: from}
 
 An entry that is null (``~``), or a whole phase, counts as not written: so a YAML takes back what
-its ``_BASE_`` says. A phase is derived from the epoch, so resuming needs no more than the epoch's number. EPOCHS 0 skips
-a phase. Frozen modules keep their weights and their batch-norm statistics, bit for bit.
+its ``_BASE_`` says. EPOCHS 0 skips a phase. A phase is derived from the epoch, so resuming needs no
+more than the epoch's number. Frozen modules keep their weights and their batch-norm statistics, bit
+for bit.
 """
 
 from __future__ import annotations

@@ -198,10 +198,10 @@ class CrossResolutionEvaluator(DatasetEvaluator):
     ) -> SingleShot | RankStatistics:
         """One group's statistics; ``args``: identities and cameras, as the functions take them."""
         test = self.cfg.TEST
-        options = {"metric": test.METRIC, "weights": weights}
+        options: dict[str, Any] = {"metric": test.METRIC, "weights": weights}
         if protocol == "single_shot":
-            trials = {"trials": test.TRIALS, "seed": test.SEED}
-            return single_shot(query, gallery, *args, **trials, **options)
+            options |= {"trials": test.TRIALS, "seed": test.SEED}
+            return single_shot(query, gallery, *args, **options)
         query, gallery = self._expanded(query, gallery, args[1])
         return rank_statistics(query, gallery, *args, **options)
 

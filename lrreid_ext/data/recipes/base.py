@@ -5,21 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from fastreid.utils.registry import Registry
 from PIL import Image, ImageOps
 
-from lrreid_ext.data.degrade import KERNELS, ROUNDINGS, draw_factor, hash_unit
 from lrreid_ext.registry import names, suggest
 
 __all__ = [
-    "RANDOM_CAMERA",
+    "EITHER",
+    "GALLERY",
+    "QUERY",
     "RECIPE_REGISTRY",
+    "TRAIN",
     "PlannedImage",
     "Recipe",
     "RecipeError",
@@ -35,10 +36,6 @@ Recipes of cross-resolution data sets. Called as ``obj(**options)``, each option
 the recipe; returns a :class:`Recipe`. :func:`lrreid_ext.data.recipes.add_recipe` registers one
 together with the data set of the same name.
 """
-
-RANDOM_CAMERA = "random"
-FACTOR_MODES = ("per_image", "per_identity", "per_camera")
-ENCODINGS = ("png", "jpeg")
 
 # What a source image may become in the test split.
 TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
@@ -57,8 +54,9 @@ class SourceImage:
         pid: identity; 0 a distractor.
         camid: camera, numbered as the data set does.
         split: ``train`` or ``test``.
-        role: ``train``; ``query`` (a query if the LR camera took it, else left out), ``gallery``
-            (left out if the LR camera took it), or ``either`` (a query or in the gallery).
+        role: ``train``; ``query`` or ``gallery`` (only that, else left out); or ``either``.
+        name: what draws are made by and the built file is called; by default the path's last part.
+            A source whose folders repeat names gives others.
     """
 
     path: str
@@ -66,19 +64,42 @@ class SourceImage:
     camid: int
     split: str
     role: str
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", PurePosixPath(self.path).name)
 
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One source image and what is made of it: the role, the file's stem, and the LR factor.
+    """One source image and what is made of it.
 
-    A ``query`` gives two files, the small image and its undegraded twin.
+    Attributes:
+        image: the source image.
+        role: ``train``, ``query`` or ``gallery``.
+        stem: of the built file's name.
+        factor: by which it is reduced, >= 1; None if it is low-resolution as it is, and nobody
+            knows by how much.
+        width: if above 0, the image is reduced to this width in the place of a given factor; an
+            image that is narrower already stays as it is.
+        kernel, rounding, encoding: how, where it is reduced.
+        twin: store the undegraded image too, in the role ``query_hr``.
     """
 
     image: SourceImage
     role: str
     stem: str
-    factor: float = 1.0
+    factor: float | None = 1.0
+    width: int = 0
+    kernel: str = "bicubic"
+    rounding: str = "nearest"
+    encoding: str = "png"
+    twin: bool = False
+
+    def factor_of(self, native: Image.Image) -> float | None:
+        """The factor that ``native``, the image itself, is reduced by."""
+        return max(native.width / self.width, 1.0) if self.width else self.factor
 
 
 def file_digest(path: str | Path) -> str:
@@ -90,22 +111,14 @@ def file_digest(path: str | Path) -> str:
 class Recipe(ABC):
     """How a cross-resolution data set is made from an ordinary one.
 
-    Every field except ``name`` and ``description`` is an option. Subclasses say where the images
-    come from; which of them become queries and by which factors is decided here, alike for all.
+    Two things make a recipe: a source (:meth:`locate`, :meth:`read`), where the images come from,
+    and a rule (:meth:`roles`, :meth:`treat`), which of them become queries and which are reduced.
+    The rules are in :mod:`lrreid_ext.data.recipes.rules`; a recipe inherits from a source and one
+    of them. Every field except ``name`` and ``description`` is an option.
 
     Attributes:
         name: name in the registry.
         description: one line.
-        factor_mode: what shares one factor: ``per_image``, ``per_identity`` or ``per_camera``.
-        factors: the set that factors are drawn from, each >= 1.
-        span: if not empty, ``(low, high)``: factors are drawn from this range instead.
-        kernel: one of :data:`lrreid_ext.data.degrade.KERNELS`.
-        rounding: one of :data:`lrreid_ext.data.degrade.ROUNDINGS`.
-        encoding: how the degraded queries are stored, ``png`` or ``jpeg`` (quality 95);
-            everything else is a PNG always.
-        lr_camera: the camera whose test images are low-resolution queries, or ``random``: one
-            for each identity.
-        seed: of the factors, and of the LR cameras if they are random.
     """
 
     source_name: ClassVar[str]
@@ -115,36 +128,19 @@ class Recipe(ABC):
     source_folders: ClassVar[tuple[str, ...]] = ()
     #: Whether there is a source folder at all.
     needs_source: ClassVar[bool] = True
+    #: Height and width of every source image in pixels, or () if they may vary.
+    image_size: ClassVar[tuple[int, ...]] = ()
+    #: Cameras whose images are low-resolution as they are, by no known factor.
+    genuine_lr: ClassVar[frozenset[int]] = frozenset()
 
     name: str
     description: str = ""
-    factor_mode: str = "per_image"
-    factors: tuple[float, ...] = (2.0, 3.0, 4.0)
-    span: tuple[float, ...] = ()
-    kernel: str = "bicubic"
-    rounding: str = "nearest"
-    encoding: str = "png"
-    lr_camera: int | str = 1
-    seed: int = 0
 
     def __post_init__(self) -> None:
         for spec in fields(self):
             if spec.name not in ("name", "description"):
-                value = _coerce(self.name, spec.name, getattr(self, spec.name), spec.default)
+                value = _coerce(self.name, spec, getattr(self, spec.name))
                 object.__setattr__(self, spec.name, value)
-        self._choice("factor_mode", FACTOR_MODES)
-        self._choice("kernel", KERNELS)
-        self._choice("rounding", ROUNDINGS)
-        self._choice("encoding", ENCODINGS)
-        if not self.factors and not self.span:
-            raise self.error("factors", "is empty, and no span is given")
-        for factor in (*self.factors, *self.span):
-            if not 1 <= factor < float("inf"):
-                raise self.error("factors/span", f"holds {factor:g}; a factor is >= 1")
-        if self.span and not (len(self.span) == 2 and self.span[0] <= self.span[1]):
-            raise self.error("span", f"is {list(self.span)}; it takes two numbers, low <= high")
-        if isinstance(self.lr_camera, str) and self.lr_camera != RANDOM_CAMERA:
-            raise self.error("lr_camera", f"is {self.lr_camera!r}; a number or {RANDOM_CAMERA!r}")
 
     def _at_least(self, option: str, least: int) -> None:
         if getattr(self, option) < least:
@@ -196,17 +192,24 @@ class Recipe(ABC):
         """The image in mode RGB, turned upright.
 
         Raises:
-            RecipeError: names a file that can't be decoded.
+            RecipeError: names a file that can't be decoded, or hasn't the data set's size.
         """
         path = root / image.path
         try:
             with Image.open(path) as opened:
-                return ImageOps.exif_transpose(opened).convert("RGB")
+                loaded = ImageOps.exif_transpose(opened).convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RecipeError(
                 f"{path}: can't be read as an image ({error}). "
                 "Get this file again, then run the same command; finished files are kept."
             ) from error
+        if self.image_size and (loaded.height, loaded.width) != self.image_size:
+            raise RecipeError(
+                f"{path}: {loaded.height} x {loaded.width} pixels (height x width); "
+                f"{self.source_name}'s images have {self.image_size[0]} x {self.image_size[1]}. "
+                "This is another data set, or was resized."
+            )
+        return loaded
 
     def source_digest(self, root: Path, image: SourceImage) -> str:
         """Changes whenever what :meth:`load` returns may change: SHA-256 of the source file."""
@@ -214,80 +217,39 @@ class Recipe(ABC):
 
     # ------------------------------------------------------------------ which become what
 
+    @abstractmethod
+    def roles(self, images: Sequence[SourceImage]) -> Iterable[tuple[SourceImage, str]]:
+        """The images that are used, in the order given, each with ``train``, ``query`` or
+        ``gallery``.
+
+        Raises:
+            RecipeError: options that these images don't allow.
+        """
+
+    def treat(self, planned: PlannedImage) -> PlannedImage:
+        """``planned`` with what is done to the image; here, genuinely LR ones are marked so."""
+        genuine = planned.image.camid in self.genuine_lr
+        return replace(planned, factor=None) if genuine else planned
+
     def plan(self, images: Sequence[SourceImage]) -> list[PlannedImage]:
         """Assign roles and factors; the order of ``images`` doesn't matter.
 
         Raises:
-            RecipeError: no image is left for the queries, the gallery or training; if the LR
-                camera is the reason, says which cameras have query images.
+            RecipeError: options that the images don't allow, or no image is left for the queries,
+                the gallery or training.
         """
-        images = sorted(images, key=lambda image: image.path)
-        cameras = self._lr_cameras(images)
         planned = []
         taken: set[tuple[str, str]] = set()
-        for image in images:
-            role = self._role(image, cameras)
-            if role is None:
-                continue
-            stem = PurePosixPath(image.path).stem
+        for image, role in self.roles(sorted(images, key=lambda image: image.path)):
+            stem = PurePosixPath(image.name).stem
             while (role, stem) in taken:  # of another folder, or with another suffix
                 stem += "_dup"
             taken.add((role, stem))
-            factor = self._factor(image) if role == QUERY else 1.0
-            planned.append(PlannedImage(image, role, stem, factor))
+            planned.append(self.treat(PlannedImage(image, role, stem)))
         for role in (TRAIN, QUERY, GALLERY):
             if not any(p.role == role for p in planned):
                 raise RecipeError(f"recipe {self.name}: no image is left for {role}.")
         return planned
-
-    def _lr_cameras(self, images: Sequence[SourceImage]) -> dict[int, int]:
-        """The LR camera of each identity that has a query image."""
-        queries: dict[int, set[int]] = {}
-        others: dict[int, set[int]] = {}
-        counts: Counter[int] = Counter()
-        for image in images:
-            if image.pid <= 0 or image.split != "test":
-                continue
-            if image.role in (QUERY, EITHER):
-                queries.setdefault(image.pid, set()).add(image.camid)
-                counts[image.camid] += 1
-            if image.role in (GALLERY, EITHER):
-                others.setdefault(image.pid, set()).add(image.camid)
-        if isinstance(self.lr_camera, int):
-            if not counts[self.lr_camera]:
-                have = ", ".join(f"{camera} ({n})" for camera, n in sorted(counts.items()))
-                raise self.error(
-                    "lr_camera",
-                    f"camera {self.lr_camera} has no query image. Cameras that have (images): "
-                    f"{have or 'none'}",
-                )
-            return dict.fromkeys(queries, self.lr_camera)
-        chosen = {}
-        for pid, cameras in queries.items():
-            # A query is worth asking only if another camera saw the same person.
-            usable = sorted(c for c in cameras if others.get(pid, set()) - {c})
-            if usable:
-                unit = hash_unit(f"lr camera of {pid}", self.seed)
-                chosen[pid] = usable[int(unit * len(usable))]
-        return chosen
-
-    def _role(self, image: SourceImage, cameras: Mapping[int, int]) -> str | None:
-        if image.role == TRAIN:
-            return TRAIN
-        fixed = None if self.lr_camera == RANDOM_CAMERA else self.lr_camera
-        if image.camid == cameras.get(image.pid, fixed):
-            return QUERY if image.role in (QUERY, EITHER) and image.pid > 0 else None
-        return GALLERY if image.role in (GALLERY, EITHER) else None
-
-    def _factor(self, image: SourceImage) -> float:
-        name = {
-            "per_image": PurePosixPath(image.path).name,
-            "per_identity": f"identity {image.pid}",
-            "per_camera": f"camera {image.camid}",
-        }[self.factor_mode]
-        if self.span:
-            return draw_factor(name, self.seed, span=(self.span[0], self.span[1]))
-        return draw_factor(name, self.seed, self.factors)
 
 
 def preset(
@@ -338,21 +300,23 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _coerce(recipe: str, option: str, value: Any, default: Any) -> Any:
-    """``value`` in the type of ``default``, so that YAML, JSON and Python spell options alike."""
-    if option == "lr_camera" and isinstance(value, str):
+def _coerce(recipe: str, spec: Field[Any], value: Any) -> Any:
+    """``value`` in the type of the option, so that YAML, JSON and Python spell options alike."""
+    default = spec.default
+    if isinstance(value, str) and "str" in str(spec.type):
         return value
     if isinstance(default, tuple):
         items = value if isinstance(value, (list, tuple)) else (value,)
-        if all(_is_number(item) for item in items):
-            return tuple(float(item) for item in items)
-        wanted = "numbers"
+        whole = bool(default) and all(isinstance(item, int) for item in default)
+        if all(_is_number(item) and (not whole or float(item).is_integer()) for item in items):
+            return tuple(int(item) if whole else float(item) for item in items)
+        wanted = "whole numbers" if whole else "numbers"
     elif isinstance(default, bool):
         if isinstance(value, bool):
             return value
         wanted = "true or false"
     elif isinstance(default, int):
-        if _is_number(value) and int(value) == value:
+        if _is_number(value) and float(value).is_integer():
             return int(value)
         wanted = "a whole number"
     elif isinstance(default, float):
@@ -360,7 +324,5 @@ def _coerce(recipe: str, option: str, value: Any, default: Any) -> Any:
             return float(value)
         wanted = "a number"
     else:
-        if isinstance(value, str):
-            return value
         wanted = "a word"
-    raise RecipeError(f"recipe {recipe}, option {option}: takes {wanted}, not {value!r}.")
+    raise RecipeError(f"recipe {recipe}, option {spec.name}: takes {wanted}, not {value!r}.")

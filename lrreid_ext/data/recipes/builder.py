@@ -33,7 +33,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lrreid_ext.data.degrade import degrade
-from lrreid_ext.data.recipes.base import QUERY, PlannedImage, Recipe, RecipeError, file_digest
+from lrreid_ext.data.recipes.base import PlannedImage, Recipe, RecipeError, file_digest
 from lrreid_ext.data.recipes.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -43,6 +43,7 @@ from lrreid_ext.data.recipes.manifest import (
     load_manifest,
     save_manifest,
 )
+from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.files import atomic
 
 try:
@@ -101,7 +102,7 @@ def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[
     native = recipe.load(root, source)
     digest = recipe.source_digest(root, source)
 
-    def record(role: str, image: Image.Image, factor: float, encoding: str) -> ImageRecord:
+    def record(role: str, image: Image.Image, factor: float | None, encoding: str) -> ImageRecord:
         data = encode_png(image) if encoding == "png" else _encode_jpeg(image)
         file = f"{role}/{planned.stem}.{'png' if encoding == 'png' else 'jpg'}"
         _write(out / file, data)
@@ -113,19 +114,18 @@ def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[
             split=source.split,
             role=role,
             factor=factor,
-            kernel=recipe.kernel if factor > 1 else "none",
+            kernel=planned.kernel if factor is not None and factor > 1 else "none",
             size=(image.height, image.width),
             sha256=hashlib.sha256(data).hexdigest(),
             source_sha256=digest,
         )
 
-    if planned.role != QUERY:
-        return [record(planned.role, native, 1.0, "png")]
-    small = degrade(native, planned.factor, recipe.kernel, recipe.rounding)
-    return [
-        record("query", small, planned.factor, recipe.encoding),
-        record("query_hr", native, 1.0, "png"),
-    ]
+    factor = planned.factor_of(native)
+    small = native if factor is None else degrade(native, factor, planned.kernel, planned.rounding)
+    records = [record(planned.role, small, factor, planned.encoding)]
+    if planned.twin:
+        records.append(record(QUERY_HR, native, 1.0, "png"))
+    return records
 
 
 def _reusable(recipe: Recipe, root: Path, out: Path, planned: PlannedImage, old: Records) -> bool:
@@ -134,7 +134,8 @@ def _reusable(recipe: Recipe, root: Path, out: Path, planned: PlannedImage, old:
     facts = (image.path, image.pid, image.camid, image.split)
     return (
         bool(old)
-        and old[0].factor == planned.factor
+        # What factor brings an image to a width is the source's affair, which is checked too.
+        and (planned.width > 0 or old[0].factor == planned.factor)
         and all((r.source, r.pid, r.camid, r.split) == facts for r in old)
         and old[0].source_sha256 == recipe.source_digest(root, image)
         and all((out / r.file).is_file() and file_digest(out / r.file) == r.sha256 for r in old)
@@ -265,7 +266,7 @@ def _previous(out: Path, recipe: Recipe) -> list[Records]:
 
 
 def _key(record: ImageRecord) -> tuple[str, str]:
-    role = "query" if record.role == "query_hr" else record.role
+    role = QUERY if record.role == QUERY_HR else record.role
     return role, Path(record.file).stem
 
 

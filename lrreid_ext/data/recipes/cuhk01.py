@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from PIL import Image
-
-from lrreid_ext.data.recipes.base import EITHER, TRAIN, Recipe, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.rules import MLRRecipe
 from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.splits import IdentitySplit
 
 __all__ = ["CUHK01Recipe"]
 
@@ -21,17 +20,11 @@ CAMERA_A, CAMERA_B = 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class CUHK01Recipe(Recipe):
+class CUHK01Recipe(IdentitySplit, MLRRecipe):
     """CUHK01: 971 people, two cameras, two images each; camera B is low-resolution.
 
     Files are called PPPPKKK.png, PPPP the identity, KKK 001-002 from camera A (number 1 here) and
-    003-004 from camera B (number 2), 160 x 60 pixels. Split ``n``: the sorted identity names are
-    permuted by ``numpy.random.default_rng(n)``; the first ``train_identities`` train.
-
-    Attributes:
-        split: number of the split.
-        identities: how many the source must hold.
-        train_identities: how many of them train.
+    003-004 from camera B (number 2), 160 x 60 pixels.
     """
 
     source_name: ClassVar[str] = "CUHK01"
@@ -40,20 +33,11 @@ class CUHK01Recipe(Recipe):
     )
     terms: ClassVar[str] = "for academic research; ask the authors for any other use"
     source_folders: ClassVar[tuple[str, ...]] = ("CUHK01", "cuhk01", "campus")
+    image_size: ClassVar[tuple[int, ...]] = (160, 60)
 
     lr_camera: int | str = CAMERA_B
-    split: int = 0
     identities: int = 971
     train_identities: int = 485
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least("split", 0)
-        if not 0 < self.train_identities < self.identities:
-            raise self.error(
-                "train_identities",
-                f"{self.train_identities} of {self.identities} leaves a split empty",
-            )
 
     def locate(self, source: Path) -> Path:
         return first_folder(
@@ -72,16 +56,9 @@ class CUHK01Recipe(Recipe):
                     f"{root / name}: not a CUHK01 name (PPPPKKK.png, KKK 001 to 004)."
                 )
         counts = Counter(name[:4] for name in names)
-        people = sorted(counts)
-        if len(people) != self.identities:
-            raise RecipeError(
-                f"{root}: {len(people)} identities where {self.identities} are expected. Complete "
-                "the folder, or set the options identities and train_identities."
-            )
-        if short := [person for person in people if counts[person] != 4]:
+        train = self.training(root, counts)
+        if short := [person for person in sorted(counts) if counts[person] != 4]:
             raise RecipeError(f"{root}: identity {short[0]} has {counts[short[0]]} files, not 4.")
-        order = np.random.default_rng(self.split).permutation(people)
-        train = set(order[: self.train_identities].tolist())
         return [
             SourceImage(
                 path=name,
@@ -92,12 +69,3 @@ class CUHK01Recipe(Recipe):
             )
             for name in names
         ]
-
-    def load(self, root: Path, image: SourceImage) -> Image.Image:
-        loaded = super().load(root, image)
-        if loaded.size != (60, 160):
-            raise RecipeError(
-                f"{root / image.path}: {loaded.height} x {loaded.width} pixels (height x width); "
-                "CUHK01's images have 160 x 60. This is another data set, or was resized."
-            )
-        return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class RecipeDataset(ImageDataset):
         manifest: what it holds.
         train: ``(path, "<name>_<pid>", "<name>_<camid>")`` of every training image, undegraded.
         query, gallery: ``(path, pid, camid)`` with whole numbers; queries are the small images.
+        genuine_lr: cameras, numbered as in the manifest, whose training images are low-resolution
+            by nature: they have no HR twin, and their factor is unknown. Empty for most.
     """
 
     _junk_pids = [0, -1]  # noqa: RUF012 - fastreid's own name and type
@@ -82,6 +85,7 @@ class RecipeDataset(ImageDataset):
                 get it, where to put it, and the command.
         """
         self.recipe = build_recipe(self.dataset_name, options)
+        self.genuine_lr = self.recipe.genuine_lr
         self.folder = Path(root) / self.recipe.folder()
         try:
             if comm.is_main_process() and not (self.folder / MANIFEST_FILE).is_file():
@@ -119,8 +123,8 @@ class RecipeDataset(ImageDataset):
         place = root / recipe.source_folders[0] if recipe.source_folders else root
         return (
             f"{self.folder}: {recipe.name} is not built, and its source {recipe.source_name} is "
-            f"not below {root}. Get it from {recipe.where_to_get} (terms: {recipe.terms}), put it "
-            f"at {place}, and run:\n\n    {build_command(recipe, place, self.folder)}\n"
+            f"not below {root}. Where to get it: {recipe.where_to_get}. Terms: {recipe.terms}. Put "
+            f"it at {place}, and run:\n\n    {build_command(recipe, place, self.folder)}\n"
         )
 
     def _path(self, record: ImageRecord) -> str:
@@ -132,6 +136,9 @@ class RecipeDataset(ImageDataset):
     def test_set(self, factors: Sequence[float], hr: bool) -> TestSet:
         """Everything that is evaluated.
 
+        Where queries have no undegraded twins, for they are undegraded themselves or low-resolution
+        by nature, there are the groups ``query`` and ``gallery`` only. An unknown factor is NaN.
+
         Args:
             factors: every query's undegraded twin is added once per factor, reduced by it, in
                 group ``x<factor>``.
@@ -139,23 +146,29 @@ class RecipeDataset(ImageDataset):
         """
         twins = self.manifest.of_role(QUERY_HR)
         samples = [
-            Sample(self._path(r), r.pid, r.camid, role, factor=r.factor)
+            Sample(
+                self._path(r),
+                r.pid,
+                r.camid,
+                role,
+                factor=math.nan if r.factor is None else r.factor,
+            )
             for role in (QUERY, GALLERY)
             for r in self.manifest.of_role(role)
         ]
-        samples += _twin_samples(
-            [(self._path(r), r.pid, r.camid) for r in twins], factors, hr, self.recipe.kernel
+        options = self.recipe.options()
+        # A recipe without kernel degrades nothing, and so has no twins.
+        kernel = options.get("kernel", "none")
+        samples += twin_samples(
+            [(self._path(r), r.pid, r.camid) for r in twins], factors, hr, kernel
         )
-        recipe = self.recipe
-        options = recipe.options()
-        info: dict[str, object] = {"recipe": recipe.name, "seed": recipe.seed}
-        if "split" in options:
-            info["split"] = options["split"]
+        info: dict[str, object] = {"recipe": self.recipe.name}
+        info |= {key: options[key] for key in ("seed", "split") if key in options}
         info |= {"options": options, "counts": self.manifest.counts()}
         return TestSet(self.dataset_name, samples, self.manifest.hash, info)
 
 
-def _twin_samples(
+def twin_samples(
     items: Sequence[tuple[str, int, int]], factors: Sequence[float], hr: bool, kernel: str
 ) -> list[Sample]:
     if bad := [f for f in factors if f < 1]:
@@ -189,7 +202,7 @@ def test_set_of(
     gallery = [(str(path), int(pid), int(camid)) for path, pid, camid in dataset.gallery]
     samples = [Sample(*item, QUERY) for item in queries]
     samples += [Sample(*item, GALLERY) for item in gallery]
-    samples += _twin_samples(queries, factors, hr, "bicubic")
+    samples += twin_samples(queries, factors, hr, "bicubic")
     return TestSet(name, samples)
 
 

@@ -44,8 +44,10 @@ class ImageRecord:
         pid: identity; 0 a distractor.
         camid: camera.
         split: ``train`` or ``test``.
-        role: ``train``, ``query`` (degraded), ``query_hr`` (its undegraded twin) or ``gallery``.
-        factor: how much it was reduced; 1 not at all.
+        role: ``train``, ``query``, ``query_hr`` (the undegraded twin of a degraded query) or
+            ``gallery``.
+        factor: how much it was reduced; 1 not at all; None (null in the file) if it is
+            low-resolution by nature and nobody knows by how much.
         kernel: by which kernel; ``none`` if not at all.
         size: its own ``[height, width]`` in pixels.
         sha256: of the file.
@@ -59,7 +61,7 @@ class ImageRecord:
     camid: int
     split: str
     role: str
-    factor: float
+    factor: float | None
     kernel: str
     size: tuple[int, int]
     sha256: str

@@ -1,4 +1,4 @@
-"""MLR-Market-1501, and any folder in Market-1501's naming."""
+"""MLR- and VR-Market-1501, and any folder in Market-1501's naming."""
 
 from __future__ import annotations
 
@@ -16,26 +16,22 @@ from lrreid_ext.data.recipes.base import (
     RecipeError,
     SourceImage,
 )
+from lrreid_ext.data.recipes.rules import MLRRecipe, VariedWidthRecipe
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 
-__all__ = ["MarketRecipe"]
+__all__ = ["MARKET_NAME", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
 
-_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d).*")
+#: Groups: identity, camera.
+MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d).*")
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 QUERIES = ("query", "all")
 
 
-@dataclass(frozen=True, kw_only=True)
-class MarketRecipe(Recipe):
+class MarketSource(Recipe):
     """Market-1501, or any data set named like it: ``PPPP_cCsS_FFFFFF_NN.jpg`` or ``.png``.
 
-    P is the identity (0000 a distractor, -1 junk, which is dropped) and C the camera. Queries are
-    the LR camera's images; the gallery is what the other cameras took of ``bounding_box_test``,
-    distractors included. Training images keep their resolution.
-
-    Attributes:
-        queries: ``query``, the LR camera's images in the folder ``query``; or ``all``, those in
-            ``bounding_box_test`` too (distractors excepted).
+    P is the identity (0000 a distractor, -1 junk, which is dropped) and C the camera. The folder
+    ``query`` holds possible queries, ``bounding_box_test`` the gallery.
     """
 
     source_name: ClassVar[str] = "Market-1501"
@@ -49,17 +45,11 @@ class MarketRecipe(Recipe):
         "Market-1501",
     )
 
-    queries: str = "query"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("queries", QUERIES)
-
     def locate(self, source: Path) -> Path:
         return first_folder(
             self,
             source,
-            ("", "Market-1501-v15.09.15"),
+            ("", self.source_folders[0]),
             lambda folder: all((folder / name).is_dir() for name in FOLDERS),
             f"the folders {', '.join(FOLDERS)}",
         )
@@ -71,7 +61,7 @@ class MarketRecipe(Recipe):
             if not names:
                 raise RecipeError(f"{root / folder}: holds no image.")
             for name in names:
-                match = _NAME.fullmatch(name)
+                match = MARKET_NAME.fullmatch(name)
                 if match is None:
                     raise RecipeError(
                         f"{root / folder / name}: not named as Market-1501 does "
@@ -92,8 +82,34 @@ class MarketRecipe(Recipe):
         return images
 
     def _source_role(self, folder: str, pid: int) -> str:
-        if folder == "bounding_box_train":
-            return TRAIN
-        if folder == "query":
-            return QUERY
-        return EITHER if self.queries == "all" and pid > 0 else GALLERY
+        return {"bounding_box_train": TRAIN, "query": QUERY}.get(folder, GALLERY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarketRecipe(MarketSource, MLRRecipe):
+    """MLR-Market-1501. Queries are the LR camera's images; the gallery is what the other cameras
+    took of ``bounding_box_test``, distractors included. Training images keep their resolution.
+
+    Attributes:
+        queries: ``query``, the LR camera's images in the folder ``query``; or ``all``, those in
+            ``bounding_box_test`` too (distractors excepted).
+    """
+
+    queries: str = "query"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._choice("queries", QUERIES)
+
+    def _source_role(self, folder: str, pid: int) -> str:
+        role = super()._source_role(folder, pid)
+        return EITHER if role == GALLERY and self.queries == "all" and pid > 0 else role
+
+
+@dataclass(frozen=True, kw_only=True)
+class VRMarketRecipe(MarketSource, VariedWidthRecipe):
+    """VR-Market-1501: folder ``query`` against ``bounding_box_test``, all of them reduced.
+
+    Images are 64 pixels wide, so the widths 8 to 31 are factors from above 2 to 8: train with
+    INPUT.LR.WIDTHS [8, 32], or INPUT.LR.RANGE [2, 8].
+    """

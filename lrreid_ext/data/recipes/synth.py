@@ -12,7 +12,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from lrreid_ext.data.recipes.base import EITHER, TRAIN, Recipe, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
+from lrreid_ext.data.recipes.rules import MLRRecipe
 
 __all__ = ["SynthRecipe"]
 
@@ -30,7 +31,7 @@ def _renderer_digest() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SynthRecipe(Recipe):
+class SynthRecipe(MLRRecipe):
     """Rendered people; cameras are numbered from 0, identities from 1.
 
     Clusters of look-alikes, which differ by fine texture only, are never divided between train and

@@ -1,0 +1,111 @@
+"""CAVIAR4REID, whose second camera is low-resolution by nature."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from lrreid_ext.data.recipes.base import EITHER, GALLERY, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.rules import ByCamera
+from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.splits import IdentitySplit, drawn_identities
+
+__all__ = ["CaviarRecipe", "SALRCaviarRecipe"]
+
+_NAME = re.compile(r"(\d{4})(\d{3})\.jpg")
+HR_CAMERA, LR_CAMERA = 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaviarRecipe(IdentitySplit, ByCamera):
+    """CAVIAR4REID: LR queries from the far camera, HR gallery from the near one.
+
+    Files are called PPPPIII.jpg, PPPP the identity, III 001-010 from the near camera (number 1
+    here) and 011-020 from the far one (number 2), ten each; 72 people, 50 seen by both cameras.
+
+    Nothing is reduced: the far camera's images are small by nature. Their factor is unknown (null
+    in the manifest, NaN in a test set), in the training split too, and they have no HR twins, so
+    that a test set has neither ``query_hr`` nor groups by factor.
+
+    Attributes:
+        identities: how many seen by both cameras the source must hold; those seen by one are left
+            out.
+        one_camera: how many of those seen by one camera train nevertheless, the first of their
+            sorted names permuted as the others are.
+    """
+
+    source_name: ClassVar[str] = "CAVIAR4REID"
+    where_to_get: ClassVar[str] = "http://www.lorisbazzani.info/caviar4reid.html"
+    terms: ClassVar[str] = "no licence is stated; made for research, cite Cheng et al. 2011"
+    source_folders: ClassVar[tuple[str, ...]] = ("CAVIAR4REID", "caviar", "CAVIARa")
+    genuine_lr: ClassVar[frozenset[int]] = frozenset({LR_CAMERA})
+
+    identities: int = 50
+    train_identities: int = 25
+    one_camera: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least("one_camera", 0)
+
+    def locate(self, source: Path) -> Path:
+        return first_folder(
+            self,
+            source,
+            ("", *self.source_folders),
+            lambda folder: any(_NAME.fullmatch(name) for name in image_names(folder)),
+            "a folder of files called PPPPIII.jpg (0001001.jpg ...)",
+        )
+
+    def read(self, root: Path) -> list[SourceImage]:
+        found = []
+        cameras: dict[str, set[int]] = {}
+        for name in image_names(root):
+            match = _NAME.fullmatch(name)
+            if match is None or not 1 <= int(match[2]) <= 20 or int(match[1]) == 0:
+                raise RecipeError(
+                    f"{root / name}: not a CAVIAR4REID name (PPPPIII.jpg, III 001 to 020)."
+                )
+            camid = HR_CAMERA if int(match[2]) <= 10 else LR_CAMERA
+            cameras.setdefault(match[1], set()).add(camid)
+            found.append((name, match[1], camid))
+        both = {person for person, seen in cameras.items() if len(seen) == 2}
+        train = self.training(root, both) | self._one_camera(cameras.keys() - both)
+        return [
+            SourceImage(
+                path=name,
+                pid=int(person),
+                camid=camid,
+                split="train" if person in train else "test",
+                role=TRAIN if person in train else EITHER,
+            )
+            for name, person, camid in found
+            if person in both | train
+        ]
+
+    def _one_camera(self, people: set[str]) -> set[str]:
+        if self.one_camera > len(people):
+            raise self.error(
+                "one_camera", f"{self.one_camera}; only {len(people)} are seen by one camera"
+            )
+        return drawn_identities(people, self.one_camera, self.split)
+
+    def lr_cameras(self, images: Sequence[SourceImage]) -> dict[int, int]:
+        return self.fixed_camera(images, LR_CAMERA)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SALRCaviarRecipe(CaviarRecipe):
+    """CAVIAR4REID as CSR-GAN has it: HR queries, LR gallery; 44 people train, 10 test.
+
+    CSR-GAN keeps 54 people and calls 18 seen by one camera; SING finds 22, and 50 seen by both.
+    Both hold if four of the 22 are kept, who can but train: 40 + 4 train here, 10 test.
+    """
+
+    lr_role: ClassVar[str] = GALLERY
+
+    train_identities: int = 40
+    one_camera: int = 4

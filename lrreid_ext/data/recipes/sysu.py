@@ -1,0 +1,119 @@
+"""MLR-SYSU."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from lrreid_ext.data.degrade import hash_unit
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.market1501 import MARKET_NAME
+from lrreid_ext.data.recipes.rules import MLRRecipe
+from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.splits import IdentitySplit
+
+__all__ = ["SysuRecipe"]
+
+CAMERA_FOLDERS = ("cam1", "cam2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SysuRecipe(IdentitySplit, MLRRecipe):
+    """MLR-SYSU, of SYSU-mReID: 502 people, two cameras, camera 2 low-resolution.
+
+    SYSU-mReID (not the infrared SYSU-MM01) is sent by its authors, and nothing public says how its
+    folders are laid out. Two layouts are read; sort your copy into one of them:
+
+    * ``cam1/<identity>/<file>`` and ``cam2/<identity>/<file>``, identities as numbers from 1;
+    * all files in one folder, named as Market-1501 does: ``0001_c1_<anything>.jpg``.
+
+    Of each identity and camera, ``shots`` images are drawn by a hash of the file's path and the
+    seed, in the training split too; where there are fewer, all are taken.
+
+    Attributes:
+        shots: images of each identity and camera.
+    """
+
+    source_name: ClassVar[str] = "SYSU-mReID"
+    where_to_get: ClassVar[str] = (
+        "its authors send it (Chen et al., An Asymmetric Distance Model for Cross-View Feature "
+        "Mapping in Person Re-identification, TCSVT 2017; Sun Yat-sen University)"
+    )
+    terms: ClassVar[str] = "for research, as agreed with its authors"
+    source_folders: ClassVar[tuple[str, ...]] = ("SYSU-mReID", "sysu-mreid", "SYSU")
+
+    lr_camera: int | str = 2
+    identities: int = 502
+    train_identities: int = 251
+    shots: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._at_least("shots", 1)
+
+    def locate(self, source: Path) -> Path:
+        return first_folder(
+            self,
+            source,
+            ("", *self.source_folders),
+            lambda folder: (
+                all((folder / camera).is_dir() for camera in CAMERA_FOLDERS)
+                or any(MARKET_NAME.fullmatch(name) for name in image_names(folder))
+            ),
+            "cam1/<identity>/<file> and cam2/<identity>/<file>, or files called 0001_c1_<...>.jpg",
+        )
+
+    def read(self, root: Path) -> list[SourceImage]:
+        nested = (root / CAMERA_FOLDERS[0]).is_dir()
+        found = _nested(root) if nested else _flat(root)
+        cameras: dict[int, set[int]] = defaultdict(set)
+        for person, camid in found:
+            cameras[person].add(camid)
+        train = self.training(root, {f"{person:04d}" for person in cameras})
+        if lone := sorted(person for person, seen in cameras.items() if len(seen) < 2):
+            raise RecipeError(f"{root}: identity {lone[0]} has images of one camera only.")
+        return [
+            SourceImage(
+                path=path,
+                pid=person,
+                camid=camid,
+                split="train" if f"{person:04d}" in train else "test",
+                role=TRAIN if f"{person:04d}" in train else EITHER,
+                name=path.replace("/", "_"),
+            )
+            for (person, camid), paths in sorted(found.items())
+            for path in self._drawn(paths)
+        ]
+
+    def _drawn(self, paths: list[str]) -> list[str]:
+        # Not the name that the factor is drawn by: images of small hashes would get small factors.
+        return sorted(paths, key=lambda path: hash_unit(f"shot {path}", self.seed))[: self.shots]
+
+
+def _nested(root: Path) -> dict[tuple[int, int], list[str]]:
+    """Paths by identity and camera, of ``cam1/<identity>/<file>``."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for camid, camera in enumerate(CAMERA_FOLDERS, start=1):
+        for folder in sorted(path for path in (root / camera).iterdir() if path.is_dir()):
+            if not folder.name.isdecimal() or int(folder.name) == 0:
+                raise RecipeError(f"{folder}: not the number of an identity, from 1.")
+            paths = [f"{camera}/{folder.name}/{name}" for name in image_names(folder)]
+            if not paths:
+                raise RecipeError(f"{folder}: holds no image.")
+            found.setdefault((int(folder.name), camid), []).extend(paths)
+    return found
+
+
+def _flat(root: Path) -> dict[tuple[int, int], list[str]]:
+    """Paths by identity and camera, of files named as Market-1501 does."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for name in image_names(root):
+        match = MARKET_NAME.fullmatch(name)
+        if match is None or int(match[1]) < 1 or int(match[2]) not in (1, 2):
+            raise RecipeError(
+                f"{root / name}: not named 0001_c1_<...>.jpg, identity from 1 and camera 1 or 2."
+            )
+        found.setdefault((int(match[1]), int(match[2])), []).append(name)
+    return found

@@ -1,0 +1,335 @@
+"""What every recipe with a source keeps to, on a miniature tree in the source's real layout."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import mini_sets
+import numpy as np
+import pytest
+import torch
+from conftest import load_script
+from PIL import Image
+
+from lrreid_ext.config import get_cfg
+from lrreid_ext.data.degrade import degrade
+from lrreid_ext.data.recipes import (
+    RECIPE_REGISTRY,
+    RecipeError,
+    build,
+    build_recipe,
+    load_manifest,
+    test_set_of,
+    verify,
+)
+from lrreid_ext.data.recipes.dataset import find_source
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator
+from lrreid_ext.registry import DATASET_REGISTRY, names
+
+Case = tuple[Callable[[Path], Path], dict[str, object], str]
+
+CAVIAR = {"identities": 6}
+CUHK03 = {"identities": 10, "train_identities": 7, "split": 1}
+# Tree, options for its size, and an image of it that is used, to be damaged.
+CASES: dict[str, Case] = {
+    "mlr_viper": (mini_sets.viper, {"identities": 8, "train_identities": 4}, "cam_b/031_90.bmp"),
+    "salr_viper": (mini_sets.viper, {"identities": 8, "train_identities": 6}, "cam_a/000_45.bmp"),
+    "salr_prid": (mini_sets.prid, {"identities": 6, "train_identities": 4}, "cam_b/img_0005.png"),
+    "caviar": (mini_sets.caviar, {**CAVIAR, "train_identities": 3}, "0007011.jpg"),
+    "salr_caviar": (
+        mini_sets.caviar,
+        {**CAVIAR, "train_identities": 4, "one_camera": 2},
+        "0002001.jpg",
+    ),
+    "mlr_sysu": (
+        mini_sets.sysu,
+        {"identities": 6, "train_identities": 3, "shots": 5},
+        "cam2/0004/0003.jpg",
+    ),
+    "mlr_cuhk03": (mini_sets.cuhk03_folders, CUHK03, "images_detected/2_001_2_06.png"),
+    "mlr_dukemtmc": (
+        lambda root: mini_sets.market(root, 8, "_f0046182.jpg"),
+        {},
+        "query/0003_c1_f0046182.jpg",
+    ),
+    "vr_market1501": (mini_sets.market, {}, "query/0003_c1s1_000100_00.jpg"),
+    "vr_msmt17": (
+        mini_sets.msmt17,
+        {"train_identities": 3, "test_identities": 4},
+        "test/0003/0003_002_06_0303morning_0008_0.jpg",
+    ),
+    "mlr_csv": (mini_sets.table, {}, "di/south-2.png"),
+}
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {
+        name: make(tmp_path_factory.mktemp(name) / "source") for name, (make, _, _) in CASES.items()
+    }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def of(name: str):
+    return build_recipe(name, CASES[name][1])
+
+
+def quiet(recipe, source, out, workers=1):
+    return build(recipe, source, out, workers=workers, progress=False)
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_every_recipe_with_a_source_is_tried_here_or_beside() -> None:
+    sourced = {name for name in names(RECIPE_REGISTRY) if build_recipe(name).needs_source}
+    beside = {name for name in sourced if name.startswith(("mlr_market1501", "mlr_cuhk01"))}
+    assert sourced - beside == set(CASES)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_built_is_what_the_manifest_says(
+    name: str, trees: dict[str, Path], tmp_path: Path
+) -> None:
+    out, recipe = tmp_path / "out", of(name)
+    manifest = quiet(recipe, trees[name], out)
+    assert manifest.fits(recipe) and load_manifest(out) == manifest and verify(out) == []
+    assert len({image.file for image in manifest.images}) == len(manifest.images)
+    content = json.loads((out / "manifest.json").read_text())
+    assert content["hash"] == manifest.hash
+    assert str(tmp_path) not in (out / "manifest.json").read_text()
+    splits = defaultdict(set)
+    for image in manifest.images:
+        splits[image.pid].add(image.split)
+        source = Image.open(trees[name] / image.source).convert("RGB")
+        stored = Image.open(out / image.file)
+        assert image.size == (stored.height, stored.width)
+        if image.factor is None or image.factor == 1:
+            assert image.kernel == "none"
+            assert np.array_equal(np.asarray(stored), np.asarray(source))
+        else:
+            assert image.role in ("query", "gallery") and image.kernel == "bicubic"
+            small = degrade(source, image.factor, "bicubic")
+            assert np.array_equal(np.asarray(stored), np.asarray(small))
+    assert all(len(split) == 1 for pid, split in splits.items())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_and_three_workers_give_the_same_bytes(
+    name: str, trees: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 3)
+    one = quiet(of(name), trees[name], tmp_path / "one")
+    elsewhere = tmp_path / "other" / "place"
+    shutil.copytree(trees[name], elsewhere)
+    three = quiet(of(name), elsewhere, tmp_path / "three", workers=3)
+    assert one == three and one.hash == three.hash
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "three")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rebuild_reuses_what_is_finished(
+    name: str, trees: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, out = of(name), tmp_path / "out"
+    first = quiet(recipe, trees[name], out)
+    lost = first.images[0]
+    (out / lost.file).unlink()
+    loaded: list[str] = []
+    original = type(recipe).load
+
+    def load(self, root, image):
+        loaded.append(image.path)
+        return original(self, root, image)
+
+    monkeypatch.setattr(type(recipe), "load", load)
+    assert quiet(recipe, trees[name], out) == first
+    assert loaded == [lost.source]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_damaged_file_is_named(name: str, trees: dict[str, Path], tmp_path: Path) -> None:
+    copy, out, victim = tmp_path / "copy", tmp_path / "out", CASES[name][2]
+    shutil.copytree(trees[name], copy)
+    whole = (copy / victim).read_bytes()
+    (copy / victim).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RecipeError, match=f"{Path(victim).name}: can't be read as an image"):
+        quiet(of(name), copy, out)
+    assert not (out / "manifest.json").exists()
+    (copy / victim).write_bytes(whole)
+    quiet(of(name), copy, out)
+    assert verify(out) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wrong_folder_says_what_was_expected(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    recipe = of(name)
+    for folder, what in (("empty", "is not"), ("nowhere", "no such folder")):
+        with pytest.raises(RecipeError, match=f"{folder}: {what}.*expected .*Where to get"):
+            quiet(recipe, tmp_path / folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert find_source(recipe, tmp_path) is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_source_is_found_below_the_root(
+    name: str, trees: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = of(name)
+    if not recipe.source_folders:
+        pytest.skip("a table of one's own has no usual folder")
+    for folder in recipe.source_folders:
+        place = tmp_path / folder / "datasets" / folder
+        place.parent.mkdir(parents=True)
+        place.symlink_to(trees[name])
+        assert find_source(recipe, place.parent) == place
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, (_, options, _) in CASES.items() if "identities" in options]
+)
+def test_whole_counts_are_asked_for_unless_options_say_otherwise(
+    name: str, trees: dict[str, Path], tmp_path: Path
+) -> None:
+    count = CASES[name][1]["identities"]
+    expected = build_recipe(name).options()["identities"]
+    with pytest.raises(RecipeError, match=f"{count} identities where {expected} are expected"):
+        quiet(build_recipe(name), trees[name], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["mlr_viper", "salr_viper", "salr_prid", "caviar", "salr_caviar", "mlr_sysu"]
+)
+def test_splits_are_permutations_of_the_sorted_identities(
+    name: str, trees: dict[str, Path]
+) -> None:
+    seen = set()
+    for split in range(10):
+        recipe = build_recipe(
+            name,
+            {**CASES[name][1], "split": split, "one_camera": 0}
+            if "one_camera" in of(name).options()
+            else {**CASES[name][1], "split": split},
+        )
+        images = recipe.read(recipe.locate(trees[name]))
+        people = np.array(sorted({image.pid for image in images}))
+        order = people[np.random.default_rng(split).permutation(len(people))]
+        train = {image.pid for image in images if image.role == "train"}
+        assert train == set(order[: recipe.train_identities].tolist())
+        assert {image.pid for image in images if image.split == "train"} == train
+        seen.add(frozenset(train))
+    assert len(seen) > 3
+    with pytest.raises(RecipeError, match="option split: -1"):
+        build_recipe(name, {"split": -1})
+
+
+def test_the_tool_lists_where_each_comes_from_and_its_terms() -> None:
+    blocks = load_script("tools/build_dataset.py").describe().split("\n\n")
+    listed = {block.split(":")[0]: block for block in blocks}
+    for name in CASES:
+        recipe = build_recipe(name)
+        for line in (
+            f"{name}: {recipe.description}",
+            f"    source   {recipe.source_name}",
+            f"    get it   {recipe.where_to_get}",
+            f"    terms    {recipe.terms}",
+        ):
+            assert line in listed[name].splitlines()
+
+
+# ---------------------------------------------------------------------- as data sets
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_data_set_builds_itself_and_is_evaluated(
+    name: str,
+    trees: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source, options = str(trees[name]), CASES[name][1]
+    data = DATASET_REGISTRY.get(name)(root=str(tmp_path), source=source, options=options)
+    assert all(item[1].startswith(f"{name}_") for item in data.train)
+    assert all(Path(item[0]).is_file() for item in (*data.train, *data.query, *data.gallery))
+    assert data.genuine_lr == ({2} if "caviar" in name else set())
+    test_set = test_set_of(data, name, [2, 3], hr=True)
+    assert test_set.info["options"] == data.recipe.options()
+    groups = {sample.group for sample in test_set.samples}
+    with_twins = not name.startswith(("salr_", "caviar"))
+    assert groups == {"query", "gallery"} | ({"query_hr", "x2", "x3"} if with_twins else set())
+    if name == "caviar":
+        assert all(math.isnan(s.factor) for s in test_set.samples if s.group == "query")
+
+    cfg = get_cfg()
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "TEST.TRIALS", "2"])
+    evaluator = CrossResolutionEvaluator(cfg, test_set, str(tmp_path / "results"))
+    people = np.unique([sample.pid for sample in test_set.samples], return_inverse=True)[1]
+    features = torch.eye(people.max() + 1)[people]
+    evaluator.process({"index": torch.arange(len(people))}, features)
+    figures = evaluator.evaluate()
+    assert figures["single_shot/query/Rank-1"] == 100
+    results = json.loads((tmp_path / "results" / f"results_{name}.json").read_text())
+    assert ("query_hr" in results["groups"]) == with_twins
+    assert not any("nan" in group for group in results["groups"])
+
+    with caplog.at_level(logging.WARNING):
+        quality = ImageQualityEvaluator(cfg, test_set)
+    assert bool(quality.twins) == with_twins
+    if not with_twins:
+        assert "no image quality" in caplog.text
+        assert quality.evaluate() == {}
+
+
+# ---------------------------------------------------------------------- the real sets, if there
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "counts"),
+    [
+        ("LRREID_VIPER", "mlr_viper", (632, 316, 316)),
+        ("LRREID_VIPER", "salr_viper", (1064, 100, 100)),
+        ("LRREID_PRID450S", "salr_prid", (800, 50, 50)),
+        ("LRREID_CAVIAR", "caviar", (500, 250, 250)),
+        ("LRREID_SYSU", "mlr_sysu", (1506, 753, 753)),
+        ("LRREID_MARKET1501", "vr_market1501", (12936, 3368, 15913)),
+        ("LRREID_MSMT17", "vr_msmt17", (32621, 11659, 82161)),
+    ],
+)
+def test_real_counts(variable: str, name: str, counts: tuple[int, int, int]) -> None:
+    if variable not in os.environ:
+        pytest.skip(f"{variable} names no folder")
+    recipe = build_recipe(name)
+    roles = Counter(
+        p.role for p in recipe.plan(recipe.read(recipe.locate(Path(os.environ[variable]))))
+    )
+    assert (roles["train"], roles["query"], roles["gallery"]) == counts
+
+
+@pytest.mark.skipif("LRREID_CUHK03" not in os.environ, reason="LRREID_CUHK03 names no folder")
+def test_real_cuhk03_counts() -> None:
+    for split in (0, 19):
+        recipe = build_recipe("mlr_cuhk03", {"split": split})
+        images = recipe.read(recipe.locate(Path(os.environ["LRREID_CUHK03"])))
+        assert len({i.pid for i in images if i.split == "train"}) == 1367
+        assert len({i.pid for i in images if i.split == "test"}) == 100
+        assert {i.camid for i in images} == set(range(1, 11))
+        people = Counter((i.pid // 1000, i.pid) for i in images).keys()
+        assert Counter(pair for pair, _ in people) == {1: 843, 2: 440, 3: 77, 4: 58, 5: 49}
