@@ -24,6 +24,7 @@ setup(
         "torchmetrics>=1.4",
         "tqdm>=4.66",
         "matplotlib>=3.8",
+        "scipy>=1.10",
         # What fastreid 1.4.0 imports. It can't be named itself: its pins would downgrade torch.
         "faiss-cpu>=1.7.4",
         "opencv-python-headless>=4.8",

@@ -99,7 +99,7 @@ def test_a_missing_plugin_is_named(tmp_path: Path):
 
 
 def yamls() -> list[Path]:
-    found = [*ROOT.glob("configs/*.yml"), *ROOT.glob("projects/*/*.yml")]
+    found = [*ROOT.glob("configs/*.yml"), *ROOT.glob("projects/**/*.yml")]
     return sorted(p.relative_to(ROOT) for p in found)
 
 

@@ -45,9 +45,7 @@ class SING(Pipeline):
     def __init__(self, *, streams: Sequence[str] = STREAMS, **others: Any) -> None:
         super().__init__(**others)
         if not streams or set(streams) - set(STREAMS):
-            raise ConfigError(
-                f"SING.STREAMS: {list(streams)} must be some of {', '.join(STREAMS)}"
-            )
+            raise ConfigError(f"SING.STREAMS: {list(streams)} must be some of {', '.join(STREAMS)}")
         self.streams = tuple(s for s in STREAMS if s in streams)
 
     @classmethod

@@ -1,0 +1,1 @@
+"""What trained models did, measured: figures and tables beside the evaluation."""

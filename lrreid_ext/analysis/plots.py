@@ -1,0 +1,116 @@
+"""How the figures of the analysis tools look.
+
+Lines can be told apart without colour: each has its own marker and dash as well, so that a figure
+also prints in grey. The colours are those of Okabe and Ito ("Color Universal Design"), which
+people with the common kinds of colour blindness can tell apart.
+
+Figures are drawn without a display: no part of pyplot is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from lrreid_ext.files import atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+
+# Inches: a column of a two-column page.
+WIDTH, HEIGHT = 3.5, 2.8
+
+# Dots per inch of pixel images.
+DPI = 200
+
+
+def new_figure(columns: int = 1) -> tuple[Any, list[Any]]:
+    """A figure of panels side by side.
+
+    Args:
+        columns: number of panels, at least 1.
+
+    Returns:
+        The matplotlib figure, and its axes from left to right.
+
+    Raises:
+        ValueError: no panels.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if columns < 1:
+        raise ValueError(f"a figure has at least one panel, not {columns}")
+    figure = Figure(figsize=(WIDTH * columns, HEIGHT), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    for axis in axes:
+        axis.grid(True, linewidth=0.5, color="#dddddd")
+        axis.set_axisbelow(True)
+        for side in ("top", "right"):
+            axis.spines[side].set_visible(False)
+    return figure, axes
+
+
+def line(
+    axis: Any,
+    x: ArrayLike | Sequence[str],
+    y: ArrayLike,
+    label: str,
+    index: int,
+    spread: ArrayLike | None = None,
+) -> None:
+    """Draw one curve, in the look of its place among the others.
+
+    Args:
+        axis: where.
+        x, y: (N,) the points; ``x`` may be words. Points whose ``y`` is NaN are left out.
+        label: what the legend calls it.
+        index: its place, from 0; 70 curves in a row differ in look.
+        spread: (N,) drawn as a band of this much to either side of the curve.
+    """
+    import numpy as np
+
+    places, values = np.asarray(x), np.asarray(y, dtype=np.float64)
+    colour = COLOURS[index % len(COLOURS)]
+    axis.plot(
+        places,
+        values,
+        label=label,
+        color=colour,
+        marker=MARKERS[index % len(MARKERS)],
+        linestyle=DASHES[index % len(DASHES)],
+        markersize=4,
+        linewidth=1.4,
+    )
+    if spread is not None:
+        width = np.asarray(spread, dtype=np.float64)
+        axis.fill_between(places, values - width, values + width, color=colour, alpha=0.15, lw=0)
+
+
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure; the file is there whole or not at all.
+
+    Drawn and saved anew, a figure has the same bytes, for no date is written.
+
+    Args:
+        figure: of :func:`new_figure`.
+        path: ends in ``.png``, ``.svg`` or ``.pdf``; its folder is made if need be.
+
+    Raises:
+        ValueError: another ending.
+    """
+    import matplotlib
+
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"{os.fspath(path)}: a figure's name ends in .png, .svg or .pdf")
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(ending)
+    # Text stays text, and ids don't depend on the process.
+    fixed: Any = {"svg.fonttype": "none", "svg.hashsalt": "lrreid_ext"}
+    with matplotlib.rc_context(fixed), atomic(path) as temporary:
+        figure.savefig(temporary, dpi=DPI, metadata=metadata)

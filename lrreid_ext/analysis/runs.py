@@ -1,0 +1,133 @@
+"""Trained models by the folder they were trained in."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.engine.cli import device_of
+from lrreid_ext.engine.trainer import load_trained
+from lrreid_ext.errors import ConfigError
+
+__all__ = ["Run", "add_run_arguments", "changed", "load_run", "run_cfg", "run_names"]
+
+CONFIG_FILE = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model.
+
+    Attributes:
+        name: what tables and legends call it.
+        cfg: the config it was trained with, MODEL.WEIGHTS being what is loaded here.
+        model: on MODEL.DEVICE, in evaluation mode.
+        training: how the weights came about, or {}.
+    """
+
+    name: str
+    cfg: CfgNode
+    model: nn.Module
+    training: dict[str, Any]
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every tool over several runs takes: ``runs`` and ``opts``."""
+    parser.add_argument(
+        "runs", nargs="+", metavar="[NAME=]RUN",
+        help="folder that tools/train_net.py trained into (its last checkpoint is taken), or a "
+        "checkpoint in it; NAME stands in tables and figures",
+    )  # fmt: skip
+    parser.add_argument(
+        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of every run's config"
+    )
+
+
+def run_names(texts: Sequence[str]) -> list[str]:
+    """What the runs are called: the name given, or else the last part of the path.
+
+    Raises:
+        ConfigError: two runs of one name.
+    """
+    names = [_split(text)[0] for text in texts]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"two runs are called {twice[0]!r}; call one of them NAME=RUN")
+    return names
+
+
+def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
+    """The config that a run was trained with.
+
+    Args:
+        text: ``[NAME=]FOLDER`` or ``[NAME=]CHECKPOINT``, with the folder's ``config.yaml``.
+        opts: ``KEY VALUE`` overrides.
+
+    Returns:
+        The config with OUTPUT_DIR the folder, MODEL.WEIGHTS the checkpoint or "" for the folder's
+        last one, and a MODEL.DEVICE that this machine has.
+
+    Raises:
+        FileNotFoundError: no such folder or checkpoint, or no ``config.yaml``.
+        ConfigError: a config that can't be used.
+    """
+    path = _split(text)[1]
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such run; name the OUTPUT_DIR of a training")
+    folder = path if path.is_dir() else path.parent
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{folder}: holds no {CONFIG_FILE}; name a folder that tools/train_net.py trained into"
+        )
+    cfg = load_cfg(str(file), opts)
+    # The weights that training began with are not those that it made.
+    weights = "" if path.is_dir() else str(path)
+    return changed(
+        cfg,
+        ("OUTPUT_DIR", str(folder)),
+        ("MODEL.WEIGHTS", weights),
+        ("MODEL.DEVICE", device_of(cfg.MODEL.DEVICE)),
+    )
+
+
+def load_run(text: str, opts: Sequence[str] = ()) -> Run:
+    """A run's config and trained model; see :func:`run_cfg`.
+
+    Raises:
+        WeightsError: the checkpoint isn't for this model.
+    """
+    cfg, model, training = load_trained(run_cfg(text, opts))
+    return Run(_split(text)[0], cfg, model, training)
+
+
+def changed(cfg: CfgNode, *settings: tuple[str, Any]) -> CfgNode:
+    """A frozen copy of a config with some keys set, each by its dotted name."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in settings:
+        node = cfg
+        *branches, leaf = key.split(".")
+        for branch in branches:
+            node = node[branch]
+        node[leaf] = value
+    cfg.freeze()
+    return cfg
+
+
+def _split(text: str) -> tuple[str, Path]:
+    name, sign, path = text.partition("=")
+    # A path may hold the sign itself.
+    if not sign or not name or Path(text).exists():
+        name, path = "", text
+    where = Path(path)
+    if name:
+        return name, where
+    own = where.resolve()
+    return (own.name if own.is_dir() else f"{own.parent.name}/{own.stem}"), where
