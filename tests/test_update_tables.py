@@ -229,6 +229,17 @@ def test_chosen_columns_and_examples_in_code(tool: ModuleType, project: Path) ->
     assert row == ["Run a", "22.5", "45.0 ± 1.0"]
 
 
+def test_a_brief_table_has_neither_sources_nor_commands(tool: ModuleType, project: Path) -> None:
+    readme = project / "README.md"
+    readme.write_text("<!-- table: results/a.json -->\n<!-- /table -->\n")
+    _, full = tool.updated(readme)
+    readme.write_text("<!-- table: results/a.json brief -->\n<!-- /table -->\n")
+    _, brief = tool.updated(readme)
+    assert rows(brief) == rows(full)
+    assert "single-shot, " in brief and "commands</summary>" in full and "Measured at" in full
+    assert "commands</summary>" not in brief and "easured at" not in brief
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -15,6 +15,12 @@ or with chosen figures, several of them between commas:
 
   <!-- table: results/*.json columns=single_shot/query/Rank-5,multi_shot/x4/mAP -->
   <!-- /table -->
+
+A word more, brief, leaves out remarks, sources and commands, for a page that names another page on
+which the same files stand in full:
+
+  <!-- table: results/*.json brief -->
+  <!-- /table -->
 """
 
 from __future__ import annotations
@@ -44,7 +50,7 @@ _QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ROOT}[^'"]+)(?P=quote)""")
 _BARE = re.compile(rf"""{_ROOT}[^\s'",;:)\]}}]+""")
 _OPTION = re.compile(r"--?[\w.-]+=")
 
-_OPEN = re.compile(r"<!-- table: (?P<glob>\S+)(?: columns=(?P<columns>\S+))? -->")
+_OPEN = re.compile(r"<!-- table: (?P<glob>\S+)(?: columns=(?P<columns>\S+))?(?P<brief> brief)? -->")
 _CLOSE = "<!-- /table -->"
 _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 
@@ -169,11 +175,12 @@ def updated(path: Path) -> tuple[str, str]:
         if not marker:
             raise TableError(
                 f"{path}:{number}: write <!-- table: PATTERN --> or "
-                "<!-- table: PATTERN columns=protocol/group/figure,... -->"
+                "<!-- table: PATTERN columns=protocol/group/figure,... brief -->"
             )
         columns = marker["columns"].split(",") if marker["columns"] else None
         try:
-            made = make_table(matching(path.parent, marker["glob"]), columns)
+            rows = matching(path.parent, marker["glob"])
+            made = make_table(rows, columns, brief=bool(marker["brief"]))
         except ValueError as error:
             raise TableError(f"{path}:{number}: {error}") from error
         out.append(f"\n{made}\n")
@@ -207,13 +214,16 @@ def matching(folder: Path, pattern: str) -> list[dict[str, Any]]:
     return [content for _, _, content in sorted(rows, key=lambda row: row[:2])]
 
 
-def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+def make_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, brief: bool = False
+) -> str:
     """The table in Markdown with its remarks, where its figures came from, and the commands.
 
     Args:
         rows: collected results, in the order of the rows.
         columns: ``protocol/group/figure``; by default those of
             :func:`lrreid_ext.evaluation.report.results_table`.
+        brief: the table and what was measured, and no more.
 
     Raises:
         ValueError: a column of another form, or that no row has.
@@ -223,6 +233,8 @@ def make_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None 
             raise ValueError(f"no row has a figure for the column {column}")
     titles = [_escaped(row["title"]) for row in rows]
     blocks = [results_table(rows, columns, names=titles).strip()]
+    if brief:
+        return blocks[0] + "\n"
     remarks = [
         f"- {title}: {remark}"
         for title, row in zip(titles, rows, strict=True)
