@@ -287,7 +287,9 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
             continue
         decoded = CfgNode._decode_cfg_value(value)
         for part in inner[:-1]:
-            branch = branch.setdefault(part, CfgNode())
+            if branch.get(part) is None:
+                branch[part] = CfgNode()
+            branch = branch[part]
         branch[inner[-1]] = CfgNode(decoded) if isinstance(decoded, dict) else decoded
     return rest
 

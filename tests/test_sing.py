@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from conftest import ROOT, TINY
 
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.modeling.frontends import build_frontend
 from projects.SING.sing import SING, cut
 
 SMALL = [
@@ -119,8 +121,31 @@ def test_without_the_synthetic_stream_nothing_pairs_pixels(cfg: CfgNode) -> None
     batch = {k: v for k, v in paired_batch().items() if "synthetic" not in k}
     with pytest.raises(ConfigError, match=r"INPUT\.LR\.SYNTHETIC"):
         sing_model(cfg)(batch)
-    with pytest.raises(ConfigError, match="add l"):
+    with pytest.raises(ConfigError, match="a batch held no image that the streams h, h2l see"):
         sing_model(cfg, STREAMS=["h", "h2l"])(paired_batch(has_hr=[False] * 6))
+
+
+def test_the_papers_lr_stream_sees_small_images_alone(cfg: CfgNode) -> None:
+    model = sing_model(cfg, LR_STREAM="small")
+    batch = paired_batch(has_hr=[True, False, True, True, False, True])
+    assert len(model.stream("l", batch)["images"]) == 2
+    assert set(model(batch)) == set(model(paired_batch()))
+    assert model(paired_batch())["loss_smooth_cross_entropy_l"] == 0
+    with pytest.raises(ConfigError, match=r"SING\.LR_STREAM"):
+        sing_model(cfg, LR_STREAM="lr")
+
+
+def test_alpha_weighs_the_pixel_loss_in_the_joint_step_alone(cfg: CfgNode) -> None:
+    found = {}
+    for alpha in (0.0, 1.0, 10.0):
+        model = sing_model(cfg)
+        model.sr_weight = alpha
+        joint = model(paired_batch()).get("loss_sr", torch.zeros(()))
+        model.set_step("sr")
+        found[alpha] = [float(joint.detach()), float(model(paired_batch())["loss_sr"].detach())]
+    assert found[0.0][0] == 0
+    assert found[10.0][0] == pytest.approx(10 * found[1.0][0], rel=1e-5)
+    assert found[0.0][1] == found[1.0][1] == found[10.0][1] > 0
 
 
 def test_hr_images_are_not_restored_in_evaluation(cfg: CfgNode) -> None:
@@ -151,10 +176,44 @@ def test_one_command_trains_three_anchors_and_fuses_them(cfg: CfgNode, tmp_path:
 
     again = eval_only(cfg)["mlr_market1501"]
     assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
+    assert after["trained"].tolist() == [True] * 3
     single = sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[3]")
     assert eval_only(single)["mlr_market1501"].keys() == again.keys()
     with pytest.raises(ConfigError, match=r"TEST\.FUSION\.ANCHORS.*5"):
         eval_only(sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[5]"))
+
+
+def test_a_skipped_anchor_starts_from_what_came_before_and_is_not_fused(
+    market_root: Path, tmp_path: Path
+) -> None:
+    cfg = sing_cfg(market_root, tmp_path, "PHASES.x2.EPOCHS", "0", "PHASES.x3.EPOCHS", "0")
+    trainer = Trainer(cfg)
+    trainer.train()
+    state = trainer.raw_model.state_dict()
+    assert state["trained"].tolist() == [True, False, True]  # x2 by the phases srcnn and dgd
+    own = [k for k in state if k.startswith("anchors.x2.")]
+    assert all(torch.equal(state[k], state[k.replace("x2", "x3", 1)]) for k in own)
+    results = json.loads((tmp_path / "results_mlr_market1501.json").read_text())
+    assert results["fusion"]["anchors"] == [2, 4]
+
+
+def test_what_a_phase_lacks_is_found_before_the_first(market_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"INPUT\.LR\.SYNTHETIC"):
+        Trainer(sing_cfg(market_root, tmp_path, "PHASES.x3.INPUT.LR.SYNTHETIC", "0"))
+    with pytest.raises(ConfigError, match=r"TEST\.FUSION\.ANCHORS"):
+        Trainer(sing_cfg(market_root, tmp_path, "TEST.FUSION.ANCHORS", "[5]"))
+
+
+def test_a_front_end_is_taken_out_of_an_anchor(market_root: Path, tmp_path: Path) -> None:
+    cfg = sing_cfg(market_root, tmp_path, "MODEL.HEADS.NUM_CLASSES", "6")
+    model = build_model(cfg)
+    torch.save({"model": model.state_dict()}, tmp_path / "anchors.pth")
+    alone = sing_cfg(
+        market_root, tmp_path, "MODEL.SR.WEIGHTS", str(tmp_path / "anchors.pth"), "SEED", "9"
+    )
+    front = build_frontend(alone)
+    wanted = model.anchors["x2"].frontend.state_dict()  # type: ignore[union-attr, operator]
+    assert all(torch.equal(v, wanted[k]) for k, v in front.state_dict().items())
 
 
 def test_a_run_killed_in_an_anchors_phase_goes_on_bit_for_bit(

@@ -22,6 +22,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +45,7 @@ from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.evaluation.features import extract_features
-from lrreid_ext.evaluation.fusion import chosen_anchors
+from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
@@ -130,13 +131,19 @@ def score(
     test_set = build_test_set(cfg, data_set or names[0])
     found = extract_features(cfg, run.model, test_set)
     assert found is not None  # this is the only process
-    if found.features.ndim != 3 or found.features.shape[1] < 2:
+    trained = trained_anchors(found.features) if found.features.ndim == 3 else []
+    if len(trained) < 2:
         raise ConfigError(
             f"{run.name}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} gives no features "
-            "of two anchors or more, so that there is nothing to fuse"
+            "of two trained anchors or more, so that there is nothing to fuse"
         )
-    trained = found.features.shape[1]
-    factors = tuple(float(f) for f in cfg.MODEL.ANCHORS.FACTORS[:trained])
+    deployed = tuple(sorted(trained.index(k) for k in chosen_anchors(cfg, found.features)))
+    if len(deployed) < 2:
+        raise ConfigError(
+            f"{run.name}: TEST.FUSION.ANCHORS names a single anchor, which needs no sigma"
+        )
+    found = replace(found, features=found.features[:, trained])
+    factors = tuple(float(cfg.MODEL.ANCHORS.FACTORS[k]) for k in trained)
     test = cfg.TEST
     curves = fold_curves(
         fold_of(found, test_set), factors, sigmas,
@@ -146,11 +153,6 @@ def score(
         raise ConfigError(
             f"{run.name}: no left-out identity is in both query and gallery of {test_set.name}; "
             "leave more of them out with a smaller k in DATASETS.FOLD"
-        )
-    deployed = tuple(sorted(chosen_anchors(cfg, trained)))
-    if len(deployed) < 2:
-        raise ConfigError(
-            f"{run.name}: TEST.FUSION.ANCHORS names a single anchor, which needs no sigma"
         )
     note = {
         "test_set": test_set.name,

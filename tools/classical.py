@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """LOMO features with XQDA, NFST or plain Euclidean distance: the classical rows of SING's Table 2.
 
-tools/classical.py --config-file configs/osnet_hr.yml --metric xqda --sr Bicubic
-tools/classical.py --config-file configs/osnet_hr.yml --metric nfst --sr model_final.pth \\
+tools/classical.py --config-file projects/SING/mlr_cuhk01.yml --metric xqda --sr Bicubic
+tools/classical.py --config-file projects/SING/mlr_cuhk01.yml --metric nfst --sr model_final.pth \\
     MODEL.SR.NAME SRCNN MODEL.SR.APPLY lr
 
 The config names the data sets, INPUT.LR and TEST; its network plays no part but for a front-end.
 Images are enlarged by the front-end to 128x48, and described by LOMO. The metric is learned from
-the training identities, each image once: those of the cameras that the data set's queries come
-from are reduced by a factor of INPUT.LR (drawn by file name and SEED), the others stay as they
-are. Where queries and gallery share a camera, one is drawn for each identity.
+the training identities, each image once: those of the low-resolution camera, as the recipe has it,
+are reduced by a factor of INPUT.LR (drawn by file name and SEED) unless they are small by nature;
+the others stay as they are.
 
 Results are written into OUTPUT_DIR/<metric>_<front-end>, as tools/train_net.py writes them;
 tools/update_tables.py makes tables of them.
@@ -24,7 +24,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,10 +35,15 @@ from tqdm import tqdm
 from lrreid_ext.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
 from lrreid_ext.classical.lomo import HEIGHT, WIDTH
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.data.degrade import draw_factor, hash_unit
-from lrreid_ext.data.loaders import build_dataset_of, build_test_loader, build_test_set
-from lrreid_ext.data.recipes import test_set_of
-from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
+from lrreid_ext.data.folds import fold_of
+from lrreid_ext.data.loaders import (
+    build_dataset_of,
+    build_test_loader,
+    build_test_set,
+    check_input,
+)
+from lrreid_ext.data.samples import QUERY, Sample, TestSet
+from lrreid_ext.data.sides import by_side
 from lrreid_ext.engine.cli import USER_ERRORS, device_of, start_log
 from lrreid_ext.engine.trainer import training_info_of
 from lrreid_ext.evaluation import CrossResolutionEvaluator
@@ -53,6 +57,8 @@ FIXED: dict[str, Any] = {
     "INPUT.SIZE_TRAIN": [HEIGHT, WIDTH],
     "INPUT.SIZE_TEST": [HEIGHT, WIDTH],
     "INPUT.CROP.ENABLED": False,
+    "INPUT.MASKS": "",
+    "DATASETS.COMBINEALL": False,
     "TEST.METRIC": "euclidean",
     "TEST.FLIP.ENABLED": False,
     "TEST.EVALUATORS": ["CrossResolutionEvaluator"],
@@ -82,8 +88,7 @@ def settings(args: argparse.Namespace) -> CfgNode:
     choose_frontend(cfg, args.sr)
     if cfg.MODEL.SR.APPLY not in ("all", "lr"):
         raise ConfigError(f"MODEL.SR.APPLY: {cfg.MODEL.SR.APPLY!r} is neither 'all' nor 'lr'")
-    if len(cfg.INPUT.LR.RANGE) not in (0, 2):
-        raise ConfigError(f"INPUT.LR.RANGE: two numbers or none, not {list(cfg.INPUT.LR.RANGE)}")
+    check_input(cfg)
     cfg.MODEL.DEVICE = device_of(cfg.MODEL.DEVICE)
     # What a results file names as its checkpoint.
     cfg.MODEL.WEIGHTS = cfg.MODEL.SR.WEIGHTS
@@ -122,74 +127,37 @@ def choose_frontend(cfg: CfgNode, choice: str) -> None:
 
 # ---------------------------------------------------------------- images
 def training_set(cfg: CfgNode, limit: int = 0) -> tuple[TestSet, NDArray[np.bool_]]:
-    """All training images, the LR cameras' degraded.
+    """All training images, those of the low-resolution side degraded.
 
     Args:
-        cfg: DATASETS.NAMES, INPUT.LR and SEED.
+        cfg: DATASETS.NAMES and FOLD, INPUT.LR and SEED.
         limit: if not 0, so many identities of each data set.
 
     Returns:
-        The images, identities counted from 0, and (N,) which are of an LR camera.
+        The images, identities counted from 0, and (N,) which are of the low-resolution side.
     """
-    lr = cfg.INPUT.LR
-    span = (float(lr.RANGE[0]), float(lr.RANGE[1])) if lr.RANGE else None
     samples: list[Sample] = []
     low: list[bool] = []
-    pids: dict[Any, int] = {}
     for name in cfg.DATASETS.NAMES:
         data = build_dataset_of(cfg, name, "DATASETS.NAMES")
-        items = sorted((str(path), str(pid), _number(camid)) for path, pid, camid in data.train)
-        people = sorted({pid for _, pid, _ in items})[: limit or None]
-        chosen = set(people)
-        items = [item for item in items if item[1] in chosen]
-        pids |= {pid: len(pids) + k for k, pid in enumerate(people)}
-        cameras = lr_cameras(items, test_set_of(data, name), cfg.SEED)
-        for path, pid, camid in items:
-            factor = 1.0
-            low.append(camid in cameras[pid])
-            if low[-1]:
-                try:
-                    factor = draw_factor(
-                        Path(path).name, cfg.SEED, None if span else list(lr.FACTORS), span
-                    )
-                except ValueError as error:
-                    raise ConfigError(f"INPUT.LR.FACTORS and RANGE: {error}") from error
-            samples.append(Sample(path, pids[pid], camid, "train", factor, factor, lr.KERNEL))
+        items = sorted(data.train)
+        if cfg.DATASETS.FOLD:
+            items = fold_of(items, cfg.DATASETS.FOLD, cfg.SEED, left_out=False)
+        people = sorted({pid for _, pid, _ in items}, key=str)[: limit or None]
+        first = 1 + max((s.pid for s in samples), default=-1)
+        pids = {pid: first + k for k, pid in enumerate(people)}
+        items = [item for item in items if item[1] in pids]
+        cameras = {c: k for k, c in enumerate(sorted({c for *_, c in items}, key=str))}
+        for image in by_side(cfg, data, name, items):
+            place = (image.path, pids[image.pid], cameras[image.camera], "train")
+            samples.append(Sample(*place, image.factor, image.degrade, cfg.INPUT.LR.KERNEL))
+            low.append(image.low)
+    if not any(low) or all(low):
+        raise ConfigError(
+            "DATASETS.NAMES: every training image is of one side, low or high resolution; a "
+            "cross-view metric needs both"
+        )
     return TestSet("training images", samples), np.array(low)
-
-
-def _number(camid: Any) -> int:
-    """Of a training image's camera, which fastreid writes as ``market1501_3``."""
-    return int(str(camid).rsplit("_", 1)[-1])
-
-
-def lr_cameras(
-    items: Sequence[tuple[str, str, int]], test_set: TestSet, seed: int
-) -> dict[str, set[int]]:
-    """The cameras of each training identity whose images are low-resolution.
-
-    They are the cameras of the data set's queries. If the gallery has images of one of them (a
-    random LR camera per identity, or a data set without LR images), one camera is drawn for each
-    identity.
-
-    Args:
-        items: ``(path, identity, camera)`` of the training images.
-        test_set: of the same data set.
-        seed: of the draws.
-    """
-    asked, shown = (
-        {s.camid for s in test_set.samples if s.group == group and s.pid > 0}
-        for group in (QUERY, GALLERY)
-    )
-    seen: dict[str, set[int]] = {}
-    for _, pid, camid in items:
-        seen.setdefault(pid, set()).add(camid)
-    if not asked & shown:
-        return dict.fromkeys(seen, asked)
-    return {
-        pid: {sorted(have)[int(hash_unit(f"lr camera of {pid}", seed) * len(have))]}
-        for pid, have in seen.items()
-    }
 
 
 def limited(test_set: TestSet, limit: int) -> TestSet:

@@ -83,7 +83,7 @@ def measure(
         found = extract_features(cfg, run.model, reduced(images, resolution, kernel, name))
         assert found is not None  # this is the only process
         several = found.features.ndim == 3
-        anchors = chosen_anchors(cfg, found.features.shape[1]) if several else []
+        anchors = chosen_anchors(cfg, found.features) if several else []
         return comparable(found.features, cfg.TEST.METRIC, anchors)
 
     found = curves(images, features_at, resolutions, same_camera=same_camera)

@@ -67,6 +67,12 @@ def check_input(cfg: CfgNode) -> None:
         raise ConfigError(
             f"INPUT.LR.WIDTHS: two whole numbers 1 <= low < high or none, not {list(lr.WIDTHS)}"
         )
+    colours = [k for k in ("CJ", "REA", "AUTOAUG", "AUGMIX") if cfg.INPUT[k].ENABLED]
+    if cfg.INPUT.MASKS and colours:
+        raise ConfigError(
+            f"INPUT.MASKS: masks can't go through INPUT.{colours[0]}, which changes what it sees; "
+            "flips, padding and crops can"
+        )
     if lr.SYNTHETIC and lr.SYNTHETIC < 1:
         raise ConfigError(f"INPUT.LR.SYNTHETIC: {lr.SYNTHETIC} must be a factor >= 1, or 0")
 
@@ -92,12 +98,15 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
             # Undegraded images alone: the twins of a recipe's queries, where there are such.
             test_set = test_set_of(data, name, hr=True)
             twins = any(s.group == QUERY_HR for s in test_set.samples)
+            small = frozenset(getattr(data, "genuine_lr", ()))
             items += sorted(
                 (s.path, f"{name}_test_{s.pid}", f"{name}_test_{s.camid}")
                 for s in test_set.samples
                 if s.group in (QUERY_HR if twins else QUERY, GALLERY)
-                if s.pid > 0 and s.factor == 1
+                if s.pid > 0 and (s.factor == 1 or s.camid in small)
             )
+            genuine |= {f"{name}_test_{n}" for n in small}
+            reduced |= {f"{name}_test_{n}" for n in lr.CAMERAS}
     return PairedDataset(
         items,
         build_transforms(cfg, is_train=True),

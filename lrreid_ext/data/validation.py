@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from lrreid_ext.config import CfgNode, ConfigError
-from lrreid_ext.data.degrade import draw_factor, hash_unit
 from lrreid_ext.data.folds import fold_of
-from lrreid_ext.data.recipes import Recipe
 from lrreid_ext.data.recipes.dataset import RecipeDataset, twin_samples
-from lrreid_ext.data.recipes.rules import RANDOM_CAMERA, ByCamera, VariedWidthRecipe
+from lrreid_ext.data.recipes.rules import ByCamera, VariedWidthRecipe
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
+from lrreid_ext.data.sides import by_side
 
 
 def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:
@@ -19,9 +18,7 @@ def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:
 
     The images of the low-resolution camera are the queries (the gallery, where the recipe's test
     set has it so), degraded on reading by INPUT.LR's factors, drawn by file name; genuinely small
-    ones stay as they are. What the other cameras took is the other side. Which camera it is says
-    the recipe; where it draws one for each identity, so does this; of a data set that is no recipe
-    it is the first.
+    ones stay as they are. What the other cameras took is the other side.
 
     Args:
         cfg: DATASETS.FOLD, INPUT.LR, TEST.FACTORS, TEST.HR and SEED.
@@ -44,41 +41,38 @@ def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:
     items = fold_of(sorted(data.train), cfg.DATASETS.FOLD, cfg.SEED, left_out=True)
     identities = {pid: i for i, pid in enumerate(sorted({p for _, p, _ in items}, key=str), 1)}
     cameras = {cam: i for i, cam in enumerate(sorted({c for *_, c in data.train}, key=str), 1)}
-    genuine = {f"{name}_{number}" for number in getattr(data, "genuine_lr", ())}
-    lr = cfg.INPUT.LR
-    span = (lr.RANGE[0], lr.RANGE[1]) if lr.RANGE else None
     samples, twins = [], []
-    for path, pid, camera in items:
-        own = sorted({c for _, p, c in items if p == pid}, key=str)
-        place = (path, identities[pid], cameras[camera])
-        if camera != _lr_camera(recipe, name, pid, own, min(cameras, key=str), genuine):
-            samples.append(Sample(*place, hr_role))
-        elif camera in genuine:
-            samples.append(Sample(*place, lr_role, factor=float("nan")))
-        else:
-            factors = None if span else lr.FACTORS
-            factor = draw_factor(Path(path).name, cfg.SEED, factors, span)
-            samples.append(Sample(*place, lr_role, factor, factor, lr.KERNEL))
-            twins += [place] if lr_role == QUERY else []
+    for image in by_side(cfg, data, name, items):
+        place = (image.path, identities[image.pid], cameras[image.camera])
+        role = lr_role if image.low else hr_role
+        samples.append(Sample(*place, role, image.factor, image.degrade, cfg.INPUT.LR.KERNEL))
+        if role == QUERY and image.low and image.factor == image.factor:  # its HR image is known
+            twins.append(place)
     for role in (QUERY, GALLERY):
         if not any(s.group == role for s in samples):
             raise ConfigError(f"DATASETS.FOLD: {name} has no image left out that could be {role}")
-    samples += twin_samples(twins, cfg.TEST.FACTORS, cfg.TEST.HR, lr.KERNEL)
+    samples += twin_samples(twins, cfg.TEST.FACTORS, cfg.TEST.HR, cfg.INPUT.LR.KERNEL)
     info: dict[str, object] = {"validation": "training identities left out"}
     info["fold"] = list(cfg.DATASETS.FOLD)
     manifest_hash = data.manifest.hash if isinstance(data, RecipeDataset) else ""
     return TestSet(f"{name}_validation", samples, manifest_hash, info)
 
 
-def _lr_camera(
-    recipe: Recipe | None, name: str, pid: Any, own: list[Any], first: Any, genuine: set[str]
-) -> Any:
-    """Of the cameras that training images name."""
-    if genuine:
-        return next(iter(genuine))
-    if recipe is None:
-        return first
-    wanted = getattr(recipe, "lr_camera", RANDOM_CAMERA)
-    if isinstance(wanted, int):
-        return f"{name}_{wanted}"
-    return own[int(hash_unit(f"validation camera of {pid}", 0) * len(own))]
+def check_fold(cfg: CfgNode, training: Mapping[str, Any], path: str) -> None:
+    """Refuse to evaluate on identities that the weights were trained with.
+
+    Args:
+        cfg: DATASETS.FOLD, SEED.
+        training: what the checkpoint says of its training.
+        path: the checkpoint, for the message.
+
+    Raises:
+        ConfigError: it was trained with another fold or seed, or doesn't say.
+    """
+    asked = [list(cfg.DATASETS.FOLD), cfg.SEED]
+    trained = [list(training.get("fold", [])), training.get("seed")]
+    if asked != trained:
+        raise ConfigError(
+            f"TEST.ON_FOLD: DATASETS.FOLD {asked[0]} with SEED {asked[1]} is asked for, but {path} "
+            f"was trained with FOLD {trained[0]} and SEED {trained[1]}: it knows these identities"
+        )

@@ -99,11 +99,15 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str, prefix: str = 
         model: the module.
         path: a checkpoint of the module itself, or of a model that holds it under ``prefix``.
         key: the config key that named the file, for messages.
-        prefix: where the module stands in a whole model, with the final dot.
+        prefix: where the module stands in a whole model, or in an anchor of it, with the final
+            dot.
     """
     state = read_state_dict(path, key)
-    if prefix and any(k.startswith(prefix) for k in state):
-        state = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    # Of a model with anchors, the first one's.
+    places = [k[: k.index(prefix)] + prefix for k in state if f".{prefix}" in f".{k}"]
+    if prefix and places:
+        whole = min(places, key=len) if prefix in places else places[0]
+        state = {k[len(whole) :]: v for k, v in state.items() if k.startswith(whole)}
     load_strictly(model, state, f"{key}: {path}")
 
 

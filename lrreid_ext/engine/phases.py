@@ -13,6 +13,7 @@
         LOSS_WEIGHTS: {loss_sr: 0} # factors on losses by name; 0 leaves a loss out
         WEIGHTS: ""                # checkpoint to load on entering, strictly
         COPY: {backbone: teacher}  # modules that start from another's weights, {to: from}
+        HAND_ON: {backbone: teacher} # the same, but when the phase has ended
 
 An entry that is null (``~``), or a whole phase, counts as not written: so a YAML takes back what
 its ``_BASE_`` says. EPOCHS 0 skips a phase. A phase is derived from the epoch, so resuming needs no
@@ -47,6 +48,7 @@ class Phase:
     loss_weights: dict[str, float] = field(default_factory=dict)
     weights: str = ""
     copy: dict[str, str] = field(default_factory=dict)
+    hand_on: dict[str, str] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
@@ -88,6 +90,8 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
             continue
         values = {k.lower(): _plain(v) for k, v in entry.items()}
         values["train"] = tuple(values.get("train", ()))
+        if phases and phases[-1].hand_on:
+            values["copy"] = {**phases[-1].hand_on, **values.get("copy", {})}
         phases.append(Phase(name, epochs, start, **values))
         start += epochs
     if not phases:

@@ -35,12 +35,13 @@ from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import (
     build_test_loader,
     build_test_set,
+    build_train_dataset,
     build_train_loader,
-    check_input,
     to_device,
 )
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.data.select import select
+from lrreid_ext.data.validation import check_fold
 from lrreid_ext.engine.checkpoint import (
     Checkpointer,
     init_weights,
@@ -158,13 +159,26 @@ class Trainer(TrainerBase):
         Raises:
             ConfigError, FileNotFoundError: what :meth:`enter` would raise.
         """
+        for name in self.cfg.TEST.EVALUATORS:
+            check = getattr(lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS"), "check", None)
+            if check is not None:
+                check(self.cfg)
+        seen = [self.data_input]
         for phase in self.phases:
             cfg = phase_cfg(self.cfg, phase)
             set_step(self.raw_model, phase.step)
             freeze_for(self.raw_model, phase, self.learnable)
-            build_scheduler(cfg, build_optimizer(cfg, self.raw_model), self.iters_per_epoch)
+            try:
+                build_scheduler(cfg, build_optimizer(cfg, self.raw_model), self.iters_per_epoch)
+            except ConfigError as error:
+                raise ConfigError(f"phase {phase.name}: {error}") from error
             check_copy(self.raw_model, phase)
-            check_input(cfg)
+            if _data_input(cfg) not in seen:
+                build_train_dataset(cfg)
+                seen.append(_data_input(cfg))
+            look = getattr(self.raw_model, "check_phase", None)
+            if look is not None:
+                look(cfg)
             amp_dtype(cfg)
             if phase.weights and not os.path.isfile(phase.weights):
                 raise FileNotFoundError(
@@ -414,6 +428,7 @@ class Trainer(TrainerBase):
         return {
             **{k: self.provenance[k] for k in ("command", "commit", "machine")},
             "seed": self.cfg.SEED,
+            "fold": list(self.cfg.DATASETS.FOLD),
             "phase": self.phase.name,
             "epochs": self.epoch + 1,
             "of": self.max_epoch,
@@ -497,6 +512,8 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     model = build_model(_without_initial_weights(cfg))
     load_strictly(model, state, f"MODEL.WEIGHTS: {path}")
     training = training_info_of(path)
+    if cfg.TEST.ON_FOLD:
+        check_fold(cfg, training, path)
     steps = {p.name: p.step for p in phases_of(cfg)}
     wanted = cfg.TEST.PHASE or training.get("phase", "")
     if cfg.TEST.PHASE and wanted not in steps:

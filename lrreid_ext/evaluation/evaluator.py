@@ -8,21 +8,20 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from fastreid.evaluation import DatasetEvaluator
 from fastreid.evaluation.query_expansion import aqe
-from fastreid.utils import comm
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
+from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
 from lrreid_ext.evaluation.report import group_table
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @EVALUATOR_REGISTRY.register()
-class CrossResolutionEvaluator(DatasetEvaluator):
+class CrossResolutionEvaluator(FeatureCollector):
     """Scores the query, its HR twins and each factor's twins against one gallery.
 
     Features are put in order by the batch's ``index``, so neither the number of processes nor the
@@ -59,45 +58,18 @@ class CrossResolutionEvaluator(DatasetEvaluator):
 
     def __init__(self, cfg: CfgNode, test_set: TestSet, output_dir: str | None = None) -> None:
         check_config(cfg)
+        super().__init__(test_set)
         self.cfg = cfg
-        self.test_set = test_set
         self.output_dir = output_dir
         self.groups = query_groups(test_set)
         self._gallery = _positions(test_set, GALLERY)
         if QUERY not in self.groups or not len(self._gallery):
             raise ValueError(f"test set {test_set.name!r} needs both query and gallery images")
-        self._rows: list[Tensor] = []  # each image's features, and its native height and width
-        self._shape: tuple[int, ...] = ()
-        self._indices: list[Tensor] = []
 
-    def reset(self) -> None:
-        """Forget the features of an earlier round."""
-        self._rows, self._indices = [], []
-
-    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
-        """Keep one batch.
-
-        Args:
-            inputs: holds ``index`` (B,) int64, positions in ``test_set.samples``, and for features
-                of K models ``native_size`` (B, 2).
-            outputs: features (B, D), or (B, K, D) of K models; any device and type.
-        """
-        if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise TypeError(
-                f"in evaluation a model returns features (B, D) or (B, K, D), not {shape}"
-            )
-        if "index" not in inputs:
-            raise KeyError("a test batch holds 'index', the positions of its images in the set")
-        if len(inputs["index"]) != len(outputs):
-            raise ValueError(f"{len(inputs['index'])} images but {len(outputs)} features")
-        self._indices.append(inputs["index"].detach().to("cpu", torch.int64))
-        if outputs.ndim == 3 and "native_size" not in inputs:
-            raise KeyError("fusing several models' distances takes 'native_size' in a test batch")
-        sizes = inputs.get("native_size", torch.ones(len(outputs), 2))
-        both = [t.detach().to("cpu", torch.float32) for t in (outputs.flatten(1), sizes)]
-        self._rows.append(torch.cat(both, dim=1))
-        self._shape = tuple(outputs.shape[1:])
+    @staticmethod
+    def check(cfg: CfgNode) -> None:
+        """Find settings that can't be followed before training begins; see :func:`check_config`."""
+        check_config(cfg)
 
     def evaluate(self) -> OrderedDict[str, float]:
         """Score everything, print the table, write the JSON.
@@ -111,11 +83,10 @@ class CrossResolutionEvaluator(DatasetEvaluator):
             ValueError: images missing or scored twice, features that are not finite, or no query
                 with a right answer.
         """
-        rows = gather_rows(self._rows, self._indices, self.test_set)
-        if rows is None:
+        gathered = self.gathered()
+        if gathered is None:
             return OrderedDict()
-        # The main process has the first images, and so the features' shape.
-        features, sizes = rows[:, :-2].reshape(-1, *self._shape), rows[:, -2:]
+        features, sizes = gathered
         start = time.perf_counter()
         results = self._score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
@@ -131,7 +102,7 @@ class CrossResolutionEvaluator(DatasetEvaluator):
         test = self.cfg.TEST
         fusion: dict[str, Any] | None = None
         if features.ndim == 3:
-            anchors = chosen_anchors(self.cfg, features.shape[1])
+            anchors = chosen_anchors(self.cfg, features)
             features = features[:, anchors]
             factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[i]) for i in anchors]
             fusion = {"anchors": factors, "sigma": float(test.FUSION.SIGMA)}
@@ -310,6 +281,7 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.RANKS: {list(test.RANKS)} must be whole numbers from 1")
     if test.TRIALS < 1:
         raise ConfigError(f"TEST.TRIALS: {test.TRIALS} must be at least 1")
+    check_fusion(cfg)
     if test.SEED < 0:
         raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
 
@@ -335,49 +307,6 @@ def query_groups(test_set: TestSet) -> OrderedDict[str, NDArray[np.int64]]:
             for label, mask in factor_parts(drawn):
                 groups[f"{name}@{label}"] = groups[name][mask]
     return groups
-
-
-def gather_rows(
-    rows: Sequence[Tensor], indices: Sequence[Tensor], test_set: TestSet, total: int | None = None
-) -> Tensor | None:
-    """Put every process's rows in order.
-
-    Args:
-        rows: batches (B, D) of this process, float32, on the CPU.
-        indices: the places (B,) int64 of each batch's rows.
-        test_set: what errors name.
-        total: how many rows there must be; by default as many as the test set has images.
-
-    Returns:
-        Rows (total, D); None on all processes but the first.
-
-    Raises:
-        ValueError: rows missing or given twice, or no rows at all.
-    """
-    # As arrays: pickling a tensor copies the whole storage that it is a view of.
-    share = (
-        torch.cat(list(rows)).numpy() if rows else None,
-        torch.cat(list(indices)).numpy() if indices else None,
-    )
-    shares = [s for s in comm.gather(share, dst=0) if s[0] is not None]
-    if not comm.is_main_process():
-        return None
-    total, name = len(test_set.samples) if total is None else total, test_set.name
-    if not shares:
-        raise ValueError(f"test set {name!r}: the loader gave no images")
-    places = np.concatenate([index for _, index in shares])
-    if places.min() < 0 or places.max() >= total:
-        raise ValueError(f"test set {name!r}: an index lies outside its {total} images")
-    seen = np.bincount(places, minlength=total)
-    if (seen != 1).any():
-        raise ValueError(
-            f"test set {name!r}: each of its {total} images must come once, but "
-            f"{(seen == 0).sum()} are missing and {(seen > 1).sum()} came more than once. "
-            "Load it with fastreid.data.samplers.InferenceSampler and drop no batch."
-        )
-    ordered = torch.empty(total, shares[0][0].shape[1])
-    ordered[torch.from_numpy(places)] = torch.from_numpy(np.concatenate([r for r, _ in shares]))
-    return ordered
 
 
 def plain_info(test_set: TestSet) -> dict[str, Any]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from fastreid.evaluation import DatasetEvaluator
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_loader
 from lrreid_ext.data.samples import TestSet
-from lrreid_ext.evaluation.evaluator import gather_rows
+from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.inference import extract
 
 __all__ = ["Features", "extract_features"]
@@ -57,37 +54,11 @@ def extract_features(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> Featu
     return Features(**found) if found else None
 
 
-class _Collector(DatasetEvaluator):
-    """Keeps every batch's features and sizes."""
-
-    def __init__(self, test_set: TestSet) -> None:
-        self.test_set = test_set
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget an earlier round."""
-        self._rows: list[Tensor] = []  # each image's features, and its native height and width
-        self._shape: tuple[int, ...] = ()
-        self._indices: list[Tensor] = []
-
-    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
-        """Keep one batch."""
-        if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
-            shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-            raise TypeError(
-                f"in evaluation a model returns features (B, D) or (B, K, D), not {shape}"
-            )
-        # Sizes travel as float32, which holds every whole number below 2^24.
-        both = outputs.detach().flatten(1), inputs["native_size"]
-        self._rows.append(torch.cat([t.to("cpu", torch.float32) for t in both], dim=1))
-        self._shape = tuple(outputs.shape[1:])
-        self._indices.append(inputs["index"].to("cpu", torch.int64))
-
+class _Collector(FeatureCollector):
     def evaluate(self) -> dict[str, Tensor]:
         """All processes' features and sizes in order; {} on all but the first."""
-        rows = gather_rows(self._rows, self._indices, self.test_set)
-        if rows is None:
+        gathered = self.gathered()
+        if gathered is None:
             return {}
-        # The main process has the first images, and so the features' shape.
-        features, sizes = rows[:, :-2].reshape(-1, *self._shape), rows[:, -2:]
+        features, sizes = gathered
         return {"features": features, "native_size": sizes.to(torch.int64)}

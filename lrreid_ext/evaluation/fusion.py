@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,9 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
 
-__all__ = ["anchor_weights", "areas", "chosen_anchors"]
+__all__ = ["anchor_weights", "areas", "check_fusion", "chosen_anchors", "trained_anchors"]
+
+logger = logging.getLogger(__name__)
 
 
 def areas(native_size: Tensor) -> Tensor:
@@ -23,8 +26,8 @@ def anchor_weights(
     """How much each anchor's distances count for each query (SING, Eq. 7 and 8).
 
     ``r = sqrt(A_probe / mean A_gallery)`` from native areas, and
-    ``w_i = exp(-(r - m_i)^2 / sigma^2)`` with the anchor's ratio ``m_i = 1 / factor``. The weights
-    of a query are not normalised: a common factor doesn't change its ranks.
+    ``w_i = exp(-(r - m_i)^2 / sigma^2)`` with the anchor's ratio ``m_i = 1 / factor``, divided by
+    the greatest of the query's weights: that changes no rank.
 
     Args:
         probe_area: (Q,) native pixels of each query.
@@ -52,18 +55,51 @@ def anchor_weights(
     return (exponent - exponent.amax(dim=1, keepdim=True)).exp().float()
 
 
-def chosen_anchors(cfg: CfgNode, trained: int) -> list[int]:
-    """Positions of the anchors that TEST.FUSION.ANCHORS names, among the first ``trained`` ones.
+def trained_anchors(features: Tensor) -> list[int]:
+    """Positions of the anchors in features (N, K, D) that aren't NaN throughout."""
+    return [k for k in range(features.shape[1]) if not bool(features[:, k].isnan().all())]
+
+
+def check_fusion(cfg: CfgNode) -> None:
+    """Refuse settings of TEST.FUSION that can't be followed.
 
     Raises:
-        ConfigError: a factor that no anchor has, or whose anchor isn't trained yet.
+        ConfigError: names the key.
     """
-    factors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS][:trained]
+    factors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
     wanted = [float(f) for f in cfg.TEST.FUSION.ANCHORS]
-    unknown = [f for f in wanted if f not in factors]
-    if unknown or len(set(wanted)) < len(wanted):
+    if set(wanted) - set(factors) or len(set(wanted)) < len(wanted):
         raise ConfigError(
-            f"TEST.FUSION.ANCHORS: {list(cfg.TEST.FUSION.ANCHORS)} must be different ones of the "
-            f"trained anchors' factors {factors} (MODEL.ANCHORS.FACTORS)"
+            f"TEST.FUSION.ANCHORS: {list(cfg.TEST.FUSION.ANCHORS)} must be different ones of "
+            f"MODEL.ANCHORS.FACTORS {factors}"
         )
-    return [factors.index(f) for f in wanted] if wanted else list(range(len(factors)))
+    if cfg.TEST.FUSION.SIGMA < 0:
+        raise ConfigError(f"TEST.FUSION.SIGMA: {cfg.TEST.FUSION.SIGMA} must be at least 0")
+
+
+def chosen_anchors(cfg: CfgNode, features: Tensor) -> list[int]:
+    """Positions of the anchors to fuse: those of TEST.FUSION.ANCHORS that are trained.
+
+    Where none of those is trained yet, or none is named, all that are trained; a warning says which
+    of the named ones are missing.
+
+    Args:
+        cfg: MODEL.ANCHORS.FACTORS and TEST.FUSION.ANCHORS.
+        features: (N, K, D) of the K anchors of FACTORS; an untrained one's are NaN throughout.
+
+    Raises:
+        ConfigError: what :func:`check_fusion` finds, or another number of anchors.
+    """
+    check_fusion(cfg)
+    factors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
+    if features.shape[1] != len(factors):
+        raise ConfigError(
+            f"MODEL.ANCHORS.FACTORS: names {len(factors)} anchors, but the model gives features of "
+            f"{features.shape[1]}"
+        )
+    trained = trained_anchors(features)
+    wanted = [factors.index(float(f)) for f in cfg.TEST.FUSION.ANCHORS]
+    missing = [f"x{factors[k]:g}" for k in wanted if k not in trained]
+    if missing:
+        logger.warning("TEST.FUSION.ANCHORS: not trained, and left out: %s", ", ".join(missing))
+    return [k for k in wanted if k in trained] or trained

@@ -13,3 +13,6 @@ def add_config(cfg: CfgNode) -> None:
     # The streams trained on: h (HR), h2l (HR reduced by the anchor's factor), l (LR). Without h2l:
     # Table 3.
     cfg.SING.STREAMS = ["h", "h2l", "l"]
+    # What stream l sees: small, images known only small (the paper's); or all, the LR twins of the
+    # others too.
+    cfg.SING.LR_STREAM = "all"

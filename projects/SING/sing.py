@@ -15,6 +15,10 @@ from lrreid_ext.modeling.meta_arch import Pipeline
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
 STREAMS = ("h", "h2l", "l")
+NO_TWIN = (
+    "INPUT.LR.SYNTHETIC: SING's stream h2l needs the anchor's factor; give the phase "
+    "INPUT: {LR: {SYNTHETIC: 2}}, or leave h2l out of SING.STREAMS"
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -30,9 +34,13 @@ class SING(Pipeline):
     Of an image known only small (a genuine low-resolution camera, INPUT.LR.CAMERAS), only the
     stream ``l`` sees anything. Evaluate with MODEL.SR.APPLY lr: HR images are not restored.
 
+    The paper's ``l`` holds images known only small and no others; ``lr_stream`` "all" adds the
+    twins of the other images, reduced by a factor drawn from INPUT.LR.
+
     Args:
         streams: which of ``h``, ``h2l`` and ``l`` are trained on. Without ``h2l`` there is no
             front-end loss either: nothing pairs restored images with HR ones (Table 3).
+        lr_stream: ``all`` or ``small``: which images the stream ``l`` sees.
         others: see :class:`Pipeline`.
 
     Raises:
@@ -42,8 +50,13 @@ class SING(Pipeline):
     steps = ("joint", "reid", "sr")
 
     @configurable
-    def __init__(self, *, streams: Sequence[str] = STREAMS, **others: Any) -> None:
+    def __init__(
+        self, *, streams: Sequence[str] = STREAMS, lr_stream: str = "all", **others: Any
+    ) -> None:
         super().__init__(**others)
+        if lr_stream not in ("all", "small"):
+            raise ConfigError(f"SING.LR_STREAM: {lr_stream!r} is neither 'all' nor 'small'")
+        self.lr_stream = lr_stream
         if not streams or set(streams) - set(STREAMS):
             raise ConfigError(f"SING.STREAMS: {list(streams)} must be some of {', '.join(STREAMS)}")
         self.streams = tuple(s for s in STREAMS if s in streams)
@@ -51,7 +64,13 @@ class SING(Pipeline):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
-        return {**super().from_config(cfg), "streams": cfg.SING.STREAMS}
+        own = {"streams": cfg.SING.STREAMS, "lr_stream": cfg.SING.LR_STREAM}
+        return {**super().from_config(cfg), **own}
+
+    def check_phase(self, cfg: CfgNode) -> None:
+        """Raise ConfigError if a phase of step ``joint`` lacks the third twin."""
+        if self.step == "joint" and "h2l" in self.streams and not cfg.INPUT.LR.SYNTHETIC:
+            raise ConfigError(NO_TWIN)
 
     def train_joint(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The joint loss (Eq. 5); identity losses are logged by stream, as ``loss_..._h2l``.
@@ -72,8 +91,8 @@ class SING(Pipeline):
         }
         if not len(joined["targets"]):
             raise ConfigError(
-                "SING.STREAMS: a batch held nothing but images known only small, which the streams "
-                f"{', '.join(self.streams)} don't see; add l"
+                "SING.STREAMS, SING.LR_STREAM: a batch held no image that the streams "
+                f"{', '.join(self.streams)} see"
             )
         images = torch.cat([output.images for output in restored.values()])
         outputs, losses = self.identify(images, joined)
@@ -102,11 +121,10 @@ class SING(Pipeline):
         """One stream's batch: its ``images``, ``native_size`` and ``factor``, and their company."""
         twin = {"h": "hr", "h2l": "synthetic", "l": "lr"}[name]
         if f"images_{twin}" not in batch:
-            raise ConfigError(
-                "INPUT.LR.SYNTHETIC: the stream h2l needs the anchor's factor; give the phase "
-                "INPUT: {LR: {SYNTHETIC: 2}}, or leave h2l out of SING.STREAMS"
-            )
-        seen = batch["has_hr"] if name != "l" else torch.ones_like(batch["has_hr"])
+            raise ConfigError(NO_TWIN)
+        seen = batch["has_hr"]
+        if name == "l":
+            seen = ~seen if self.lr_stream == "small" else torch.ones_like(seen)
         part = {k: v[seen] for k, v in batch.items() if isinstance(v, Tensor)}
         for key in ("images", "native_size", "factor"):
             part[key] = part[f"{key}_{twin}"]

@@ -16,6 +16,7 @@ from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.loaders import build_test_set, build_train_dataset
 from lrreid_ext.data.paired import PairedDataset, collate
 from lrreid_ext.data.select import select
+from lrreid_ext.data.validation import check_fold
 
 YAML = "configs/osnet_copies.yml"
 
@@ -169,3 +170,28 @@ def test_cameras_known_only_small_are_named_by_number(make_cfg: Any) -> None:
     assert all("_c2" in s["img_paths"] for s in small)
     with pytest.raises(ConfigError, match=r"INPUT\.LR\.CAMERAS: .* no camera mlr_market1501_9"):
         build_train_dataset(make_cfg(YAML, TINY_OSNET, "INPUT.LR.CAMERAS", "[9]"))
+
+
+def test_a_checkpoint_that_knows_the_fold_is_not_evaluated_on_it(make_cfg: Any) -> None:
+    cfg = make_cfg(YAML, TINY_OSNET, "DATASETS.FOLD", "[0, 2]")
+    check_fold(cfg, {"fold": [0, 2], "seed": 0}, "a.pth")
+    for training in ({"fold": [], "seed": 0}, {"fold": [0, 2], "seed": 1}, {}):
+        with pytest.raises(ConfigError, match=r"TEST\.ON_FOLD: .*a\.pth was trained with FOLD"):
+            check_fold(cfg, training, "a.pth")
+
+
+def test_masks_and_colours_exclude_each_other(make_cfg: Any, tmp_path: Path) -> None:
+    more = ["INPUT.MASKS", str(tmp_path), "INPUT.REA.ENABLED", "True"]
+    with pytest.raises(ConfigError, match=r"INPUT\.MASKS: .*INPUT\.REA"):
+        build_train_dataset(make_cfg(YAML, TINY_OSNET, *more))
+
+
+def test_hidden_images_stay_hidden_when_test_identities_are_added(make_cfg: Any) -> None:
+    more = ["INPUT.LR.CAMERAS", "[2]", "DATASETS.COMBINEALL", "True"]
+    dataset = build_train_dataset(make_cfg(YAML, TINY_OSNET, *more))
+    assert dataset.num_classes == 18
+    small = {camera for _, _, camera in dataset.img_items if camera in dataset.reduced}
+    assert small == {f"{NAME}_2", f"{NAME}_test_2"}
+    for i in range(len(dataset)):
+        sample = dataset[i, 0]
+        assert sample["has_hr"] == (not dataset.img_items[i][2].endswith("_2"))

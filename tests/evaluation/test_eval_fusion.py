@@ -12,7 +12,7 @@ from lrreid_ext.config import CfgNode, ConfigError, get_cfg
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
 from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
+from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors, trained_anchors
 from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.evaluation.single_shot import single_shot
 
@@ -146,14 +146,38 @@ def test_the_evaluator_lets_each_query_listen_to_its_own_anchor(cfg: CfgNode) ->
     assert evaluate(cfg, rows, sizes) == evaluate(cfg, rows[:, 0], sizes)
 
 
-def test_anchors_that_do_not_exist_are_named(cfg: CfgNode) -> None:
+def test_untrained_anchors_are_left_out(cfg: CfgNode, caplog: pytest.LogCaptureFixture) -> None:
     cfg.MODEL.ANCHORS.FACTORS = [2, 3, 4]
-    assert chosen_anchors(cfg, 3) == [0, 1, 2]
-    assert chosen_anchors(cfg, 1) == [0]
-    cfg.TEST.FUSION.ANCHORS = [4, 2]
-    assert chosen_anchors(cfg, 3) == [2, 0]
-    with pytest.raises(ConfigError, match=r"TEST\.FUSION\.ANCHORS: \[4, 2\].*\[2\.0, 3\.0\]"):
-        chosen_anchors(cfg, 2)
+    rows = features(5, 3, 4)
+    assert chosen_anchors(cfg, rows) == [0, 1, 2]
+    rows[:, 1] = torch.nan
+    assert chosen_anchors(cfg, rows) == trained_anchors(rows) == [0, 2]
+    cfg.TEST.FUSION.ANCHORS = [4, 3]
+    assert chosen_anchors(cfg, rows) == [2]
+    assert "not trained, and left out: x3" in caplog.text
+    cfg.TEST.FUSION.ANCHORS = [3]
+    assert chosen_anchors(cfg, rows) == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("ANCHORS", [5], r"TEST\.FUSION\.ANCHORS: \[5\].*\[2\.0, 3\.0, 4\.0\]"),
+        ("ANCHORS", [2, 2], r"TEST\.FUSION\.ANCHORS"),
+        ("SIGMA", -1.0, r"TEST\.FUSION\.SIGMA: -1\.0"),
+    ],
+)
+def test_impossible_fusion_is_found_before_training(
+    cfg: CfgNode, key: str, value: object, message: str
+) -> None:
+    cfg.TEST.FUSION[key] = value
+    with pytest.raises(ConfigError, match=message):
+        CrossResolutionEvaluator.check(cfg)
+
+
+def test_other_numbers_of_anchors_are_refused(cfg: CfgNode) -> None:
+    with pytest.raises(ConfigError, match=r"names 3 anchors, but .* features of 5"):
+        chosen_anchors(cfg, features(4, 5, 2))
 
 
 def test_fusion_needs_native_sizes_and_excludes_query_expansion(cfg: CfgNode) -> None:

@@ -48,15 +48,21 @@ def test_a_step_names_an_anchor_and_its_step(
     assert model.model(current).step == inner
 
 
-def test_features_of_the_anchors_up_to_the_step_stand_side_by_side(model: Anchors) -> None:
+def test_features_of_all_anchors_stand_side_by_side_nan_of_untrained_ones(model: Anchors) -> None:
     data = batch()
-    for count, step in enumerate(("x2", "x2.5", "x4"), start=1):
+    learning = batch(8, targets=torch.arange(8) % 6, images_hr=batch(8)["images"])
+    for step, ready in (("x2.5", {1}), ("x4", {1, 2}), ("x2", {0, 1, 2})):
         model.set_step(step)
-        features = model(data)
-        assert features.shape[:2] == (4, count)
-        for k in range(count):
-            torch.testing.assert_close(features[:, k], model.model(k).embed(data))
+        model.train()(learning)
+        features = model.eval()(data)
+        assert features.shape[:2] == (4, 3)
+        for k in range(3):
+            if k in ready:
+                torch.testing.assert_close(features[:, k], model.model(k).embed(data))
+            else:
+                assert features[:, k].isnan().all()
     assert not torch.equal(features[:, 0], features[:, 1])
+    assert model.state_dict()["trained"].tolist() == [True] * 3
 
 
 def test_only_the_steps_anchor_learns(model: Anchors) -> None:
@@ -75,10 +81,11 @@ def test_each_image_is_restored_by_the_anchor_nearest_to_its_factor(model: Ancho
         front.forward = lambda images, native=None, k=k: type(  # type: ignore[method-assign]
             "Output", (), {"images": images * 0 + k}
         )()
+    model.trained.fill_(True)
     data = batch(5, factor=torch.tensor([1.0, 2.0, 2.4, 8.0, float("nan")]))
     assert model.restore(data).images[:, 0, 0, 0].tolist() == [0, 0, 1, 2, 0]
-    model.set_step("x2")
-    assert model.restore(data).images[:, 0, 0, 0].tolist() == [0, 0, 0, 0, 0]
+    model.trained[1] = False
+    assert model.restore(data).images[:, 0, 0, 0].tolist() == [0, 0, 0, 2, 0]
 
 
 @pytest.mark.parametrize("factors", ["[]", "[2, 2.0]", "[0.5, 2]"])

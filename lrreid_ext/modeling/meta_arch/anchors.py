@@ -30,9 +30,9 @@ class Anchors(nn.Module):
           x3: {EPOCHS: 60, STEP: x3, TRAIN: [anchors.x3], INPUT: {LR: {SYNTHETIC: 3}}}
 
     A step is an anchor's name, and after a dot the step of the model itself where it isn't its
-    first: ``x2.sr``. In evaluation the features of the anchors up to the step's, in the order of
-    FACTORS, are handed on side by side, and
-    :mod:`lrreid_ext.evaluation.fusion` fuses their distances.
+    first: ``x2.sr``. In evaluation the features of all anchors are handed on side by side, those of
+    an anchor that hasn't been trained as NaN, and :mod:`lrreid_ext.evaluation.fusion` fuses the
+    distances of the others. (Of a model that hasn't been trained at all, the step's anchor counts.)
 
     Args:
         factors: the anchors' factors, different ones, each >= 1.
@@ -41,6 +41,8 @@ class Anchors(nn.Module):
     Raises:
         ConfigError: no factor, a factor below 1, or one that comes twice.
     """
+
+    trained: Tensor
 
     @configurable
     def __init__(self, *, factors: Sequence[float], build: Callable[[], Pipeline]) -> None:
@@ -55,6 +57,8 @@ class Anchors(nn.Module):
         # A module's name can't hold a dot: x2.5 is kept as x2_5.
         self.anchors = nn.ModuleDict({n.replace(".", "_"): build() for n in self.names})
         self.current = len(factors) - 1
+        # Which have been trained; in checkpoints, so that an evaluation knows it.
+        self.register_buffer("trained", torch.zeros(len(factors), dtype=torch.bool))
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -67,6 +71,12 @@ class Anchors(nn.Module):
     def model(self, index: int) -> Any:
         """The anchor at a position of :attr:`factors`."""
         return self.anchors[self.names[index].replace(".", "_")]
+
+    def check_phase(self, cfg: CfgNode) -> None:
+        """What the step's anchor has to say of a phase's config."""
+        check = getattr(self.model(self.current), "check_phase", None)
+        if check is not None:
+            check(cfg)
 
     @property
     def device(self) -> torch.device:
@@ -86,22 +96,33 @@ class Anchors(nn.Module):
         self.model(self.current).set_step(step[len(name) + 1 :])
 
     def forward(self, batch: dict[str, Any]) -> Any:
-        """In training, what the step's anchor gives; in evaluation, features (B, K, D) of the
-        anchors up to it."""
+        """In training, what the step's anchor gives; in evaluation, features (B, K, D) of all K
+        anchors, NaN of those that are untrained."""
         if self.training:
+            self.trained[self.current] = True
             return self.model(self.current)(batch)
-        return torch.stack([self.model(k).embed(batch) for k in range(self.current + 1)], dim=1)
+        ready = self.ready
+        found = {k: self.model(k).embed(batch) for k in ready}
+        nothing = torch.full_like(found[ready[0]], torch.nan)
+        return torch.stack([found.get(k, nothing) for k in range(len(self.factors))], dim=1)
+
+    @property
+    def ready(self) -> list[int]:
+        """Positions of the trained anchors; of the step's, while none is."""
+        return self.trained.nonzero().flatten().tolist() or [self.current]
 
     def restore(self, batch: dict[str, Any]) -> FrontendOutput:
         """Images (B, 3, H, W) as the front-end of the trained anchor nearest to each image's factor
         restores them; as the first one does where the factor isn't known."""
-        factor = batch.get("factor", torch.full((len(batch["images"]),), self.factors[0]))
-        scale = 1 / factor.nan_to_num(self.factors[0]).to(batch["images"].device)
-        ratios = torch.tensor(self.factors[: self.current + 1], device=scale.device).reciprocal()
+        ready = self.ready
+        known = [self.factors[k] for k in ready]
+        factor = batch.get("factor", torch.full((len(batch["images"]),), known[0]))
+        scale = 1 / factor.nan_to_num(known[0]).to(batch["images"].device)
+        ratios = torch.tensor(known, device=scale.device).reciprocal()
         nearest = (scale[:, None] - ratios).abs().argmin(dim=1)
         out = batch["images"].clone()
-        for k in nearest.unique().tolist():
-            chosen = nearest == k
+        for i in nearest.unique().tolist():
+            chosen = nearest == i
             part = {n: v[chosen] if isinstance(v, Tensor) else v for n, v in batch.items()}
-            out[chosen] = self.model(k).restore(part).images.to(out.dtype)
+            out[chosen] = self.model(ready[i]).restore(part).images.to(out.dtype)
         return FrontendOutput(out)

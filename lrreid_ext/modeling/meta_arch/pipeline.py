@@ -196,16 +196,16 @@ class Pipeline(nn.Module):
         return self.heads(features, batch["targets"]), losses
 
     def train_sr(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The front-end's losses alone.
+        """The front-end's losses alone, not weighed: MODEL.SR.LOSS_WEIGHT sets them against others.
 
         Raises:
-            ConfigError: the front-end has none, or MODEL.SR.LOSS_WEIGHT leaves them out.
+            ConfigError: the front-end has none.
         """
-        losses = self.frontend_losses(self.restore(batch), batch)
+        losses = self.frontend_losses(self.restore(batch), batch, weight=1.0)
         if not losses:
             raise ConfigError(
                 f"STEP sr: the front-end {type(self.frontend).__name__} has nothing to learn here "
-                "(MODEL.SR.NAME, MODEL.SR.LOSS_WEIGHT, TRAIN)"
+                "(MODEL.SR.NAME, TRAIN)"
             )
         return losses
 
@@ -215,13 +215,18 @@ class Pipeline(nn.Module):
         right = outputs["pred_class_logits"].detach().argmax(1) == targets
         return {**losses, "cls_accuracy": right.float().mean()}
 
-    def frontend_losses(self, restored: FrontendOutput, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """The front-end's weighted losses over the images that passed through it, and whose HR
-        twin is known; the batch's masks go with them as ``extras["masks"]``."""
+    def frontend_losses(
+        self, restored: FrontendOutput, batch: dict[str, Any], weight: float | None = None
+    ) -> dict[str, Tensor]:
+        """The front-end's losses over the images that passed through it and whose HR twin is known.
+
+        Times ``weight``, or else MODEL.SR.LOSS_WEIGHT. The batch's masks go along, as
+        ``extras["masks"]``."""
         learns = any(p.requires_grad for p in self.frontend.parameters())
-        if not learns or self.sr_weight == 0:
+        weight = self.sr_weight if weight is None else weight
+        if not learns or weight == 0:
             return {}
-        hr, weight = batch["images_hr"], self.sr_weight
+        hr = batch["images_hr"]
         chosen = self.restorable(batch)
         masks = {"masks": batch["masks"]} if "masks" in batch else {}
         if not bool(chosen.any()):

@@ -1,0 +1,70 @@
+"""Each method on the embedded people by the command a user types: train, resume, evaluate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+SMALL = [
+    "DATASETS.OPTIONS.synth_pedestrians.identities", "8",
+    "DATASETS.OPTIONS.synth_pedestrians.cameras", "3",
+    "DATASETS.OPTIONS.synth_pedestrians.shots", "2",
+    "INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]",
+    "DATALOADER.NUM_WORKERS", "0", "TEST.NUM_WORKERS", "0",
+    "SOLVER.IMS_PER_BATCH", "8", "SOLVER.CHECKPOINT_PERIOD", "1",
+    "TEST.TRIALS", "2", "TEST.FACTORS", "[2]",
+]  # fmt: skip
+METHODS = {
+    "SING": (
+        ["srcnn", "dgd", "x2", "x3", "x4"],
+        ["MODEL.BACKBONE.DGD.WIDTH", "0.125", "MODEL.BACKBONE.FEAT_DIM", "192"],
+    ),
+    "FFSR_RIFE": (["mse", "ffsr", "rife", "joint"], ["MODEL.SR.WIDTH", "4"]),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sets")
+
+
+def train_net(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "tools/train_net.py", *words], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trains_goes_on_and_evaluates_by_one_command(
+    method: str, root: Path, tmp_path: Path
+) -> None:
+    phases, own = METHODS[method]
+    once = [word for name in phases for word in (f"PHASES.{name}.EPOCHS", "1")]
+    command = [
+        "--config-file", f"projects/{method}/synth.yml", *SMALL, *own, *once,
+        "DATASETS.ROOT", str(root), "OUTPUT_DIR", str(tmp_path),
+    ]  # fmt: skip
+    said = train_net(*command)
+    assert [f"Phase {name}" in said for name in phases] == [True] * len(phases)
+    results = tmp_path / "results_synth_pedestrians.json"
+    first = json.loads(results.read_text())
+    assert set(first["groups"]) >= {"query", "query_hr", "x2"}
+    for name in phases[:-1]:
+        assert (tmp_path / name / results.name).is_file()
+
+    # As a run that was killed after its last but one phase leaves its folder.
+    (tmp_path / "last_checkpoint").write_text(f"phase_{phases[-2]}.pth")
+    results.unlink()
+    train_net("--resume", *command)
+    again = json.loads(results.read_text())
+    assert again["groups"] == first["groups"]
+    results.unlink()
+    train_net("--eval-only", *command)
+    assert json.loads(results.read_text())["groups"] == first["groups"]
