@@ -15,7 +15,6 @@ Where the paper leaves a choice open:
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -26,6 +25,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from lrreid_ext.processes import clean_context
 
 HEIGHT, WIDTH = 128, 48
 SCALES = 3
@@ -200,9 +201,6 @@ def max_histograms(codes: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     """Processes for :func:`lomo_batches`; None for one worker, which is this process itself.
 
-    Enter it before there is much to do: where the system can fork, the processes are copies of this
-    one as it is now, which is safest while it has no threads, and quickest always.
-
     Raises:
         ValueError: fewer than one worker.
     """
@@ -211,9 +209,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     if workers == 1:
         yield None
         return
-    fork = "fork" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("fork" if fork else "spawn")
-    with ProcessPoolExecutor(workers, context, _one_thread) as pool:
+    with ProcessPoolExecutor(workers, clean_context(__name__), _one_thread) as pool:
         pool.submit(int).result()
         try:
             yield pool

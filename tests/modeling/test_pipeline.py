@@ -210,3 +210,42 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, 
     err = capsys.readouterr().err
     assert "MODEL.BACKBONE.PRETRAIN False" in err
     assert "Traceback" not in err
+
+
+def test_masks_go_with_the_images_that_pass_through_the_front_end(make_cfg):
+    more = ["MODEL.SR.NAME", "FFSR", "MODEL.SR.WIDTH", "4", "MODEL.SR.MASK", "given"]
+    options = [*CLASSES, *more, "MODEL.SR.APPLY", "lr", "MODEL.SR.LOSS", "mse"]
+    model = build_model(make_cfg(OSNET, TINY_OSNET, *options)).train()
+    data = batch()
+    masks = torch.zeros(4, 1, 64, 32)
+    masks[[0, 3]] = 1.0  # of the HR images, which by-pass the front-end
+    assert model({**data, "masks": masks})["loss_foreground"] == 0
+    masks = 1.0 - masks
+    losses = model({**data, "masks": masks})
+    torch.testing.assert_close(losses["loss_foreground"], losses["loss_sr"])
+    with pytest.raises(ConfigError, match=r"INPUT\.MASKS"):
+        model(data)
+
+
+def test_images_without_an_hr_twin_have_no_pixel_loss(make_cfg):
+    more = ["MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS", "mse"]
+    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, *more)).train()
+    data = batch((2.0, 2.0, 4.0, 4.0))
+    restored = model.frontend(data["images_lr"]).images
+    error = ((restored - data["images_hr"]) / 255).square().mean((1, 2, 3))
+    known = torch.tensor([True, False, True, False])
+    losses = model({**data, "has_hr": known})
+    torch.testing.assert_close(losses["loss_sr"], error[known].mean())
+    assert model({**data, "has_hr": torch.zeros(4, dtype=torch.bool)})["loss_sr"] == 0
+
+
+def test_a_backbones_own_losses_count_while_it_learns(make_cfg):
+    more = [
+        "MODEL.BACKBONE.NAME", "build_dual_stream_backbone",
+        "MODEL.BACKBONE.DUAL.BASE", "build_osnet_backbone", "MODEL.BACKBONE.DUAL.WIDEST", "32",
+    ]  # fmt: skip
+    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, *more)).train()
+    assert model(batch())["loss_gates"] > 0
+    for parameter in model.backbone.parameters():
+        parameter.requires_grad_(False)
+    assert "loss_gates" not in model(batch())

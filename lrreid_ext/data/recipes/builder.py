@@ -25,7 +25,6 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TextIO
 
@@ -45,6 +44,7 @@ from lrreid_ext.data.recipes.manifest import (
 )
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.files import atomic
+from lrreid_ext.processes import clean_context
 
 try:
     import fcntl
@@ -163,15 +163,6 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, daemon=True).start()
 
 
-def _context() -> BaseContext:
-    """Fresh processes; where it can be, all forked off one that has imported this module."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
 def _run(
     work: Callable[[list[Task]], list[Records]], tasks: Sequence[Task], workers: int
 ) -> Iterator[list[Records]]:
@@ -180,7 +171,7 @@ def _run(
     if workers == 1:
         yield from map(work, chunks)
         return
-    context = _context()
+    context = clean_context(__name__)
     with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         waiting = iter(chunks)
         running = {pool.submit(work, chunk) for chunk in islice(waiting, 2 * workers)}
