@@ -428,3 +428,22 @@ def test_other_backbones_can_be_fused_at_the_end():
     node.WIDTH, node.MODULES, node.BLOCKS, node.STAGE1_BLOCKS = 4, [1, 1, 1], 1, 1
     with pytest.raises(ConfigError, match=r"DUAL\.BASE.*one map"):
         build_backbone(cfg)
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_detached_gates_leave_the_streams_alone(detach):
+    backbone = build_backbone(dual_cfg(DETACH=detach, WIDEST=32)).train()
+    images = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    maps, extras = backbone.forward_with_extras(images)
+    sizes = {"native_size": torch.tensor([[64, 32], [16, 8]])}
+    backbone.losses(extras, sizes)["loss_gates"].backward(retain_graph=True)
+    touched = {
+        name.split(".")[0]
+        for name, p in backbone.named_parameters()
+        if p.grad is not None and bool(p.grad.any())
+    }
+    assert touched == ({"gates"} if detach else {"gates", "low", "high", "stem"})
+    # The other losses reach all of it, the gates too.
+    backbone.zero_grad(set_to_none=True)
+    maps.square().mean().backward()
+    assert all(p.grad is not None for p in backbone.parameters())

@@ -118,6 +118,8 @@ class DualStream(nn.Module):
         gates: ``learned``, or ``equal``: a half each, without gates.
         gate_dim: width of the gates' hidden layer.
         gate_weight: weight of the gates' loss, beta in Eq. 9; 0 leaves the loss out.
+        detach: the gates read the streams' maps, but no gradient flows back through what they read:
+            their loss trains them alone, and doesn't bend the features to tell resolution.
         widest: native width in pixels that has resolution r = 1; 0: see :meth:`prepare`.
         size: height and width of the images; a blank one is tried to learn the maps' channels.
 
@@ -142,6 +144,7 @@ class DualStream(nn.Module):
         gates: str = "learned",
         gate_dim: int = 64,
         gate_weight: float = 0.1,
+        detach: bool = False,
         widest: int = 0,
         size: Sequence[int] = (256, 128),
     ) -> None:
@@ -162,6 +165,7 @@ class DualStream(nn.Module):
             for stream in ("low", "high"):
                 self.gates[stream] = nn.ModuleList(Gate(c, gate_dim) for c in self.channels)
         self.gate_weight = gate_weight
+        self.detach = detach
         self._given = widest
         self.register_buffer("widest", torch.tensor(widest))
 
@@ -222,6 +226,8 @@ class DualStream(nn.Module):
         if not self.learned:
             return torch.full((len(low), 2), 0.5, device=low.device)
         streams: Any = self.gates
+        if self.detach:
+            low, high = low.detach(), high.detach()
         return torch.cat([streams["low"][t](low), streams["high"][t](high)], dim=1)
 
     def resolution(self, native_size: Tensor) -> Tensor:
@@ -359,6 +365,7 @@ def build_dual_stream_backbone(cfg: CfgNode) -> DualStream:
         gates=node.GATES,
         gate_dim=node.GATE_DIM,
         gate_weight=node.GATE_WEIGHT,
+        detach=node.DETACH,
         widest=node.WIDEST,
         size=cfg.INPUT.SIZE_TRAIN,
     )
