@@ -127,7 +127,9 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Width of the gates' hidden layer, and weight of their loss (beta of Eq. 9; 0 leaves it out).
     cfg.MODEL.BACKBONE.DUAL.GATE_DIM = 64
     cfg.MODEL.BACKBONE.DUAL.GATE_WEIGHT = 0.1
-    # No gradient flows from the gates back into the streams that they read: quicker to train.
+    # To train in few steps: standardise over the batch what the gates read; let no gradient pass
+    # between gates and streams, so that the gates' loss trains the gates, and the others the rest.
+    cfg.MODEL.BACKBONE.DUAL.GATE_NORM = False
     cfg.MODEL.BACKBONE.DUAL.DETACH = False
     # Largest native width of the data set in pixels, which has resolution r = 1; 0: that of the
     # training images, measured when training begins.

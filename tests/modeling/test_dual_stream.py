@@ -15,6 +15,7 @@ from lrreid_ext.config import get_cfg
 from lrreid_ext.errors import ConfigError, PretrainedError
 from lrreid_ext.evaluation.cost import gmacs, parameters
 from lrreid_ext.modeling.backbones import DualStream, build_backbone
+from lrreid_ext.modeling.backbones.dual_stream import Gate
 
 KINDS = {
     "resnet18": {"DEPTH": "18x", "FEAT_DIM": 512},
@@ -443,7 +444,18 @@ def test_detached_gates_leave_the_streams_alone(detach):
         if p.grad is not None and bool(p.grad.any())
     }
     assert touched == ({"gates"} if detach else {"gates", "low", "high", "stem"})
-    # The other losses reach all of it, the gates too.
+    # The other losses reach the streams, and the gates too unless they are cut off.
     backbone.zero_grad(set_to_none=True)
     maps.square().mean().backward()
-    assert all(p.grad is not None for p in backbone.parameters())
+    missing = {n.split(".")[0] for n, p in backbone.named_parameters() if p.grad is None}
+    assert missing == ({"gates"} if detach else set())
+
+
+def test_gates_may_standardise_what_they_read():
+    plain, normed = Gate(6, 4), Gate(6, 4, norm=True).train()
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    maps = torch.rand(5, 6, 3, 2, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.05
+    pooled = maps.mean((2, 3))
+    wanted = (pooled - pooled.mean(0)) / (pooled.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(normed(maps), plain(wanted[:, :, None, None]))
+    assert {n for n, _ in normed.named_parameters()} == {n for n, _ in plain.named_parameters()}

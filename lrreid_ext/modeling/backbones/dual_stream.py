@@ -84,10 +84,13 @@ class Gate(nn.Module):
     Args:
         channels: of the map.
         hidden: width of the hidden layer.
+        norm: standardise each channel's mean over the batch first. What tells resolution is a small
+            part of those means, and the gate learns many times faster.
     """
 
-    def __init__(self, channels: int, hidden: int = 64) -> None:
+    def __init__(self, channels: int, hidden: int = 64, norm: bool = False) -> None:
         super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False) if norm else nn.Identity()
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, 1)
 
@@ -97,7 +100,7 @@ class Gate(nn.Module):
         device = maps.device.type
         mixed = torch.amp.is_autocast_available(device)  # the meta device knows none
         with torch.autocast(device, enabled=False) if mixed else nullcontext():
-            return self.fc2(self.fc1(pooled).relu()).sigmoid()
+            return self.fc2(self.fc1(self.norm(pooled)).relu()).sigmoid()
 
 
 class DualStream(nn.Module):
@@ -118,8 +121,9 @@ class DualStream(nn.Module):
         gates: ``learned``, or ``equal``: a half each, without gates.
         gate_dim: width of the gates' hidden layer.
         gate_weight: weight of the gates' loss, beta in Eq. 9; 0 leaves the loss out.
-        detach: the gates read the streams' maps, but no gradient flows back through what they read:
-            their loss trains them alone, and doesn't bend the features to tell resolution.
+        gate_norm: whether gates standardise what they read; see :class:`Gate`.
+        detach: cut the gates off: their own loss alone trains them, and it doesn't bend the
+            features that they read to tell resolution.
         widest: native width in pixels that has resolution r = 1; 0: see :meth:`prepare`.
         size: height and width of the images; a blank one is tried to learn the maps' channels.
 
@@ -144,6 +148,7 @@ class DualStream(nn.Module):
         gates: str = "learned",
         gate_dim: int = 64,
         gate_weight: float = 0.1,
+        gate_norm: bool = False,
         detach: bool = False,
         widest: int = 0,
         size: Sequence[int] = (256, 128),
@@ -163,7 +168,9 @@ class DualStream(nn.Module):
         self.gates = nn.ModuleDict()
         if gates == "learned":
             for stream in ("low", "high"):
-                self.gates[stream] = nn.ModuleList(Gate(c, gate_dim) for c in self.channels)
+                self.gates[stream] = nn.ModuleList(
+                    Gate(c, gate_dim, gate_norm) for c in self.channels
+                )
         self.gate_weight = gate_weight
         self.detach = detach
         self._given = widest
@@ -216,7 +223,8 @@ class DualStream(nn.Module):
         for t, names in enumerate(self.blocks):
             low, high = _run(self.low, names, maps), _run(self.high, names, maps)
             weights = self._weigh(t, low, high)
-            shares = weights.to(low.dtype)[:, :, None, None, None]
+            shares = weights.detach() if self.detach else weights
+            shares = shares.to(low.dtype)[:, :, None, None, None]
             maps = shares[:, 0] * low + shares[:, 1] * high
             gates.append(weights)
         return maps, {"gates": torch.stack(gates, 1)}
@@ -365,6 +373,7 @@ def build_dual_stream_backbone(cfg: CfgNode) -> DualStream:
         gates=node.GATES,
         gate_dim=node.GATE_DIM,
         gate_weight=node.GATE_WEIGHT,
+        gate_norm=node.GATE_NORM,
         detach=node.DETACH,
         widest=node.WIDEST,
         size=cfg.INPUT.SIZE_TRAIN,
