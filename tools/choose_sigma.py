@@ -40,7 +40,7 @@ from lrreid_ext.analysis.fusion import (
     table,
 )
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.runs import add_run_arguments, changed, load_run, run_cfg, run_names
+from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names, run_parser
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import USER_ERRORS
@@ -208,14 +208,7 @@ def subset_table(mean: Curves, factors: Sequence[float]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="choose_sigma.py",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_run_arguments(out)
+    out = run_parser("choose_sigma.py", __doc__)
     out.add_argument("--out", type=Path, default=Path("logs/sigma"), help="folder to write")
     out.add_argument(
         "--data-set", default="", metavar="NAME",

@@ -35,12 +35,12 @@ from tqdm import tqdm
 from lrreid_ext.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
 from lrreid_ext.classical.lomo import HEIGHT, WIDTH
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.loaders import (
     build_dataset_of,
     build_test_loader,
     build_test_set,
     check_input,
+    training_items,
 )
 from lrreid_ext.data.samples import QUERY, Sample, TestSet
 from lrreid_ext.data.sides import by_side
@@ -140,9 +140,7 @@ def training_set(cfg: CfgNode, limit: int = 0) -> tuple[TestSet, NDArray[np.bool
     low: list[bool] = []
     for name in cfg.DATASETS.NAMES:
         data = build_dataset_of(cfg, name, "DATASETS.NAMES")
-        items = sorted(data.train)
-        if cfg.DATASETS.FOLD:
-            items = fold_of(items, cfg.DATASETS.FOLD, cfg.SEED, left_out=False)
+        items = training_items(cfg, data)
         people = sorted({pid for _, pid, _ in items}, key=str)[: limit or None]
         first = 1 + max((s.pid for s in samples), default=-1)
         pids = {pid: first + k for k, pid in enumerate(people)}

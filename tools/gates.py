@@ -36,7 +36,7 @@ from lrreid_ext.analysis.gates import (
     verdict,
 )
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.runs import add_run_arguments, changed, load_run, run_names
+from lrreid_ext.analysis.runs import changed, load_run, run_names, run_parser
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import USER_ERRORS
@@ -94,13 +94,7 @@ def screen(found: Sequence[GateRow]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_run_arguments(out)
+    out = run_parser("gates.py", __doc__)
     out.add_argument("--out", type=Path, metavar="DIR", help="(default: each run's folder)")
     out.add_argument("--data-set", default="", metavar="NAME", help="(default: all the run's)")
     out.add_argument(

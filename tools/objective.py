@@ -35,7 +35,13 @@ from lrreid_ext.analysis.objective import (
     table,
 )
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.runs import Run, add_run_arguments, changed, load_run, run_names
+from lrreid_ext.analysis.runs import (
+    Run,
+    changed,
+    load_run,
+    run_names,
+    run_parser,
+)
 from lrreid_ext.config import ConfigError
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import USER_ERRORS
@@ -114,14 +120,7 @@ def screen(runs: dict[str, dict[str, list[Objective]]], resolutions: Sequence[fl
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="objective.py",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_run_arguments(out)
+    out = run_parser("objective.py", __doc__)
     out.add_argument("--out", type=Path, default=Path("logs/objective"), help="folder to write")
     out.add_argument(
         "--data-set", default="", metavar="NAME", help="default: the first of each run's tests"

@@ -15,7 +15,7 @@ from lrreid_ext.engine.cli import device_of
 from lrreid_ext.engine.trainer import load_trained
 from lrreid_ext.errors import ConfigError
 
-__all__ = ["Run", "add_run_arguments", "changed", "load_run", "run_cfg", "run_names"]
+__all__ = ["Run", "changed", "load_run", "run_cfg", "run_names", "run_parser"]
 
 CONFIG_FILE = "config.yaml"
 
@@ -37,8 +37,20 @@ class Run:
     training: dict[str, Any]
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every tool over several runs takes: ``runs`` and ``opts``."""
+def run_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+    """The command line of a tool over several runs, with ``runs`` and ``opts`` in it.
+
+    Args:
+        prog: the tool's name.
+        doc: its ``__doc__``; the first paragraph describes it, the rest stands below the options.
+    """
+    description, _, details = (doc or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "runs", nargs="+", metavar="[NAME=]RUN",
         help="folder that tools/train_net.py trained into (its last checkpoint is taken), or a "
@@ -47,6 +59,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of every run's config"
     )
+    return parser
 
 
 def run_names(texts: Sequence[str]) -> list[str]:

@@ -15,7 +15,15 @@ from PIL import Image
 
 from lrreid_ext.registry import suggest
 
-__all__ = ["KERNELS", "ROUNDINGS", "degrade", "draw_factor", "hash_unit", "reduced_size"]
+__all__ = [
+    "KERNELS",
+    "ROUNDINGS",
+    "degrade",
+    "draw_factor",
+    "draw_width",
+    "hash_unit",
+    "reduced_size",
+]
 
 Size = tuple[int, int]
 
@@ -122,6 +130,18 @@ def hash_unit(name: str, seed: int) -> float:
     """
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def draw_width(name: str, seed: int, widths: Sequence[int]) -> int:
+    """The width in pixels that the image called ``name`` is reduced to.
+
+    Args:
+        name: the file's name and not its folder.
+        seed: the recipe's seed.
+        widths: ``(low, high)``: each whole number from ``low`` to below ``high`` is as likely.
+    """
+    low, high = widths
+    return low + int(hash_unit(name, seed) * (high - low))
 
 
 def draw_factor(

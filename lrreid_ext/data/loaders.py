@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrreid_ext.config import CfgNode, ConfigError
-from lrreid_ext.data.folds import fold_of
+from lrreid_ext.data.folds import Item, fold_of
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
@@ -38,6 +38,14 @@ def build_dataset_of(cfg: CfgNode, name: str, key: str) -> Any:
     options = cfg.DATASETS.OPTIONS.get(name)
     kwargs = {"options": dict(options)} if options else {}
     return entry(root=cfg.DATASETS.ROOT, source=cfg.DATASETS.SOURCE, **kwargs)
+
+
+def training_items(cfg: CfgNode, data: Any) -> list[Item]:
+    """What a data set gives to learn from: its training images, but for those of DATASETS.FOLD."""
+    items = sorted(data.train)  # folders list their files in any order
+    if cfg.DATASETS.FOLD:
+        items = fold_of(items, cfg.DATASETS.FOLD, cfg.SEED, left_out=False)
+    return items
 
 
 def check_input(cfg: CfgNode) -> None:
@@ -88,10 +96,7 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
         data = build_dataset_of(cfg, name, "DATASETS.NAMES")
         if comm.is_main_process():
             data.show_train()
-        train = sorted(data.train)  # folders list their files in any order
-        if cfg.DATASETS.FOLD:
-            train = fold_of(train, cfg.DATASETS.FOLD, cfg.SEED, left_out=False)
-        items += train
+        items += training_items(cfg, data)
         genuine |= cameras_called(data, name, getattr(data, "genuine_lr", ()))
         reduced |= cameras_called(data, name, lr.CAMERAS)
         if cfg.DATASETS.COMBINEALL:

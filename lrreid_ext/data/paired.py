@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrreid_ext.data.degrade import degrade, draw_factor, hash_unit
+from lrreid_ext.data.degrade import degrade, draw_factor, draw_width
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
@@ -135,10 +135,9 @@ class PairedDataset(CommDataset):
 
     def _drawn_factor(self, path: str, width: int) -> float:
         if self.widths:
-            low, high = self.widths
-            wanted = random.randrange(low, high)
+            wanted = random.randrange(*self.widths)
             if self.fixed is not None:
-                wanted = low + int(hash_unit(Path(path).name, self.fixed) * (high - low))
+                wanted = draw_width(Path(path).name, self.fixed, self.widths)
             return max(1.0, width / wanted)
         if self.fixed is not None:
             factors = None if self.span else self.factors

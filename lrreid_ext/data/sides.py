@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.degrade import draw_factor, hash_unit
+from lrreid_ext.data.degrade import draw_factor, draw_width
 from lrreid_ext.data.folds import Item
 from lrreid_ext.data.recipes import RecipeDataset, SourceImage
 from lrreid_ext.data.recipes.base import EITHER
@@ -83,8 +83,7 @@ def by_side(cfg: CfgNode, data: Any, name: str, items: Sequence[Item]) -> list[S
 
     def factor_of(path: str) -> float:
         if lr.WIDTHS:
-            low, high = lr.WIDTHS
-            wanted = low + int(hash_unit(Path(path).name, cfg.SEED) * (high - low))
+            wanted = draw_width(Path(path).name, cfg.SEED, lr.WIDTHS)
             with Image.open(path) as image:
                 return max(1.0, image.width / wanted)
         return draw_factor(Path(path).name, cfg.SEED, None if span else lr.FACTORS, span)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from lrreid_ext.data.degrade import KERNELS, ROUNDINGS, draw_factor, hash_unit
+from lrreid_ext.data.degrade import KERNELS, ROUNDINGS, draw_factor, draw_width, hash_unit
 from lrreid_ext.data.recipes.base import (
     EITHER,
     GALLERY,
@@ -279,6 +279,5 @@ class VariedWidthRecipe(DegradingRecipe):
     def treat(self, planned: PlannedImage) -> PlannedImage:
         if planned.role == TRAIN:
             return planned
-        low, high = self.widths
-        width = low + int(hash_unit(planned.image.name, self.seed) * (high - low))
+        width = draw_width(planned.image.name, self.seed, self.widths)
         return self.degraded(planned, width=width, twin=planned.role == QUERY)
