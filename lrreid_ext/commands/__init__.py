@@ -1,0 +1,1 @@
+"""The tools, each as a module with a `main(argv) -> int`."""
