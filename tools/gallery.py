@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""See lrreid_ext/commands/gallery.py."""
+"""Put images of people into a gallery, and rank it for low-resolution queries.
 
-import sys
+The same as ``lrreid gallery``; --help says more.
+"""
 
 from lrreid_ext.commands.gallery import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -59,12 +59,12 @@ class Entry:
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Image files, sorted: those named, and all in the folders named and below them.
+    """Image files in the order named, each once; of folders all in and below them, sorted.
 
     Raises:
         GalleryError: a path that isn't there, or a folder without images.
     """
-    found: set[Path] = set()
+    found: dict[Path, None] = {}
     for given in paths:
         path = Path(given)
         if path.is_dir():
@@ -77,12 +77,12 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             ]
             if not inside:
                 raise GalleryError(f"{path}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            found |= {p.resolve() for p in inside}
+            found |= dict.fromkeys(p.resolve() for p in sorted(inside))
         elif path.exists():
-            found.add(path.resolve())
+            found[path.resolve()] = None
         else:
             raise GalleryError(f"{path}: no such file or folder")
-    return sorted(found)
+    return list(found)
 
 
 def read_labels(how: str) -> Labels:

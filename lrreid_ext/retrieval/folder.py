@@ -48,6 +48,8 @@ __all__ = ["FolderStore"]
 META_FILE, LOCK_FILE = "meta.json", ".lock"
 FORMAT = 1
 _GENERATION_FILE = re.compile(r"g(\d+)\.(vectors|ids|entries|index)")
+# What a write of META_FILE leaves behind when it is killed.
+_HALF_WRITTEN = re.compile(r"\.meta\.\d+\.tmp\.json")
 _COLUMNS = ("id", "sha256", "file", "height", "width", "identity", "camera")
 _SCHEMA = """
 CREATE TABLE entries (
@@ -358,7 +360,8 @@ class FolderStore(Store):
             current = _read_meta(self.folder)[1].generation
         for path in self.folder.iterdir():
             match = _GENERATION_FILE.match(path.name)
-            if match and int(match[1]) != current:
+            half = _HALF_WRITTEN.fullmatch(path.name) is not None
+            if half or (match and int(match[1]) != current):
                 path.unlink(missing_ok=True)
 
 
@@ -417,7 +420,8 @@ class _Searched:
 
 
 def _ours(name: str) -> bool:
-    return name in (META_FILE, LOCK_FILE) or _GENERATION_FILE.match(name) is not None
+    known = (_GENERATION_FILE.match, _HALF_WRITTEN.fullmatch)
+    return name in (META_FILE, LOCK_FILE) or any(match(name) for match in known)
 
 
 def _read_meta(folder: Path) -> tuple[Made, _State]:
