@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -510,6 +511,106 @@ def test_a_kind_that_misses_the_target_gives_way(
     assert "ivfpq finds" in caplog.text and "hnsw is taken" in caplog.text
     few = stored_vectors(tmp_path / "h", many[:50], model, kind="ivfpq")
     assert few.kind == "hnsw"
+
+
+# ---------------------------------------------------------------------- Milvus
+
+MILVUS = pytest.mark.skipif(
+    not all(importlib.util.find_spec(m) for m in ("pymilvus", "milvus_lite")),
+    reason="pymilvus and milvus-lite aren't installed (pip install lrreid-ext[milvus])",
+)
+
+
+@MILVUS
+@pytest.mark.parametrize(
+    ("metric", "kind", "fused"), [("cosine", "hnsw", True), ("euclidean", "exact", False)]
+)
+def test_milvus_ranks_as_the_evaluator_does(
+    metric: str,
+    kind: str,
+    fused: bool,
+    run: Path,
+    fused_run: Path,
+    crops: tuple[Path, Path],
+    tmp_path: Path,
+) -> None:
+    model = load_model(fused_run if fused else run, opts=["TEST.METRIC", metric])
+    shown, asked = crops
+    where = f"milvus:{tmp_path / 'people.db'}#faces_{metric}"
+    gallery, change = Gallery.build(where, model, [shown], kind=kind, recall=1.0)
+    assert change.added == 24 and gallery.store.kind == kind
+    assert gallery.store.recall.queries == (24 if kind == "hnsw" else 0)
+    files = [e.file for e in gallery.store.entries()]
+    distances = reference(model, files, sorted(asked.iterdir()), [0, 2], False)
+    assert_ranked(gallery, asked, distances, 7)
+    gallery.store.close()
+    assert_ranked(Gallery.open(where, model), asked, distances, 24)
+
+
+@MILVUS
+def test_milvus_adds_removes_and_refuses(
+    run: Path, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+) -> None:
+    shown, asked = crops
+    files = sorted(shown.rglob("*.png"))
+    where = f"milvus:{tmp_path / 'people.db'}"
+    with pytest.raises(GalleryError, match="no gallery is there"):
+        open_store(where)
+    gallery, _ = Gallery.build(where, model, files[:10], labels="market")
+    again = gallery.add([shown], labels="market")
+    assert (again.added, again.unchanged) == (14, 10)
+    assert gallery.add([shown], labels="market").unchanged == 24
+    folder, _ = Gallery.build(str(tmp_path / "g"), model, files, labels="market")
+    assert folder.store.mean_area == pytest.approx(gallery.store.mean_area)
+    gone = gallery.remove_files([files[3]])
+    folder.remove_files([files[3]])
+    assert [e.file for e in gone] == [str(files[3])] and len(gallery.store) == 23
+    for one, other in zip(gallery.search([asked], 23), folder.search([asked], 23), strict=True):
+        assert [m.entry.file for m in one.matches] == [m.entry.file for m in other.matches]
+        wanted = [m.distance for m in other.matches]
+        assert [m.distance for m in one.matches] == pytest.approx(wanted, abs=2e-5)
+    told = {k: v for k, v in gallery.info().items() if k not in ("gallery", "bytes")}
+    assert told == {k: v for k, v in folder.info().items() if k in told}
+    gallery.store.close()
+    with pytest.raises(GalleryError, match="its config differ"):
+        Gallery.open(where, load_model(run, opts=["INPUT.SIZE_TEST", "[32, 16]"]))
+    with pytest.raises(GalleryError, match="is a gallery already"):
+        Gallery.build(where, model, [shown])
+    # An image that can't be embedded leaves no half-made gallery.
+    new = f"{where}#new"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        broken = replace_embed(model)
+        Gallery.build(new, broken, files[:3])
+    with pytest.raises(GalleryError, match="no gallery is there"):
+        open_store(new)
+    assert Gallery.build(new, model, files[:3])[1].added == 3
+    for address, message in (
+        (f"milvus:{tmp_path / 'people'}", "ends in"),
+        ("milvus:", "write milvus:FILE"),
+        (f"{where}#a-b", "letters, digits, underscores"),
+        ("http://localhost:19530", "write milvus:http"),
+    ):
+        with pytest.raises(GalleryError, match=message):
+            Gallery.build(address, model, [shown])
+
+
+def replace_embed(model: TrainedModel) -> TrainedModel:
+    """A model that shows its features once, and then fails."""
+
+    class Failing(TrainedModel):
+        def embed(self, images: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+            if isinstance(images, list):
+                raise RuntimeError("out of memory")
+            return super().embed(images, *args, **kwargs)
+
+    return Failing(model.name, model.cfg, model.module, model.training)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "people.db").touch()
+    with pytest.raises(GalleryError, match=r"pip install lrreid-ext\[milvus\]"):
+        open_store(f"milvus:{tmp_path / 'people.db'}")
 
 
 # ---------------------------------------------------------------------- the command

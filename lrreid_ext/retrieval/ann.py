@@ -15,7 +15,19 @@ import numpy as np
 
 from lrreid_ext.retrieval.space import Floats, Ids
 
-__all__ = ["KINDS", "build", "choose_kind", "ladder", "looser", "propose", "recall", "tune"]
+__all__ = [
+    "KINDS",
+    "build",
+    "bytes_of_code",
+    "choose_kind",
+    "doubled",
+    "ladder",
+    "lists_for",
+    "looser",
+    "propose",
+    "recall",
+    "tune",
+]
 
 KINDS = ("exact", "hnsw", "ivfpq")
 
@@ -28,6 +40,8 @@ LEAST_IVFPQ = 256 * 39
 
 # HNSW: links of a node, and how many nodes are looked at when one is put in.
 LINKS, EF_BUILD = 32, 80
+# And in a search, from the fastest on.
+EF_SEARCH = (16, 32, 64, 128, 256, 512, 1024, 2048)
 # IVF-PQ: values that share a byte, and candidates measured for each match asked for.
 VALUES_PER_BYTE = 8
 CANDIDATES = 16
@@ -62,8 +76,8 @@ def build(kind: str, vectors: Floats, ids: Ids) -> Any:
     elif kind == "ivfpq":
         if len(vectors) < LEAST_IVFPQ:
             raise ValueError(f"ivfpq: {len(vectors)} vectors are fewer than {LEAST_IVFPQ}")
-        lists = min(int(4 * np.sqrt(len(vectors))), len(vectors) // 39)
-        index = faiss.index_factory(dim, f"IVF{lists},PQ{_bytes_of_code(dim)}")
+        lists = lists_for(len(vectors))
+        index = faiss.index_factory(dim, f"IVF{lists},PQ{bytes_of_code(dim)}")
         sample = np.random.default_rng(0).permutation(len(vectors))[: PER_LIST * lists]
         index.train(np.ascontiguousarray(vectors[np.sort(sample)]))
     else:
@@ -79,8 +93,14 @@ def _graph(index: Any) -> Any:
     return inner.hnsw
 
 
-def _bytes_of_code(dim: int) -> int:
-    """The number of parts of a code, nearest to ``dim / VALUES_PER_BYTE``, that divides ``dim``."""
+def lists_for(count: int) -> int:
+    """How many lists IVF-PQ divides so many vectors into."""
+    return min(int(4 * np.sqrt(count)), count // 39)
+
+
+def bytes_of_code(dim: int) -> int:
+    """Bytes of IVF-PQ's codes: of the numbers that divide ``dim``, the nearest to
+    ``dim / VALUES_PER_BYTE``."""
     wanted = max(1, dim / VALUES_PER_BYTE)
     return min((m for m in range(1, dim + 1) if dim % m == 0), key=lambda m: abs(m - wanted))
 
@@ -88,9 +108,13 @@ def _bytes_of_code(dim: int) -> int:
 def ladder(kind: str, index: Any) -> list[int]:
     """The settings to try, from the fastest on: nodes (HNSW) or lists (IVF-PQ) looked at."""
     if kind == "hnsw":
-        return [2**n for n in range(4, 12)]
-    lists = int(index.nlist)
-    return [*(2**n for n in range(0, 20) if 2**n < lists), lists]
+        return list(EF_SEARCH)
+    return doubled(int(index.nlist))
+
+
+def doubled(most: int) -> list[int]:
+    """1, 2, 4 ... and ``most``."""
+    return [*(2**n for n in range(most.bit_length()) if 2**n < most), most]
 
 
 def propose(kind: str, index: Any, asked: Floats, k: int, setting: int) -> Ids:
