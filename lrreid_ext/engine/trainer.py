@@ -8,6 +8,7 @@ hooks once, inside ``__init__``; phases need them anew, so this derives from its
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from fastreid.utils.events import (
     JSONWriter,
     TensorboardXWriter,
 )
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -522,7 +524,7 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     state = read_state_dict(path, "MODEL.WEIGHTS")
     if not cfg.MODEL.HEADS.NUM_CLASSES:
         cfg = with_num_classes(cfg, classes_in(state))
-    model = build_model(_without_initial_weights(cfg))
+    model = build_model(without_initial_weights(cfg))
     load_strictly(model, state, f"MODEL.WEIGHTS: {path}")
     training = training_info_of(path)
     if cfg.TEST.ON_FOLD:
@@ -538,7 +540,8 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
 def training_info_of(path: str) -> dict[str, Any]:
     """What a checkpoint of this program says of its training; {} for other files."""
     if path.endswith(".safetensors"):
-        return {}
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("training", "{}")))
     data = torch.load(path, map_location="cpu", weights_only=True)
     return dict(data.get("trainer", {}).get("info", {}))
 
@@ -559,8 +562,12 @@ def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
     return cfg
 
 
-def _without_initial_weights(cfg: CfgNode) -> CfgNode:
-    # The checkpoint replaces them all, so the files need not be at hand. Plugins' keys too.
+def without_initial_weights(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with every key that names a file of weights emptied, plugins' keys too.
+
+    A checkpoint replaces them all, so that the files need not be at hand.
+    """
+
     def blank(node: CfgNode) -> None:
         for key, value in node.items():
             if isinstance(value, CfgNode):
