@@ -77,7 +77,7 @@ def _refuse_code(config: Path, name: str) -> None:
     asked = [key for key in ("PLUGINS", "_BASE_") if isinstance(raw, dict) and raw.get(key)]
     if asked:
         raise ConfigError(
-            f"{name}: its {CONFIG_FILE} has {asked[0]} {raw[asked[0]]}, and nothing of that kind is "
-            f"loaded from the hub. If you trust it, copy {config.parent} and what it names into a "
-            "folder, and name that"
+            f"{name}: its {CONFIG_FILE} has {asked[0]} {raw[asked[0]]}, and nothing of that kind "
+            f"is loaded from the hub. If you trust it, copy {config.parent} and what it names "
+            "into a folder, and name that"
         )

@@ -159,8 +159,8 @@ def _figures(run: Run, results: Sequence[dict[str, Any]]) -> str:
     commands = dict.fromkeys(r.get("command", "") for r in results)
     made = "\n".join(c for c in commands if c)
     return (
-        "MLR: low-resolution queries against a high-resolution gallery; x2, x4: all queries reduced "
-        "by that factor. Measured here, not taken from a paper.\n\n"
+        "MLR: low-resolution queries against a high-resolution gallery; x2, x4: all queries "
+        "reduced by that factor. Measured here, not taken from a paper.\n\n"
         + results_table(results, names=names)
         + (f"\n```\n{made}\n```" if made else "")
     )
@@ -170,11 +170,11 @@ def _limits(run: Run, results: Sequence[dict[str, Any]]) -> str:
     sets = list(dict.fromkeys(r["test_set"] for r in results))
     measured = f"on {', '.join(sets)} alone" if sets else "nowhere yet"
     lines = [
-        f"Measured {measured}. Other cameras, countries, seasons and crowds give other figures, and "
-        "mostly lower ones.",
-        "People in like clothes are taken for each other; a change of clothes is not seen through.",
-        "Low resolution was made by reducing pictures. Real cameras also blur, compress and add "
-        "noise.",
+        f"Measured {measured}. Other cameras, countries, seasons and crowds give other figures, "
+        "and mostly lower ones.",
+        "People in like clothes are taken for each other; who changes clothes isn't found again.",
+        "Where low resolution was made by reducing pictures: real cameras also blur, compress and "
+        "add noise.",
         "Nobody has measured whether it errs more for some groups of people than for others.",
     ]
     if run.cfg.MODEL.SR.NAME != "Identity":

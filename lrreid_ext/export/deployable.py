@@ -63,7 +63,8 @@ class Deployable(nn.Module):
         self.normalised = cfg.TEST.METRIC == "cosine"
         self.flip = bool(cfg.TEST.FLIP.ENABLED)
         self.height_first = pillow_may_begin_with_height()
-        own = copy.deepcopy(model).to("cpu", torch.float32, memory_format=torch.contiguous_format)
+        own = copy.deepcopy(model).to("cpu", torch.float32)
+        own = own.to(memory_format=torch.contiguous_format)
         self.model = own.eval().requires_grad_(False)
         for module in self.model.modules():
             settle = getattr(module, "before_export", None)

@@ -16,6 +16,7 @@ from torch import Tensor
 import lrreid_ext
 from lrreid_ext.analysis.runs import Run
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.portable import portable
 from lrreid_ext.evaluation.provenance import config_hash, provenance, weights_hash
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.parity import Parity, traced_example
@@ -45,7 +46,7 @@ def describe(run: Run, deployable: Deployable) -> dict[str, Any]:
     if not deployable.resized:
         native += "; each crop is in its image's top left corner, and ends there"
     k = [] if deployable.factors is None else [len(deployable.factors)]
-    return {
+    content = {
         "format": 1,
         "lrreid_ext": lrreid_ext.__version__,
         "name": run.name,
@@ -76,6 +77,7 @@ def describe(run: Run, deployable: Deployable) -> dict[str, Any]:
         "training": run.training,
         "export": {k: v for k, v in provenance().items() if k != "checkpoint"},
     }
+    return portable(content)
 
 
 def _dynamic_shapes(deployable: Deployable) -> tuple[dict[int, Any], dict[int, Any]]:
@@ -153,7 +155,7 @@ def write_onnx(
             verbose=False,
         )
     assert program is not None  # None is what a path as second argument gives
-    graphs = [program.model.graph, *program.model.functions.values()]
+    graphs: list[Any] = [program.model.graph, *program.model.functions.values()]
     for node in (node for graph in graphs for node in graph.all_nodes()):
         node.metadata_props.clear()  # it names folders of this machine
     with atomic(path) as temporary:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from lrreid_ext.analysis.runs import Run, changed
 from lrreid_ext.config import CfgNode
@@ -49,7 +49,7 @@ def save_pretrained(run: Run, folder: Path, *, license: str = LICENSE) -> None:
     metadata = {"format": "pt", "training": json.dumps(portable(run.training))}
     with atomic(folder / WEIGHTS_FILE) as temporary:
         # Cloned: tensors that share memory would be refused.
-        save_file({k: v.clone() for k, v in state.items()}, temporary, metadata)
+        temporary.write_bytes(save({k: v.clone() for k, v in state.items()}, metadata))
     write_text(folder / CONFIG_FILE, yaml.safe_dump(shared_config(run.cfg), sort_keys=False))
     write_text(folder / CARD_FILE, card)
 

@@ -92,9 +92,9 @@ class Parity:
             worst = max(worst, difference if difference == difference else float("inf"))
         if worst > self.tolerance:
             raise ParityError(
-                f"{what}: embeddings differ from the model's by {worst:.2g} of their largest value, "
-                f"more than {self.tolerance:.2g}; nothing was written. If the model routes images "
-                "by what a tensor holds, it must do so by lrreid_ext.modeling.routing"
+                f"{what}: embeddings differ from the model's by {worst:.2g} of their largest "
+                f"value, more than {self.tolerance:.2g}; nothing was written. A model that routes "
+                "images by what a tensor holds must do so by lrreid_ext.modeling.routing"
             )
         return {
             "largest_difference": worst,

@@ -1,6 +1,6 @@
 """Pillow's bicubic resize of 8-bit images in tensor operations, bit for bit.
 
-An exported graph has to see what the evaluator sees, and that is what Pillow makes of a crop. Pillow
+An exported graph has to see what the evaluator sees, and that is what Pillow makes of a crop. It
 resizes the width first and then the height, rounds to whole grey levels after each, and computes
 with coefficients rounded to 22 binary places. All of that is whole numbers, which float64 holds
 exactly. (Pillow 13 takes some images' height first.)
