@@ -85,7 +85,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     except ValueError as error:  # parts can be built without a config, and know no ConfigError
         raise ConfigError(str(error)) from error
     if cfg.MODEL.INIT.WEIGHTS:
-        init_weights(model, cfg.MODEL.INIT.WEIGHTS, cfg.MODEL.INIT.MAP)
+        node = cfg.MODEL.INIT
+        init_weights(model, node.WEIGHTS, node.MAP, node.FORMAT)
     if cfg.MODEL.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     return model.to(torch.device(cfg.MODEL.DEVICE))
@@ -520,6 +521,8 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
 def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
 
+    With TEST.INITIAL, the model as MODEL.INIT fills it, which nobody has trained here.
+
     Returns:
         The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
         MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
@@ -530,6 +533,8 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
         ConfigError: TEST.PHASE names no phase.
         WeightsError: the file isn't for this model.
     """
+    if cfg.TEST.INITIAL:
+        return _untrained(cfg)
     path = cfg.MODEL.WEIGHTS
     if not path:
         last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
@@ -554,6 +559,17 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
         raise ConfigError(f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(steps)}")
     set_step(model, steps.get(wanted, list(steps.values())[-1]))
     return _with_weights(cfg, path), model.eval(), training
+
+
+def _untrained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
+    """The model as MODEL.INIT fills it; see :func:`load_trained`."""
+    if not cfg.MODEL.INIT.WEIGHTS:
+        raise ConfigError("TEST.INITIAL: there are no initial weights; name MODEL.INIT.WEIGHTS")
+    # The classifier is nobody's: what it has to tell apart isn't known, and it isn't evaluated.
+    cfg = with_num_classes(cfg, 1)
+    model = build_model(cfg)
+    set_step(model, phases_of(cfg)[-1].step)
+    return _with_weights(cfg, cfg.MODEL.INIT.WEIGHTS), model.eval(), {}
 
 
 def training_info_of(path: str) -> dict[str, Any]:

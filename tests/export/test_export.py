@@ -20,7 +20,6 @@ from lrreid_ext.analysis.runs import Run
 from lrreid_ext.commands import export
 from lrreid_ext.config import ConfigError, load_cfg
 from lrreid_ext.engine.trainer import build_model
-from lrreid_ext.export import formats
 from lrreid_ext.export.deployable import Deployable, expected, pack
 from lrreid_ext.export.formats import describe, read_metadata, write_onnx, write_torch
 from lrreid_ext.export.parity import Parity, ParityError
@@ -75,7 +74,7 @@ def parts(run: Run, resized: bool = False) -> tuple[Deployable, Parity]:
     )
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", ["SING", "Bilinear"])
 def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path) -> None:
     run = run_of(*SYSTEMS[system])
     deployable, parity = parts(run)
@@ -84,15 +83,22 @@ def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path
     assert written["parity"]["batches"] == [1, 3, 8]
     assert read_metadata(path) == written
     assert b"/home/" not in path.read_bytes() and str(ROOT).encode() not in path.read_bytes()
-    if system == "SING":
-        assert written["fusion"]["anchors"] == [2.0, 3.0]
-        assert parity.batches[0][2].shape[1:] == (2, 16)
+    if system == "Bilinear":
+        return
+    assert written["fusion"]["anchors"] == [2.0, 3.0]
+    # SING restores what has fewer native rows than the input: a constant would be caught.
+    images, native = pack([np.full((64, 32, 3), 90, np.uint8), np.full((20, 10, 3), 90, np.uint8)])
+    program = torch.export.load(path).module()
+    at_size = expected(run.cfg, run.model, [np.full((64, 32, 3), 90, np.uint8)])
+    got = program(images, native)
+    torch.testing.assert_close(got[:1], at_size)
+    assert (got[1] - got[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("system", ["PSHRNet", "SING", "RIFE"])
+@pytest.mark.parametrize("system", ["SING", "RIFE"])
 def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
     run = run_of(*SYSTEMS[system])
-    deployable, parity = parts(run)
+    deployable, parity = parts(run, resized=system == "RIFE")
     path = tmp_path / "model.onnx"
     written = write_onnx(path, deployable, parity, describe(run, deployable))
     assert 0 <= written["parity"]["largest_difference"] < 1e-4
@@ -100,22 +106,6 @@ def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
     assert told == written
     assert len(told["weights_hash"]) == len(told["config_hash"]) == 64
     assert str(ROOT).encode() not in path.read_bytes()
-
-
-def test_the_native_size_decides_and_not_the_trace(tmp_path: Path) -> None:
-    """SING restores what has fewer native rows than the input: a constant would be caught."""
-    run = run_of(*SYSTEMS["SING"])
-    deployable, parity = parts(run, resized=True)
-    program = torch.export.export(
-        deployable, parity.batches[1][:2], dynamic_shapes=formats._dynamic_shapes(deployable)
-    ).module()
-    images, native, wanted = parity.batches[2]
-    low = native[:, 0] < deployable.size[0]
-    assert bool(low.any()) and not bool(low.all())
-    torch.testing.assert_close(program(images, native), wanted)
-    other = program(images, torch.where(low[:, None], 2 * native.new_tensor([64, 32]), native))
-    assert (other[low] - wanted[low]).abs().max() > 1e-3
-    torch.testing.assert_close(other[~low], wanted[~low])
 
 
 def test_flip_and_length_are_those_of_the_evaluation() -> None:
@@ -126,8 +116,9 @@ def test_flip_and_length_are_those_of_the_evaluation() -> None:
         torch.testing.assert_close(wanted.norm(dim=1), torch.ones(len(wanted)))
     plain = run_of("configs/osnet_copies.yml", [*OSNET, "TEST.METRIC", "euclidean"])
     crop = np.full((40, 20, 3), 90, np.uint8)
-    assert expected(plain.cfg, plain.model, [crop]).norm() > 1.01
-    assert Deployable(plain.cfg, plain.model)(*pack([crop])).norm() > 1.01
+    wanted = expected(plain.cfg, plain.model, [crop])
+    assert abs(float(wanted.norm()) - 1) > 0.1
+    torch.testing.assert_close(Deployable(plain.cfg, plain.model)(*pack([crop])), wanted)
 
 
 def test_untrained_anchors_stay_out() -> None:
@@ -151,16 +142,16 @@ class _Baked(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> Tensor:
         features = self.scale * batch["images"].mean((2, 3))
         exporting = torch.compiler.is_exporting()
-        return features if exporting or int(batch["native_size"][0, 0]) > 9 else -features
+        return features if exporting or int(batch["native_size"][0, 0]) > 30 else -features
 
 
 @pytest.mark.parametrize("write", [write_onnx, write_torch])
 def test_a_graph_that_differs_is_not_written(write: Any, tmp_path: Path) -> None:
     run = run_of("configs/osnet_copies.yml", [*OSNET, "MODEL.META_ARCHITECTURE", "_Baked"])
     deployable, parity = parts(run)
-    path = tmp_path / "model.x"
+    path = tmp_path / "model.pt2"
     path.write_text("an older one")
-    with pytest.raises(ParityError, match=r"model\.x.*nothing was written.*routing"):
+    with pytest.raises(ParityError, match=r"model\.pt2.*nothing was written.*routing"):
         write(path, deployable, parity, {})
     assert path.read_text() == "an older one" and len(list(tmp_path.iterdir())) == 1
 
@@ -180,7 +171,7 @@ def test_without_the_extra_the_command_is_named(
 
 
 def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = run_of("configs/osnet_copies.yml", OSNET, str(tmp_path))
+    run = run_of(*SYSTEMS["PSHRNet"], str(tmp_path))
     torch.save({"model": run.model.state_dict()}, tmp_path / "model_final.pth")
     (tmp_path / "last_checkpoint").write_text("model_final.pth")
     (tmp_path / "config.yaml").write_text(run.cfg.dump(sort_keys=False))

@@ -128,11 +128,12 @@ class Bicubic(_Interpolation):
     mode = "bicubic"
 
 
-def _enlargement(native: int, size: int, mode: str) -> Tensor:
-    """(size, native) float64: the matrix that enlarges one side.
+@lru_cache(maxsize=1024)
+def resampling(native: int, size: int, mode: str) -> Tensor:
+    """(size, native) float64: the matrix that resizes one side.
 
-    With ``antialias`` torch's bicubic kernel is Pillow's (a = -0.5); nothing is smoothed, as there
-    is nothing to smooth when enlarging.
+    With ``antialias`` torch's bicubic kernel is Pillow's (a = -0.5); nothing is smoothed when
+    enlarging, as there is nothing to smooth.
     """
     unit = torch.eye(native, dtype=torch.float64)[None, None]
     return F.interpolate(unit, size=(size, native), mode=mode, antialias=True)[0, 0]
@@ -141,6 +142,4 @@ def _enlargement(native: int, size: int, mode: str) -> Tensor:
 @lru_cache(maxsize=1024)
 def _refit(native: int, size: int, mode: str) -> Tensor:
     """(size, size) float64: from a side enlarged by bicubic to the same enlarged by ``mode``."""
-    return _enlargement(native, size, mode) @ torch.linalg.pinv(
-        _enlargement(native, size, "bicubic")
-    )
+    return resampling(native, size, mode) @ torch.linalg.pinv(resampling(native, size, "bicubic"))
