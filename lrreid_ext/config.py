@@ -101,6 +101,14 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.MODEL.SR.MASK = "gaussian"
     cfg.MODEL.SR.MASK_SIGMA = [0.4, 0.25]
 
+    # Spandrel: a super-resolution network's file (.pth or .safetensors) that spandrel reads;
+    # whether it's left as it is, or trained on; and what it's fed: images reduced by its scale
+    # (reduced), or as they are (full).
+    cfg.MODEL.SR.SPANDREL = CfgNode()
+    cfg.MODEL.SR.SPANDREL.WEIGHTS = ""
+    cfg.MODEL.SR.SPANDREL.FROZEN = True
+    cfg.MODEL.SR.SPANDREL.FEED = "reduced"
+
     # Keep convolution weights channels-last: a quarter faster on CPUs, and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = True
     # A timm model for build_timm_backbone, by timm's name.
@@ -153,10 +161,11 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Initial weights from a file of any origin: [pattern, replacement] pairs are tried in order on
     # each of its keys (regular expressions, the first that matches wins); a list of replacements
     # fills several parts of the model; keys that none matches, or whose replacement is "", are left
-    # out and listed.
+    # out and listed. Or, in place of MAP, whose names the file has: torchreid, fastreid or timm.
     cfg.MODEL.INIT = CfgNode()
     cfg.MODEL.INIT.WEIGHTS = ""
     cfg.MODEL.INIT.MAP = []
+    cfg.MODEL.INIT.FORMAT = ""
 
     # ------------------------------------------------------------------ solver
     # Learning-rate factors by module: [["frontend", 0.1], ...]; the longest matching prefix counts.
@@ -202,6 +211,8 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.TEST.FUSION = CfgNode()
     cfg.TEST.FUSION.ANCHORS = []
     cfg.TEST.FUSION.SIGMA = 0.0
+    # --eval-only: evaluate the initial weights (MODEL.INIT), as other people publish them.
+    cfg.TEST.INITIAL = False
     # --eval-only: the phase whose step decides what is evaluated ("": the one that the checkpoint
     # was saved in).
     cfg.TEST.PHASE = ""

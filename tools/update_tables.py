@@ -29,26 +29,18 @@ import argparse
 import html
 import json
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrreid_ext.evaluation.portable import COMMAND, portable
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.evaluation.report import ResultsError, figure, load_results, results_table
 from lrreid_ext.files import write_text
 
 # A results file above this many bytes leaves its per-trial figures behind.
 MOST_BYTES = 20_000
-
-COMMAND = "command"
-
-# How an absolute path begins, also after "key:" or a bracket; not the slashes of a/b or http://a.
-_ROOT = r"(?:file:///|(?<![\w./~-])(?!(?<=:)//)(?:~?/|[A-Za-z]:[\\/]))"
-_QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ROOT}[^'"]+)(?P=quote)""")
-_BARE = re.compile(rf"""{_ROOT}[^\s'",;:)\]}}]+""")
-_OPTION = re.compile(r"--?[\w.-]+=")
 
 _OPEN = re.compile(r"<!-- table: (?P<glob>\S+)(?: columns=(?P<columns>\S+))?(?P<brief> brief)? -->")
 _CLOSE = "<!-- /table -->"
@@ -105,42 +97,6 @@ def _results_file(run: Path) -> Path:
         names = ", ".join(path.name for path in found)
         raise TableError(f"{run}: holds {names}; name one of these files instead of the folder")
     return found[0]
-
-
-def portable(value: Any, key: str = "") -> Any:
-    """JSON content whose strings hold no absolute path: of each, ``.../`` and its last part stay.
-
-    Args:
-        value: anything JSON holds.
-        key: the key that it stands under; a ``command`` is taken apart word by word.
-    """
-    if isinstance(value, Mapping):
-        return {k: portable(v, k) for k, v in value.items()}
-    if isinstance(value, list):
-        return [portable(v, key) for v in value]
-    if not isinstance(value, str):
-        return value
-    if key != COMMAND:
-        return _shortened(value)
-    try:
-        words = shlex.split(value)
-    except ValueError:  # quotes that don't close: not a command after all
-        return _shortened(value)
-    return shlex.join(_shortened(word) for word in words)
-
-
-def _shortened(text: str) -> str:
-    option = _OPTION.match(text)
-    start = option.end() if option else 0
-    if re.match(_ROOT, text[start:]):  # all of it is one path, which may hold blanks
-        return text[:start] + _last(text[start:])
-    text = _QUOTED.sub(lambda m: m["quote"] + _last(m["path"]) + m["quote"], text)
-    return _BARE.sub(lambda m: _last(m[0]), text)
-
-
-def _last(path: str) -> str:
-    parts = [part for part in re.split(r"[\\/]+", path) if part not in ("", "~", "file:")]
-    return f".../{parts[-1]}" if parts else path
 
 
 # ---------------------------------------------------------------- write

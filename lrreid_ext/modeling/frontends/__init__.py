@@ -11,6 +11,7 @@ from lrreid_ext.modeling.frontends.ffsr import FFSR
 from lrreid_ext.modeling.frontends.interpolation import Bicubic, Bilinear, Identity
 from lrreid_ext.modeling.frontends.rcan import RCAN
 from lrreid_ext.modeling.frontends.restoration import ChannelAttention, Restoration
+from lrreid_ext.modeling.frontends.spandrel import Spandrel
 from lrreid_ext.modeling.frontends.srcnn import SRCNN
 from lrreid_ext.modeling.frontends.vdsr import VDSR, VDSRCA
 
@@ -27,6 +28,7 @@ __all__ = [
     "FrontendOutput",
     "Identity",
     "Restoration",
+    "Spandrel",
     "build_frontend",
     "to_pixels",
     "to_unit",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
+from lrreid_ext.modeling.routing import routed
 from lrreid_ext.registry import (
     LOSS_REGISTRY,
     META_ARCH_REGISTRY,
@@ -135,15 +136,14 @@ class Pipeline(nn.Module):
         images, native = batch["images"], batch.get("native_size")
         if self.sr_apply == "all":
             return self.frontend(images, native)
-        low = self.low_resolution(batch)
-        if bool(low.all()):
-            return self.frontend(images, native)
-        out = images.clone()
-        if bool(low.any()):
-            restored = self.frontend(images[low], None if native is None else native[low])
-            out[low] = restored.images.to(out.dtype)
-            return FrontendOutput(out, restored.extras)
-        return FrontendOutput(out)
+        extras: dict[str, Any] = {}
+
+        def path(taken: Tensor | slice) -> Tensor:
+            output = self.frontend(images[taken], None if native is None else native[taken])
+            extras.update(output.extras)
+            return output.images
+
+        return FrontendOutput(routed(self.low_resolution(batch), images, path), extras)
 
     def low_resolution(self, batch: dict[str, Any]) -> Tensor:
         """(B,) bool: images reduced by a factor above 1; where the factor is unknown (NaN, or none
