@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.folds import Item, fold_of
+from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
@@ -237,11 +238,16 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
 
 
 def build_test_set(cfg: CfgNode, name: str) -> TestSet:
-    """Every image that an evaluation of ``name`` looks at."""
+    """Every image that an evaluation of ``name`` looks at, part of the gallery reduced if
+    TEST.GALLERY asks for it."""
     dataset = build_dataset_of(cfg, name, "DATASETS.TESTS")
     if cfg.TEST.ON_FOLD:
-        return validation_set(cfg, dataset, name)
-    return test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+        test_set, kernel = validation_set(cfg, dataset, name), cfg.INPUT.LR.KERNEL
+    else:
+        test_set = test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+        kernel = getattr(getattr(dataset, "recipe", None), "kernel", "bicubic")
+    mixed = cfg.TEST.GALLERY
+    return mixed_gallery(test_set, mixed.LR_SHARE, mixed.LR_FACTORS, cfg.TEST.SEED, kernel)
 
 
 def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:

@@ -8,7 +8,8 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,19 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.evaluation.bootstrap import UNITS, bootstrap_intervals
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
-from lrreid_ext.evaluation.report import group_table
+from lrreid_ext.evaluation.report import draw_label, group_table, interval_table
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 PROTOCOLS = ("single_shot", "multi_shot")
+DRAWS = ("shared", "per_query")
 
 # Queries of more different factors than this are reported in bins with these lower edges.
 MOST_FACTORS = 8
@@ -44,16 +48,18 @@ class CrossResolutionEvaluator(FeatureCollector):
     Features are put in order by the batch's ``index``, so neither the number of processes nor the
     order of the batches matters. The groups of the test set's samples are reported under their
     names (``query``, ``query_hr``, ``x2`` ...), and besides, where the queries' own factors vary,
-    the queries of each as ``query@2`` (or of a range, ``query@2-3``, where they are many).
+    the queries of each as ``query@2`` (or of a range, ``query@2-3``, where they are many). Where
+    the gallery's vary instead, it is the factor of the right answer: ``query@gallery4-6``.
 
     Args:
-        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, METRIC, AQE, FLIP and FUSION.
+        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, DRAW, METRIC, CI, FACTOR_BINS, AQE, FLIP
+            and FUSION.
         test_set: the images, in the order of ``index``.
         output_dir: where ``results_<test set>.json`` is written; None or "" for nowhere.
 
     Raises:
-        ConfigError: a protocol or metric that doesn't exist, or one that isn't available here.
-        ValueError: a test set without query or gallery.
+        ConfigError: a protocol or metric that doesn't exist, or one that isn't available here; a
+            test set without query or gallery.
     """
 
     def __init__(self, cfg: CfgNode, test_set: TestSet, output_dir: str | None = None) -> None:
@@ -61,10 +67,13 @@ class CrossResolutionEvaluator(FeatureCollector):
         super().__init__(test_set)
         self.cfg = cfg
         self.output_dir = output_dir
-        self.groups = query_groups(test_set)
+        self.groups = query_groups(test_set, cfg.TEST.FACTOR_BINS)
         self._gallery = _positions(test_set, GALLERY)
         if QUERY not in self.groups or not len(self._gallery):
-            raise ValueError(f"test set {test_set.name!r} needs both query and gallery images")
+            raise ConfigError(
+                f"DATASETS.TESTS: test set {test_set.name!r} needs both query and gallery images; "
+                f"it has {len(self.groups.get(QUERY, ()))} and {len(self._gallery)}"
+            )
 
     @staticmethod
     def check(cfg: CfgNode) -> None:
@@ -80,8 +89,8 @@ class CrossResolutionEvaluator(FeatureCollector):
             on are left out. On all processes but the first, an empty dict.
 
         Raises:
-            ValueError: images missing or scored twice, features that are not finite, or no query
-                with a right answer.
+            ConfigError: features that are not finite, or no query with a right answer.
+            ValueError: images missing or scored twice.
         """
         gathered = self.gathered()
         if gathered is None:
@@ -90,7 +99,8 @@ class CrossResolutionEvaluator(FeatureCollector):
         start = time.perf_counter()
         results = self._score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
-        logger.info("%s\n%s", self._headline(results), group_table(results))
+        tables = "\n\n".join(filter(None, (group_table(results), interval_table(results))))
+        logger.info("%s\n%s", self._headline(results), tables)
         if self.output_dir:
             path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
             write_json(path, results)
@@ -110,13 +120,13 @@ class CrossResolutionEvaluator(FeatureCollector):
         pids = np.array([sample.pid for sample in samples])
         camids = np.array([sample.camid for sample in samples])
         gallery = self._gallery
-        shown = check_features(features[gallery], "gallery")
+        shown = self._usable(features[gallery], "gallery")
         groups: dict[str, dict[str, Any]] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
             parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
-            query = check_features(features[index], name)
+            query = self._usable(features[index], name)
             weights = None
             if fusion is not None:
                 weights = anchor_weights(
@@ -129,13 +139,11 @@ class CrossResolutionEvaluator(FeatureCollector):
             for protocol in test.PROTOCOLS:
                 statistics = self._rank(protocol, query, shown, weights, *args)
                 if name == QUERY and not statistics.valid.any():
-                    raise ValueError(
-                        f"test set {self.test_set.name!r}: no query has a right answer in the "
-                        f"gallery ({protocol}); check identities and cameras of the data set"
-                    )
-                self._add(groups, name, protocol, statistics)
+                    raise ConfigError(self._unanswerable(protocol, *args))
+                self._add(groups, name, protocol, statistics, pids[index])
                 for part, at in parts.items():
-                    self._add(groups, part, protocol, statistics.subset(np.searchsorted(index, at)))
+                    own = statistics.subset(np.searchsorted(index, at))
+                    self._add(groups, part, protocol, own, pids[at])
         return {
             "test_set": self.test_set.name,
             "manifest_hash": self.test_set.manifest_hash,
@@ -143,7 +151,9 @@ class CrossResolutionEvaluator(FeatureCollector):
             "protocols": list(test.PROTOCOLS),
             "trials": test.TRIALS,
             "seed": test.SEED,
+            "draw": test.DRAW,
             "std": "sample standard deviation over the trials",
+            "ci": interval_settings(self.cfg),
             "metric": test.METRIC,
             "flip": bool(test.FLIP.ENABLED),
             "aqe": _aqe_settings(self.cfg),
@@ -154,6 +164,7 @@ class CrossResolutionEvaluator(FeatureCollector):
                 "gallery_junk": int((pids[gallery] < 0).sum()),
                 "distractors": int((pids[gallery] == 0).sum()),
                 "identities": len(np.unique(pids[gallery][pids[gallery] > 0])),
+                "gallery_lr": sum(samples[i].factor != 1 for i in gallery),
             },
             "groups": {name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
@@ -172,7 +183,8 @@ class CrossResolutionEvaluator(FeatureCollector):
         options: dict[str, Any] = {"metric": test.METRIC, "weights": weights}
         if protocol == "single_shot":
             options |= {"trials": test.TRIALS, "seed": test.SEED}
-            return single_shot(query, gallery, *args, **options)
+            shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
+            return shoot(query, gallery, *args, **options)
         query, gallery = self._expanded(query, gallery, args[1])
         return rank_statistics(query, gallery, *args, **options)
 
@@ -182,8 +194,9 @@ class CrossResolutionEvaluator(FeatureCollector):
         name: str,
         protocol: str,
         statistics: SingleShot | RankStatistics,
+        pids: NDArray[np.int64],
     ) -> None:
-        """Enter one group's figures under one protocol, in percent."""
+        """Enter one group's figures under one protocol, in percent; ``pids`` of its queries."""
         entry = groups.setdefault(
             name, {"queries": len(statistics.valid), "junk": int(statistics.junk.sum())}
         )
@@ -208,7 +221,68 @@ class CrossResolutionEvaluator(FeatureCollector):
                 figures[f"Rank-{rank}"] = _percent(value)
             figures["mAP"] = _percent(statistics.mean_ap)
             figures["mINP"] = _percent(statistics.mean_inp)
+        figures |= self._intervals(statistics, pids)
         entry[protocol] = figures
+
+    def _intervals(
+        self, statistics: SingleShot | RankStatistics, pids: NDArray[np.int64]
+    ) -> dict[str, list[float | None]]:
+        """Each figure's confidence interval as ``<figure>_ci``, if TEST.CI asks for any."""
+        ci, ranks = self.cfg.TEST.CI, list(self.cfg.TEST.RANKS)
+        if not ci.REPEATS:
+            return {}
+        valid = statistics.valid
+        names = [f"Rank-{rank}" for rank in ranks]
+        if isinstance(statistics, SingleShot):
+            first = statistics.first_rank[:, valid]
+            columns = [(first <= rank).mean(axis=0) for rank in ranks]
+        else:
+            columns = [statistics.first_rank[valid] <= rank for rank in ranks]
+            columns += [statistics.ap[valid], statistics.inp[valid]]
+            names += ["mAP", "mINP"]
+        found = bootstrap_intervals(
+            np.stack(columns, axis=1),
+            pids[valid],
+            repeats=ci.REPEATS,
+            level=ci.LEVEL,
+            by=ci.BY,
+            seed=self.cfg.TEST.SEED,
+        )
+        return {
+            f"{name}_ci": [_percent(end) for end in ends]
+            for name, ends in zip(names, found, strict=True)
+        }
+
+    def _usable(self, features: Tensor, group: str) -> Tensor:
+        """The features as float32, or one clear message that they can't be ranked."""
+        try:
+            return check_features(features, group)
+        except ValueError as error:
+            raise ConfigError(f"test set {self.test_set.name!r}: {error}") from error
+
+    def _unanswerable(
+        self,
+        protocol: str,
+        q_pids: NDArray[np.int64],
+        g_pids: NDArray[np.int64],
+        q_camids: NDArray[np.int64],
+        g_camids: NDArray[np.int64],
+    ) -> str:
+        """Why no query has a right answer."""
+        common = np.intersect1d(q_pids[q_pids > 0], g_pids)
+        if len(common):
+            cameras = np.union1d(q_camids, g_camids)
+            seen = f"camera {cameras[0]} took" if len(cameras) == 1 else "its own camera took"
+            why = (
+                f"what the gallery holds of the queries' identities, {seen} as well, and the same "
+                "camera's images don't count"
+            )
+        else:
+            why = "none of the queries' identities is in the gallery"
+        return (
+            f"test set {self.test_set.name!r}: no query has a right answer in the gallery "
+            f"({protocol}): {why}. Check identities and cameras of the data set"
+        )
 
     def _expanded(
         self, query: Tensor, gallery: Tensor, gallery_pids: NDArray[np.int64]
@@ -238,7 +312,7 @@ class CrossResolutionEvaluator(FeatureCollector):
         if results["manifest_hash"]:
             data += f", manifest {results['manifest_hash'][:12]}"
         how = [
-            f"single-shot ({results['trials']} trials, seed {results['seed']})"
+            f"single-shot ({draw_label(results)}, seed {results['seed']})"
             if protocol == "single_shot"
             else "multi-shot"
             for protocol in results["protocols"]
@@ -254,7 +328,8 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"query:    {query['queries']} images, {unmatched} without a right answer, "
             f"{query['junk']} junk dropped\n"
             f"gallery:  {counts['gallery']} images, {counts['identities']} identities, "
-            f"{counts['distractors']} distractors, {counts['gallery_junk']} junk dropped"
+            f"{counts['distractors']} distractors, {counts['gallery_lr']} low-resolution, "
+            f"{counts['gallery_junk']} junk dropped"
         )
 
 
@@ -281,16 +356,54 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.RANKS: {list(test.RANKS)} must be whole numbers from 1")
     if test.TRIALS < 1:
         raise ConfigError(f"TEST.TRIALS: {test.TRIALS} must be at least 1")
+    if test.DRAW not in DRAWS:
+        raise ConfigError(f"TEST.DRAW: {test.DRAW!r} is none of {', '.join(DRAWS)}")
     check_fusion(cfg)
     if test.SEED < 0:
         raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
+    check_bins(test.FACTOR_BINS)
+    mixed = test.GALLERY
+    if not 0 <= mixed.LR_SHARE <= 1:
+        raise ConfigError(f"TEST.GALLERY.LR_SHARE: {mixed.LR_SHARE} must be between 0 and 1")
+    if mixed.LR_SHARE and (not mixed.LR_FACTORS or min(mixed.LR_FACTORS) <= 1):
+        raise ConfigError(
+            f"TEST.GALLERY.LR_FACTORS: {list(mixed.LR_FACTORS)} must be one or more numbers above 1"
+        )
+    ci = test.CI
+    if ci.REPEATS < 0 or ci.REPEATS == 1:
+        raise ConfigError(f"TEST.CI.REPEATS: {ci.REPEATS} must be 0 (no intervals) or at least 2")
+    if not 0 < ci.LEVEL < 1:
+        raise ConfigError(f"TEST.CI.LEVEL: {ci.LEVEL} must be between 0 and 1")
+    if ci.BY not in UNITS:
+        raise ConfigError(f"TEST.CI.BY: {ci.BY!r} is none of {', '.join(UNITS)}")
 
 
-def query_groups(test_set: TestSet) -> OrderedDict[str, NDArray[np.int64]]:
+def check_bins(bins: Sequence[float]) -> None:
+    """Refuse TEST.FACTOR_BINS that leave factors out.
+
+    Raises:
+        ConfigError: they don't begin at 1, or don't ascend.
+    """
+    if not bins or bins[0] != 1 or any(a >= b for a, b in pairwise(bins)):
+        raise ConfigError(
+            f"TEST.FACTOR_BINS: {list(bins)} must be lower edges that ascend from 1, such as "
+            "[1, 2, 4, 8]"
+        )
+
+
+def query_groups(
+    test_set: TestSet, bins: Sequence[float] = FACTOR_BINS
+) -> OrderedDict[str, NDArray[np.int64]]:
     """Positions of every group's images but the gallery's, in the order they are reported in.
 
     First ``query`` and its parts by factor (``query@2``), then ``query_hr``, then the others by
-    factor.
+    factor. Where all queries have one factor and the gallery's vary, as in the SALR sets, the parts
+    are by the factor of each query's right answer (``query@gallery4-6``), the least reduced one if
+    it has several.
+
+    Args:
+        test_set: the images.
+        bins: lower edges; see :func:`factor_parts`.
     """
     factors: dict[str, float] = {}
     for sample in test_set.samples:
@@ -304,9 +417,35 @@ def query_groups(test_set: TestSet) -> OrderedDict[str, NDArray[np.int64]]:
         groups[name] = _positions(test_set, name)
         if name == QUERY:
             drawn = np.array([test_set.samples[i].factor for i in groups[name]])
-            for label, mask in factor_parts(drawn):
-                groups[f"{name}@{label}"] = groups[name][mask]
+            parts, side = factor_parts(drawn, bins), ""
+            if not parts:
+                answers = answer_factors(test_set, groups[name])
+                parts, side = factor_parts(answers, bins), GALLERY
+            for label, mask in parts:
+                groups[f"{name}@{side}{label}"] = groups[name][mask]
     return groups
+
+
+def answer_factors(test_set: TestSet, queries: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The factor of each query's right answer, the least of several.
+
+    Args:
+        test_set: the images.
+        queries: (Q,) positions.
+
+    Returns:
+        (Q,) factors; NaN where there is no right answer, or none of a known factor.
+    """
+    shown: dict[int, list[tuple[int, float]]] = {}
+    for sample in test_set.samples:
+        if sample.group == GALLERY and sample.pid > 0 and not math.isnan(sample.factor):
+            shown.setdefault(sample.pid, []).append((sample.camid, sample.factor))
+    found = []
+    for i in queries:
+        query = test_set.samples[i]
+        own = [f for camid, f in shown.get(query.pid, []) if camid != query.camid]
+        found.append(min(own, default=math.nan))
+    return np.array(found, dtype=np.float64)
 
 
 def plain_info(test_set: TestSet) -> dict[str, Any]:
@@ -315,29 +454,39 @@ def plain_info(test_set: TestSet) -> dict[str, Any]:
     return info
 
 
-def factor_parts(factors: NDArray[np.float64]) -> list[tuple[str, NDArray[np.bool_]]]:
+def factor_parts(
+    factors: NDArray[np.float64], bins: Sequence[float] = FACTOR_BINS
+) -> list[tuple[str, NDArray[np.bool_]]]:
     """Split queries by the factor drawn for each.
 
     Args:
-        factors: (Q,), each >= 1.
+        factors: (Q,), each >= 1; NaN, an unknown one, is in no part.
+        bins: lower edges of the ranges, ascending from 1.
 
     Returns:
         Label and mask (Q,) of each part: a factor each (``2``, ``2.5``), or where there are more
         than eight, ranges that include their lower end (``2-3``, ``16+``). Nothing if all are one.
     """
-    distinct = np.unique(factors)
+    distinct = np.unique(factors[~np.isnan(factors)])
     if len(distinct) < 2:
         return []
     if len(distinct) <= MOST_FACTORS:
         return [(f"{factor:g}", factors == factor) for factor in distinct]
-    uppers = (*FACTOR_BINS[1:], math.inf)
     parts = []
-    for low, high in zip(FACTOR_BINS, uppers, strict=True):
+    for low, high in zip(bins, (*bins[1:], math.inf), strict=True):
         mask = (factors >= low) & (factors < high)
         if mask.any():
             label = f"{low:g}+" if math.isinf(high) else f"{low:g}-{high:g}"
             parts.append((label, mask))
     return parts
+
+
+def interval_settings(cfg: CfgNode) -> dict[str, Any] | None:
+    """What stands beside confidence intervals; None without any."""
+    ci = cfg.TEST.CI
+    if not ci.REPEATS:
+        return None
+    return {"level": ci.LEVEL, "repeats": ci.REPEATS, "by": ci.BY, "seed": cfg.TEST.SEED}
 
 
 def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:

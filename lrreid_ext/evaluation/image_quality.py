@@ -250,7 +250,7 @@ class ImageQualityEvaluator(DatasetEvaluator):
     def _groups(self, scores: Tensor) -> dict[str, dict[str, Any]]:
         """Number of images and mean figures of every group that has twins."""
         groups: dict[str, dict[str, Any]] = {}
-        for name, at in query_groups(self.test_set).items():
+        for name, at in query_groups(self.test_set, self.cfg.TEST.FACTOR_BINS).items():
             places = self._place[torch.from_numpy(at)]
             chosen = scores[places[places >= 0]].double()
             if len(chosen):
