@@ -165,6 +165,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # beta) runs from 0.95 to 0.85 and back against it, as in PyTorch, or stays as it is.
     cfg.SOLVER.ONE_CYCLE_PCT_START = 0.3
     cfg.SOLVER.ONE_CYCLE_MOMENTUM = True
+    # Models with several optimisers (adversaries): SOLVER keys of each by its name, and EVERY, how
+    # many steps of the training it takes one in: {critic: {OPT: Adam, EVERY: 2}}; see
+    # lrreid_ext.engine.optimizers. What isn't named is as for the main one.
+    cfg.SOLVER.OPTIMIZERS = CfgNode(new_allowed=True)
     # Batches whose gradients are added up before a step.
     cfg.SOLVER.ACCUMULATE = 1
     # Mixed precision: float16 (with a gradient scaler; GPUs) or bfloat16.
@@ -294,7 +298,8 @@ def _located(names: Any, key: str, folder: str) -> list[str]:
 def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
     """Merge the overrides whose keys a config needn't have yet; return the others.
 
-    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``) and a recipe's options.
+    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``), of a named optimiser, and
+    a recipe's options.
     """
     rest = []
     for key, value in zip(opts[::2], opts[1::2], strict=True):
@@ -303,6 +308,8 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
             branch, inner = cfg.PHASES, parts[1:]
         elif parts[:2] == ["DATASETS", "OPTIONS"] and len(parts) > 3:
             branch, inner = cfg.DATASETS.OPTIONS, parts[2:]
+        elif parts[:2] == ["SOLVER", "OPTIMIZERS"] and len(parts) > 3:
+            branch, inner = cfg.SOLVER.OPTIMIZERS, parts[2:]
         else:
             rest += [key, value]
             continue
