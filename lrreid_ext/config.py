@@ -212,6 +212,9 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # The best checkpoint is chosen by this figure, e.g. mlr_cuhk01/multi_shot/query/mAP ("": the
     # first one reported).
     cfg.TEST.BEST_METRIC = ""
+    # Folder where the features of evaluated checkpoints are kept ("": nowhere), so that they can be
+    # scored again by other protocols without images or network; see tools/score.py.
+    cfg.TEST.CACHE = ""
     # Evaluate the training identities that DATASETS.FOLD left out, and not the test set.
     cfg.TEST.ON_FOLD = False
     # Fusion of a model with anchors (MODEL.ANCHORS): which anchors, by factor ([]: all that are

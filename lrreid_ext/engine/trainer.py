@@ -61,6 +61,7 @@ from lrreid_ext.engine.phases import (
     phases_of,
     set_modes,
 )
+from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.registry import (
@@ -436,11 +437,12 @@ class Trainer(TrainerBase):
         return evaluate(_with_weights(cfg, ""), model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
-        """How the weights came about: command, commit, machine, seed, phase and epochs."""
+        """How the weights came about: command, commit, machine, seed, data, phase and epochs."""
         assert self.phase is not None
         return {
             **{k: self.provenance[k] for k in ("command", "commit", "machine")},
             "seed": self.cfg.SEED,
+            "data_sets": list(self.cfg.DATASETS.NAMES),
             "fold": list(self.cfg.DATASETS.FOLD),
             "phase": self.phase.name,
             "epochs": self.epoch + 1,
@@ -475,10 +477,17 @@ def evaluate(
             test_set = replace(test_set, info={**test_set.info, "training": training})
         loader = build_test_loader(cfg, test_set)
         figures: dict[str, Any] = OrderedDict()
+        # Weights that no file holds are still in training, and change.
+        cache = cfg.TEST.CACHE if cfg.MODEL.WEIGHTS else ""
+        phase = (training or {}).get("phase", "")
         for evaluator_name in cfg.TEST.EVALUATORS:
             build = lookup(EVALUATOR_REGISTRY, evaluator_name, "TEST.EVALUATORS")
             evaluator = build(cfg, test_set, output_dir or cfg.OUTPUT_DIR)
             attach = getattr(evaluator, "attach", None)
+            if cache and attach is None:
+                found = cached_features(cfg, model, test_set, cache, phase)
+                figures.update(feed(evaluator, found))
+                continue
             run = model if attach is None else attach(model)
             flip = cfg.TEST.FLIP.ENABLED and attach is None
             figures.update(extract(run, loader, evaluator, flip))
