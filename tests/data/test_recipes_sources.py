@@ -9,13 +9,13 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import mini_sets
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.config import get_cfg
@@ -242,7 +242,7 @@ def test_splits_are_permutations_of_the_sorted_identities(
 
 
 def test_the_tool_lists_where_each_comes_from_and_its_terms() -> None:
-    blocks = load_script("tools/build_dataset.py").describe().split("\n\n")
+    blocks = import_module("lrreid_ext.commands.build").describe().split("\n\n")
     listed = {block.split(":")[0]: block for block in blocks}
     for name in CASES:
         recipe = build_recipe(name)
