@@ -65,6 +65,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.INPUT.LR.CAMERAS = []
     # Factor of a third twin of each training image, images_synthetic (SING's x_h2l); 0: none.
     cfg.INPUT.LR.SYNTHETIC = 0.0
+    # Native size of test images: that of the file (file), or an estimate from the image itself, for
+    # crops that somebody may have enlarged (estimated); see lrreid_ext.data.resolution. Front-ends,
+    # backbones and the fusion of anchors go by it.
+    cfg.INPUT.NATIVE_SIZE = "file"
     # Folder with a foreground mask for each training image: <its name without suffix>.png, white
     # where the person is ("": none). They become the batch's masks.
     cfg.INPUT.MASKS = ""

@@ -254,7 +254,7 @@ def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:
     """All of the test set; several processes share it out."""
     size = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
     return DataLoader(
-        TestDataset(test_set, build_transforms(cfg, is_train=False)),
+        TestDataset(test_set, build_transforms(cfg, is_train=False), cfg.INPUT.NATIVE_SIZE),
         sampler=samplers.InferenceSampler(len(test_set.samples)),
         batch_size=size,
         num_workers=cfg.TEST.NUM_WORKERS,

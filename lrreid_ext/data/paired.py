@@ -15,9 +15,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrreid_ext.data.degrade import degrade, draw_factor, draw_width
+from lrreid_ext.data.resolution import estimated_size
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
+
+NATIVE_SIZES = ("file", "estimated")
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -153,13 +156,25 @@ class PairedDataset(CommDataset):
 
 
 class TestDataset(Dataset):
-    """The images of a :class:`TestSet`, degraded on reading where a sample asks for it."""
+    """The images of a :class:`TestSet`, degraded on reading where a sample asks for it.
+
+    Args:
+        test_set: the images.
+        transform: fastreid's test transform, resizing included.
+        native_size: what ``native_size`` is: ``file``, the pixels there are, or ``estimated``, how
+            many of them are real (:func:`lrreid_ext.data.resolution.estimated_size`).
+    """
 
     __test__ = False  # pytest must not take this for a test class
 
-    def __init__(self, test_set: TestSet, transform: Transform) -> None:
+    def __init__(self, test_set: TestSet, transform: Transform, native_size: str = "file") -> None:
+        if native_size not in NATIVE_SIZES:
+            raise ConfigError(
+                f"INPUT.NATIVE_SIZE: {native_size!r} is none of {', '.join(NATIVE_SIZES)}"
+            )
         self.test_set = test_set
         self.transform = transform
+        self.native_size = native_size
 
     def __len__(self) -> int:
         return len(self.test_set.samples)
@@ -171,9 +186,10 @@ class TestDataset(Dataset):
         image = read_image(sample.path, "RGB")
         if sample.degrade > 1:
             image = degrade(image, sample.degrade, sample.kernel)
+        estimated = self.native_size == "estimated"
         return {
             "images": self.transform(image),
-            "native_size": torch.tensor(image.size[::-1]),
+            "native_size": torch.tensor(estimated_size(image) if estimated else image.size[::-1]),
             "factor": float(sample.factor),
             "targets": sample.pid,
             "camids": sample.camid,

@@ -505,6 +505,25 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     return evaluate(cfg, model, training=training)
 
 
+def checkpoint_of(cfg: CfgNode) -> str:
+    """The file of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if not path:
+        last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+        if not os.path.isfile(last):
+            raise FileNotFoundError(
+                "no trained model: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run "
+                f"(OUTPUT_DIR {cfg.OUTPUT_DIR} has no last_checkpoint)"
+            )
+        with open(last) as file:
+            path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    return path
+
+
 def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
 
@@ -518,16 +537,7 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
         ConfigError: TEST.PHASE names no phase.
         WeightsError: the file isn't for this model.
     """
-    path = cfg.MODEL.WEIGHTS
-    if not path:
-        last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-        if not os.path.isfile(last):
-            raise FileNotFoundError(
-                "no trained model: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run "
-                f"(OUTPUT_DIR {cfg.OUTPUT_DIR} has no last_checkpoint)"
-            )
-        with open(last) as file:
-            path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    path = checkpoint_of(cfg)
     state = read_state_dict(path, "MODEL.WEIGHTS")
     if not cfg.MODEL.HEADS.NUM_CLASSES:
         cfg = with_num_classes(cfg, classes_in(state))

@@ -342,4 +342,3 @@ def feed(evaluator: Any, found: Features | None) -> dict[str, Any]:
         evaluator.process({"index": index, "native_size": found.native_size}, found.features)
     figures: dict[str, Any] = evaluator.evaluate()
     return figures
-
