@@ -30,10 +30,11 @@ def group_label(group: str) -> str:
 
 
 def draw_label(results: Results) -> str:
-    """How the single-shot galleries were drawn: ``10 trials``, ``100 trials per query``."""
+    """How the single-shot galleries were drawn: ``10 trials``, ``100 trials per query``, ``10
+    splits x 10 trials``."""
     per_query = " per query" if results.get("draw") == "per_query" else ""
-    splits = f"{len(results['splits'])} splits x " if results.get("splits") else ""
-    return f"{splits}{results['trials']} trials{per_query}"
+    parts = f"{len(results['parts'])} {results['over']} x " if results.get("parts") else ""
+    return f"{parts}{results['trials']} trials{per_query}"
 
 
 def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -239,7 +240,8 @@ def _measured(run: Results) -> str:
     if "single_shot" in run["protocols"]:
         how.append(f"single-shot, {draw_label(run)}, seed {run['seed']}")
     if "multi_shot" in run["protocols"]:
-        how.append("multi-shot")
+        over = f", {len(run['parts'])} {run['over']}" if run.get("parts") else ""
+        how.append(f"multi-shot{over}")
     flags = [flag for flag in ("flip", "aqe") if run.get(flag)]
     mixed = (run.get("info") or {}).get("mixed_gallery")
     if mixed:
