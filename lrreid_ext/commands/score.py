@@ -29,7 +29,13 @@ from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.engine.checkpoint import read_state_dict
 from lrreid_ext.engine.cli import USER_ERRORS
-from lrreid_ext.engine.trainer import checkpoint_of, load_trained, training_info_of
+from lrreid_ext.engine.trainer import (
+    checkpoint_of,
+    classes_in,
+    load_trained,
+    training_info_of,
+    with_num_classes,
+)
 from lrreid_ext.evaluation.cache import (
     SUFFIX,
     CachedFeatures,
@@ -40,10 +46,10 @@ from lrreid_ext.evaluation.cache import (
     find_cache,
     load_cache,
     stale,
-    weights_hash,
 )
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_config
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.provenance import tensors_hash
 from lrreid_ext.evaluation.report import load_results, results_table
 from lrreid_ext.registry import suggest
 
@@ -72,13 +78,14 @@ def run_features(
     test_set = build_test_set(cfg, data_set)
     if training:
         test_set = replace(test_set, info={**test_set.info, "training": training})
-    phase = training.get("phase", "")
-    weights = weights_hash(read_state_dict(path, "MODEL.WEIGHTS"))
-    ready = find_cache(cache, cache_key(cfg, weights, test_set, phase), test_set)
+    state = read_state_dict(path, "MODEL.WEIGHTS")
+    if not cfg.MODEL.HEADS.NUM_CLASSES:
+        cfg = with_num_classes(cfg, classes_in(state))
+    ready = find_cache(cache, cache_key(cfg, tensors_hash(state), test_set), test_set)
     if ready is not None:
         return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.found, True
     cfg, model, _ = load_trained(cfg)
-    found = cached_features(cfg, model, test_set, cache, phase)
+    found = cached_features(cfg, model, test_set, cache)
     assert found is not None  # this is the only process
     return cfg, test_set, found, False
 

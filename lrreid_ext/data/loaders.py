@@ -238,9 +238,13 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
 
 
 def build_test_set(cfg: CfgNode, name: str) -> TestSet:
-    """Every image that an evaluation of ``name`` looks at, part of the gallery reduced if
-    TEST.GALLERY asks for it."""
-    dataset = build_dataset_of(cfg, name, "DATASETS.TESTS")
+    """Every image that an evaluation of ``name`` looks at."""
+    return test_set_in(cfg, build_dataset_of(cfg, name, "DATASETS.TESTS"), name)
+
+
+def test_set_in(cfg: CfgNode, dataset: Any, name: str) -> TestSet:
+    """Every image that an evaluation of ``dataset``, called ``name``, looks at, part of the gallery
+    reduced if TEST.GALLERY asks for it."""
     if cfg.TEST.ON_FOLD:
         test_set, kernel = validation_set(cfg, dataset, name), cfg.INPUT.LR.KERNEL
     else:
@@ -248,6 +252,9 @@ def build_test_set(cfg: CfgNode, name: str) -> TestSet:
         kernel = getattr(getattr(dataset, "recipe", None), "kernel", "bicubic")
     mixed = cfg.TEST.GALLERY
     return mixed_gallery(test_set, mixed.LR_SHARE, mixed.LR_FACTORS, cfg.TEST.SEED, kernel)
+
+
+test_set_in.__test__ = False  # type: ignore[attr-defined]  # pytest must not take this for a test
 
 
 def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:

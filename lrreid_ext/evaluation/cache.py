@@ -18,12 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from fastreid.utils import comm
-from torch import Tensor, nn
+from torch import nn
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation.features import Features, extract_features
-from lrreid_ext.evaluation.provenance import provenance, relative_path
+from lrreid_ext.evaluation.provenance import (
+    config_hash,
+    provenance,
+    relative_path,
+    tensors_hash,
+    weights_hash,
+)
 from lrreid_ext.files import atomic
 
 __all__ = [
@@ -31,29 +37,12 @@ __all__ = [
     "CachedFeatures",
     "cache_key",
     "cached_features",
-    "deciding_config",
     "load_cache",
     "save_cache",
-    "weights_hash",
 ]
 
 SCHEMA = 1
 SUFFIX = ".safetensors"
-
-# Sections of the config that no feature depends on. Plugins' own sections count.
-_ELSEWHERE = (
-    "DATALOADER",
-    "DATASETS",
-    "HOOKS",
-    "KD",
-    "OUTPUT_DIR",
-    "PHASES",
-    "PLUGINS",
-    "SEED",
-    "SOLVER",
-    "START_PHASE",
-    "TEST",
-)
 
 logger = logging.getLogger(__name__)
 
@@ -81,51 +70,26 @@ class CachedFeatures:
 
 
 # ---------------------------------------------------------------- what features depend on
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over a state dict's names, shapes, types and values, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        # As bytes, for numpy has no bfloat16.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def deciding_config(cfg: CfgNode) -> dict[str, Any]:
-    """What of a config may reach the features: architecture, input, flip test, plugins' keys.
-
-    Names of weight files, the device, losses and the number of classes do not. More is kept than is
-    needed: features extracted once too often are better than wrong ones.
-    """
-
-    def kept(node: CfgNode) -> dict[str, Any]:
-        return {
-            key: kept(value) if isinstance(value, CfgNode) else value
-            for key, value in sorted(node.items())
-            if not key.endswith(("WEIGHTS", "PRETRAIN_PATH"))
-            and key not in ("DEVICE", "LOSSES", "NUM_CLASSES", "PRETRAIN", "CHANNELS_LAST")
-        }
-
-    content = {key: value for key, value in kept(cfg).items() if key not in _ELSEWHERE}
-    content["flip"] = bool(cfg.TEST.FLIP.ENABLED)
-    return content
-
-
-def cache_key(cfg: CfgNode, weights: str, test_set: TestSet, phase: str = "") -> dict[str, str]:
+def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
     """Hashes of all that features depend on.
 
     Args:
         cfg: the config.
-        weights: :func:`weights_hash` of the model.
-        test_set: the images.
-        phase: of training, whose step decides what an architecture evaluates.
+        weights: :func:`lrreid_ext.evaluation.provenance.weights_hash` of the model.
+        test_set: the images; its ``info["training"]`` may name the phase of training whose step
+            decides what an architecture evaluates.
 
     Returns:
         ``weights``, ``config``, ``manifest`` (of a data set without one, over the files' bytes)
         and ``samples`` (over the images' names, labels, groups and degradation).
     """
-    config = {**deciding_config(cfg), "phase": cfg.TEST.PHASE or phase}
+    training: Any = test_set.info.get("training") or {}
+    config = {
+        "model": config_hash(cfg),
+        "native_size": cfg.INPUT.NATIVE_SIZE,
+        "flip": bool(cfg.TEST.FLIP.ENABLED),
+        "phase": cfg.TEST.PHASE or training.get("phase", ""),
+    }
     samples = [
         [_short(s.path), s.pid, s.camid, s.group, f"{s.factor:.12g}", f"{s.degrade:.12g}", s.kernel]
         for s in test_set.samples
@@ -187,7 +151,7 @@ def save_cache(path: Path, cached: CachedFeatures) -> None:
         "kernels": kernels,
         "key": cached.key,
         "about": cached.about,
-        "content": weights_hash(tensors),
+        "content": tensors_hash(tensors),
     }
     with atomic(path) as temporary:
         save_file(tensors, str(temporary), {"lrreid_features": json.dumps(content)})
@@ -216,7 +180,7 @@ def load_cache(path: str | Path) -> CachedFeatures:
     content = json.loads(text)
     if content.get("schema") != SCHEMA:
         raise CacheError(f"{path}: schema {content.get('schema')}; this version reads {SCHEMA}")
-    if content["content"] != weights_hash(tensors):
+    if content["content"] != tensors_hash(tensors):
         raise CacheError(f"{path}: is damaged, its content isn't what was written; remove it")
     labels = {name: tensors[name].tolist() for name in tensors if tensors[name].ndim == 1}
     samples = [
@@ -238,7 +202,7 @@ def load_cache(path: str | Path) -> CachedFeatures:
 
 # ---------------------------------------------------------------- extract or read
 def cached_features(
-    cfg: CfgNode, model: nn.Module, test_set: TestSet, folder: str | Path, phase: str = ""
+    cfg: CfgNode, model: nn.Module, test_set: TestSet, folder: str | Path
 ) -> Features | None:
     """Features of a test set: read from ``folder`` if they are there, else extracted and kept.
 
@@ -247,7 +211,6 @@ def cached_features(
     Args:
         cfg, model, test_set: as :func:`lrreid_ext.evaluation.features.extract_features` takes them.
         folder: where files of features are.
-        phase: see :func:`cache_key`.
 
     Returns:
         The features; None on all processes but the first.
@@ -256,7 +219,7 @@ def cached_features(
     key: dict[str, str] = {}
     path = Path()
     if comm.is_main_process():
-        key = cache_key(cfg, weights_hash(model.state_dict()), test_set, phase)
+        key = cache_key(cfg, weights_hash(model), test_set)
         path = Path(folder) / _file_name(key, test_set)
         ready = find_cache(folder, key, test_set)
     if comm.all_gather(ready is not None)[0]:
@@ -317,7 +280,7 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]
     if checkpoint and Path(checkpoint).is_file():
-        if weights_hash(read_state_dict(checkpoint, "checkpoint")) != cached.key["weights"]:
+        if tensors_hash(read_state_dict(checkpoint, "checkpoint")) != cached.key["weights"]:
             changed.append(f"the checkpoint {checkpoint} has other weights now")
     else:
         unknown.append(f"its checkpoint {checkpoint or '(none)'} is not at hand")
