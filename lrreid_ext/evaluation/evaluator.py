@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastreid.evaluation.query_expansion import aqe
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.evaluation.bootstrap import UNITS, bootstrap_intervals
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
+from lrreid_ext.evaluation.expansion import expand
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance, write_json
@@ -287,7 +287,7 @@ class CrossResolutionEvaluator(FeatureCollector):
     def _expanded(
         self, query: Tensor, gallery: Tensor, gallery_pids: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
-        """The features after fastreid's average query expansion, if TEST.AQE asks for it."""
+        """The features after average query expansion, if TEST.AQE asks for it."""
         settings = self.cfg.TEST.AQE
         if not settings.ENABLED:
             return query, gallery
@@ -300,7 +300,7 @@ class CrossResolutionEvaluator(FeatureCollector):
             raise ConfigError(
                 f"TEST.AQE.QE_K: {settings.QE_K} neighbours of {images} images are too many"
             )
-        query, near = aqe(query, gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA)
+        query, near = expand(query, gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA)
         expanded = gallery.clone()
         expanded[kept] = near
         return query, expanded
@@ -361,6 +361,12 @@ def check_config(cfg: CfgNode) -> None:
     check_fusion(cfg)
     if test.SEED < 0:
         raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
+    aqe = test.AQE
+    if aqe.ENABLED and (aqe.QE_TIME < 1 or aqe.QE_K < 1 or aqe.ALPHA < 0):
+        raise ConfigError(
+            f"TEST.AQE: QE_TIME {aqe.QE_TIME} and QE_K {aqe.QE_K} must be at least 1, and ALPHA "
+            f"{aqe.ALPHA} at least 0"
+        )
     check_bins(test.FACTOR_BINS)
     mixed = test.GALLERY
     if not 0 <= mixed.LR_SHARE <= 1:
