@@ -185,7 +185,7 @@ class CrossResolutionEvaluator(FeatureCollector):
             options |= {"trials": test.TRIALS, "seed": test.SEED}
             shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
             return shoot(query, gallery, *args, **options)
-        query, gallery = self._expanded(query, gallery, args[1])
+        query, gallery = self._expanded(query, gallery, args[0], args[1])
         return rank_statistics(query, gallery, *args, **options)
 
     def _add(
@@ -285,7 +285,7 @@ class CrossResolutionEvaluator(FeatureCollector):
         )
 
     def _expanded(
-        self, query: Tensor, gallery: Tensor, gallery_pids: NDArray[np.int64]
+        self, query: Tensor, gallery: Tensor, q_pids: NDArray[np.int64], g_pids: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
         """The features after average query expansion, if TEST.AQE asks for it."""
         settings = self.cfg.TEST.AQE
@@ -293,17 +293,19 @@ class CrossResolutionEvaluator(FeatureCollector):
             return query, gallery
         if query.ndim == 3:
             raise ConfigError("TEST.AQE.ENABLED: not available for features of several anchors")
-        # Junk is no part of the gallery, and must not lend its features to others.
-        kept = torch.from_numpy(gallery_pids >= 0)
-        images = len(query) + int(kept.sum())
+        # Junk has no part in the test, and must not lend its features to others.
+        asked, kept = torch.from_numpy(q_pids >= 0), torch.from_numpy(g_pids >= 0)
+        images = int(asked.sum()) + int(kept.sum())
         if images <= settings.QE_K:
             raise ConfigError(
                 f"TEST.AQE.QE_K: {settings.QE_K} neighbours of {images} images are too many"
             )
-        query, near = expand(query, gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA)
-        expanded = gallery.clone()
-        expanded[kept] = near
-        return query, expanded
+        own, near = expand(
+            query[asked], gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA
+        )
+        query, gallery = query.clone(), gallery.clone()
+        query[asked], gallery[kept] = own, near
+        return query, gallery
 
     def _headline(self, results: Mapping[str, Any]) -> str:
         counts, query = results["counts"], results["groups"][QUERY]

@@ -243,6 +243,9 @@ def _measured(run: Results) -> str:
         over = f", {len(run['parts'])} {run['over']}" if run.get("parts") else ""
         how.append(f"multi-shot{over}")
     flags = [flag for flag in ("flip", "aqe") if run.get(flag)]
+    trained = ((run.get("info") or {}).get("training") or {}).get("data_sets")
+    if trained and not any(run["test_set"].startswith(name) for name in trained):
+        flags.append(f"trained on {', '.join(trained)}")
     mixed = (run.get("info") or {}).get("mixed_gallery")
     if mixed:
         factors = ", ".join(f"{f:g}" for f in mixed["factors"])

@@ -48,6 +48,16 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
+def test_another_training_set_is_told() -> None:
+    training = {"training": {"data_sets": ["mlr_market1501", "mlr_cuhk03"]}}
+    there = results_table([content(40.0, info=training)])
+    assert "cosine distance; trained on mlr_market1501, mlr_cuhk03; percent." in there
+    training = {"training": {"data_sets": ["demo", "mlr_cuhk03"]}}
+    assert "trained on" not in results_table([content(40.0, info=training)])
+    fold = content(40.0, info=training, test_set="demo_validation")
+    assert "trained on" not in results_table([fold])
+
+
 def test_rows_are_runs(tmp_path: Path) -> None:
     two = content(45.0)
     two["groups"]["x3"] = two["groups"].pop("x2")
