@@ -15,12 +15,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrreid_ext.data.degrade import degrade, draw_factor, draw_width
-from lrreid_ext.data.resolution import estimated_size
+from lrreid_ext.data.resolution import check_native_size, native_size
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
-
-NATIVE_SIZES = ("file", "estimated")
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -161,20 +159,17 @@ class TestDataset(Dataset):
     Args:
         test_set: the images.
         transform: fastreid's test transform, resizing included.
-        native_size: what ``native_size`` is: ``file``, the pixels there are, or ``estimated``, how
-            many of them are real (:func:`lrreid_ext.data.resolution.estimated_size`).
+        size_from: what ``native_size`` is: ``file``, the pixels there are, or ``estimated``, how
+            many of them are real (:func:`lrreid_ext.data.resolution.native_size`).
     """
 
     __test__ = False  # pytest must not take this for a test class
 
-    def __init__(self, test_set: TestSet, transform: Transform, native_size: str = "file") -> None:
-        if native_size not in NATIVE_SIZES:
-            raise ConfigError(
-                f"INPUT.NATIVE_SIZE: {native_size!r} is none of {', '.join(NATIVE_SIZES)}"
-            )
+    def __init__(self, test_set: TestSet, transform: Transform, size_from: str = "file") -> None:
+        check_native_size(size_from)
         self.test_set = test_set
         self.transform = transform
-        self.native_size = native_size
+        self.size_from = size_from
 
     def __len__(self) -> int:
         return len(self.test_set.samples)
@@ -186,10 +181,9 @@ class TestDataset(Dataset):
         image = read_image(sample.path, "RGB")
         if sample.degrade > 1:
             image = degrade(image, sample.degrade, sample.kernel)
-        estimated = self.native_size == "estimated"
         return {
             "images": self.transform(image),
-            "native_size": torch.tensor(estimated_size(image) if estimated else image.size[::-1]),
+            "native_size": torch.tensor(native_size(image, self.size_from)),
             "factor": float(sample.factor),
             "targets": sample.pid,
             "camids": sample.camid,

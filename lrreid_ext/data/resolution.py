@@ -17,15 +17,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from lrreid_ext.errors import ConfigError
+
 __all__ = [
     "COEFFICIENTS",
     "CUTOFFS",
     "LARGEST",
+    "NATIVE_SIZES",
     "SMALLEST_SIDE",
+    "check_native_size",
     "estimated_factor",
     "estimated_size",
     "factor_from",
     "fit_coefficients",
+    "native_size",
     "tail_shares",
 ]
 
@@ -38,6 +43,9 @@ COEFFICIENTS: tuple[float, ...] = (
     *(-0.1642, -0.1797, -0.2018, -0.2723, -0.3589, -0.2245, 0.3667),
     *(-0.0355, -0.0074, -0.0127, -0.0098, -0.0146, -0.0043, 0.2192),
 )
+
+#: Where a native size may come from.
+NATIVE_SIZES = ("file", "estimated")
 
 #: No factor above this is ever said.
 LARGEST = 16.0
@@ -106,6 +114,26 @@ def estimated_size(image: Image.Image) -> tuple[int, int]:
     """Height and width in pixels that an image really has, each at least 1 and at most its own."""
     factor = estimated_factor(image)
     return max(1, round(image.height / factor)), max(1, round(image.width / factor))
+
+
+def check_native_size(how: str) -> None:
+    """Raises ConfigError unless ``how`` is one of :data:`NATIVE_SIZES`."""
+    if how not in NATIVE_SIZES:
+        raise ConfigError(f"INPUT.NATIVE_SIZE: {how!r} is none of {', '.join(NATIVE_SIZES)}")
+
+
+def native_size(image: Image.Image, how: str = "file") -> tuple[int, int]:
+    """Height and width in pixels of an image before it is resized for a network.
+
+    Args:
+        image: as its file has it.
+        how: ``file``, the pixels there are, or ``estimated``; INPUT.NATIVE_SIZE.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    check_native_size(how)
+    return estimated_size(image) if how == "estimated" else (image.height, image.width)
 
 
 def fit_coefficients(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.resolution import check_native_size
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.evaluation.bootstrap import UNITS, bootstrap_intervals
 from lrreid_ext.evaluation.collect import FeatureCollector
@@ -342,6 +343,7 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: names the key.
     """
     test = cfg.TEST
+    check_native_size(cfg.INPUT.NATIVE_SIZE)
     for key in ("RERANK", "ROC"):
         if test[key].ENABLED:
             raise ConfigError(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lrreid_ext.api import TrainedModel
 from lrreid_ext.commands import resolution as tool
 from lrreid_ext.config import ConfigError, get_cfg
 from lrreid_ext.data.degrade import degrade
@@ -27,6 +28,7 @@ from lrreid_ext.data.resolution import (
 )
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.synth import render
+from lrreid_ext.evaluation.evaluator import check_config
 
 
 def people(count: int, first: int = 0) -> Iterator[Image.Image]:
@@ -154,9 +156,22 @@ def test_test_images_by_estimate(tmp_path: Path) -> None:
     assert [tuple(size) for size in estimated["native_size"].tolist()] == expected
     assert max(height for height, _ in expected) < 50
     assert torch.equal(estimated["images"], batch["images"])
+    # A model that is called from Python goes by the same.
+    seen: list[list[list[int]]] = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+            seen.append(batch["native_size"].tolist())
+            return torch.zeros(len(batch["images"]), 2)
+
+    TrainedModel("watched", cfg, Watched(), {}).embed([s.path for s in samples])
+    assert seen == [estimated["native_size"].tolist()]
     cfg.INPUT.NATIVE_SIZE = "guess"
-    with pytest.raises(ConfigError, match=r"INPUT.NATIVE_SIZE: 'guess' is none of file, estimated"):
+    message = r"INPUT.NATIVE_SIZE: 'guess' is none of file, estimated"
+    with pytest.raises(ConfigError, match=message):
         build_test_loader(cfg, test_set)
+    with pytest.raises(ConfigError, match=message):
+        check_config(cfg)
 
 
 # ---------------------------------------------------------------- the tool
