@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,19 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.resolution import check_native_size
-from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
-from lrreid_ext.evaluation.bootstrap import UNITS, bootstrap_intervals
+from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
+from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.expansion import expand
+from lrreid_ext.evaluation.figures import (
+    figures_of,
+    flat_figures,
+    interval_settings,
+    intervals_of,
+)
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
 from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
@@ -34,10 +39,6 @@ from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 PROTOCOLS = ("single_shot", "multi_shot")
 DRAWS = ("shared", "per_query")
-
-# Queries of more different factors than this are reported in bins with these lower edges.
-MOST_FACTORS = 8
-FACTOR_BINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class CrossResolutionEvaluator(FeatureCollector):
         self.cfg = cfg
         self.output_dir = output_dir
         self.groups = query_groups(test_set, cfg.TEST.FACTOR_BINS)
-        self._gallery = _positions(test_set, GALLERY)
+        self._gallery = positions(test_set, GALLERY)
         if QUERY not in self.groups or not len(self._gallery):
             raise ConfigError(
                 f"DATASETS.TESTS: test set {test_set.name!r} needs both query and gallery images; "
@@ -201,8 +202,6 @@ class CrossResolutionEvaluator(FeatureCollector):
         entry = groups.setdefault(
             name, {"queries": len(statistics.valid), "junk": int(statistics.junk.sum())}
         )
-        ranks = list(self.cfg.TEST.RANKS)
-        figures: dict[str, Any] = {"unmatched": statistics.unmatched}
         if statistics.unmatched:
             logger.warning(
                 "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
@@ -211,48 +210,11 @@ class CrossResolutionEvaluator(FeatureCollector):
                 statistics.unmatched,
                 len(statistics.valid),
             )
-        if isinstance(statistics, SingleShot):
-            means, deviations = statistics.mean(ranks), statistics.std(ranks)
-            for rank, mean, deviation in zip(ranks, means, deviations, strict=True):
-                figures[f"Rank-{rank}"] = _percent(mean)
-                figures[f"Rank-{rank}_std"] = _percent(deviation)
-            figures["trials"] = [[_percent(v) for v in trial] for trial in statistics.cmc(ranks)]
-        else:
-            for rank, value in zip(ranks, statistics.cmc(ranks), strict=True):
-                figures[f"Rank-{rank}"] = _percent(value)
-            figures["mAP"] = _percent(statistics.mean_ap)
-            figures["mINP"] = _percent(statistics.mean_inp)
-        figures |= self._intervals(statistics, pids)
+        ranks, ci = list(self.cfg.TEST.RANKS), interval_settings(self.cfg)
+        figures = figures_of(statistics, ranks)
+        if ci is not None:
+            figures |= intervals_of(statistics, ranks, pids, **ci)
         entry[protocol] = figures
-
-    def _intervals(
-        self, statistics: SingleShot | RankStatistics, pids: NDArray[np.int64]
-    ) -> dict[str, list[float | None]]:
-        """Each figure's confidence interval as ``<figure>_ci``, if TEST.CI asks for any."""
-        ci, ranks = self.cfg.TEST.CI, list(self.cfg.TEST.RANKS)
-        if not ci.REPEATS:
-            return {}
-        valid = statistics.valid
-        names = [f"Rank-{rank}" for rank in ranks]
-        if isinstance(statistics, SingleShot):
-            first = statistics.first_rank[:, valid]
-            columns = [(first <= rank).mean(axis=0) for rank in ranks]
-        else:
-            columns = [statistics.first_rank[valid] <= rank for rank in ranks]
-            columns += [statistics.ap[valid], statistics.inp[valid]]
-            names += ["mAP", "mINP"]
-        found = bootstrap_intervals(
-            np.stack(columns, axis=1),
-            pids[valid],
-            repeats=ci.REPEATS,
-            level=ci.LEVEL,
-            by=ci.BY,
-            seed=self.cfg.TEST.SEED,
-        )
-        return {
-            f"{name}_ci": [_percent(end) for end in ends]
-            for name, ends in zip(names, found, strict=True)
-        }
 
     def _usable(self, features: Tensor, group: str) -> Tensor:
         """The features as float32, or one clear message that they can't be ranked."""
@@ -388,143 +350,15 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.CI.BY: {ci.BY!r} is none of {', '.join(UNITS)}")
 
 
-def check_bins(bins: Sequence[float]) -> None:
-    """Refuse TEST.FACTOR_BINS that leave factors out.
-
-    Raises:
-        ConfigError: they don't begin at 1, or don't ascend.
-    """
-    if not bins or bins[0] != 1 or any(a >= b for a, b in pairwise(bins)):
-        raise ConfigError(
-            f"TEST.FACTOR_BINS: {list(bins)} must be lower edges that ascend from 1, such as "
-            "[1, 2, 4, 8]"
-        )
-
-
-def query_groups(
-    test_set: TestSet, bins: Sequence[float] = FACTOR_BINS
-) -> OrderedDict[str, NDArray[np.int64]]:
-    """Positions of every group's images but the gallery's, in the order they are reported in.
-
-    First ``query`` and its parts by factor (``query@2``), then ``query_hr``, then the others by
-    factor. Where all queries have one factor and the gallery's vary, as in the SALR sets, the parts
-    are by the factor of each query's right answer (``query@gallery4-6``), the least reduced one if
-    it has several.
-
-    Args:
-        test_set: the images.
-        bins: lower edges; see :func:`factor_parts`.
-    """
-    factors: dict[str, float] = {}
-    for sample in test_set.samples:
-        if sample.group != GALLERY:
-            factors.setdefault(sample.group, sample.factor)
-    first = (QUERY, QUERY_HR)
-    names = [name for name in first if name in factors]
-    names += sorted(factors.keys() - set(first), key=lambda name: (factors[name], name))
-    groups: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
-    for name in names:
-        groups[name] = _positions(test_set, name)
-        if name == QUERY:
-            drawn = np.array([test_set.samples[i].factor for i in groups[name]])
-            parts, side = factor_parts(drawn, bins), ""
-            if not parts:
-                answers = answer_factors(test_set, groups[name])
-                parts, side = factor_parts(answers, bins), GALLERY
-            for label, mask in parts:
-                groups[f"{name}@{side}{label}"] = groups[name][mask]
-    return groups
-
-
-def answer_factors(test_set: TestSet, queries: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The factor of each query's right answer, the least of several.
-
-    Args:
-        test_set: the images.
-        queries: (Q,) positions.
-
-    Returns:
-        (Q,) factors; NaN where there is no right answer, or none of a known factor.
-    """
-    shown: dict[int, list[tuple[int, float]]] = {}
-    for sample in test_set.samples:
-        if sample.group == GALLERY and sample.pid > 0 and not math.isnan(sample.factor):
-            shown.setdefault(sample.pid, []).append((sample.camid, sample.factor))
-    found = []
-    for i in queries:
-        query = test_set.samples[i]
-        own = [f for camid, f in shown.get(query.pid, []) if camid != query.camid]
-        found.append(min(own, default=math.nan))
-    return np.array(found, dtype=np.float64)
-
-
 def plain_info(test_set: TestSet) -> dict[str, Any]:
     """What the test set says of itself, in types that JSON has words for."""
     info: dict[str, Any] = json.loads(json.dumps(test_set.info, default=_plain))
     return info
 
 
-def factor_parts(
-    factors: NDArray[np.float64], bins: Sequence[float] = FACTOR_BINS
-) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Split queries by the factor drawn for each.
-
-    Args:
-        factors: (Q,), each >= 1; NaN, an unknown one, is in no part.
-        bins: lower edges of the ranges, ascending from 1.
-
-    Returns:
-        Label and mask (Q,) of each part: a factor each (``2``, ``2.5``), or where there are more
-        than eight, ranges that include their lower end (``2-3``, ``16+``). Nothing if all are one.
-    """
-    distinct = np.unique(factors[~np.isnan(factors)])
-    if len(distinct) < 2:
-        return []
-    if len(distinct) <= MOST_FACTORS:
-        return [(f"{factor:g}", factors == factor) for factor in distinct]
-    parts = []
-    for low, high in zip(bins, (*bins[1:], math.inf), strict=True):
-        mask = (factors >= low) & (factors < high)
-        if mask.any():
-            label = f"{low:g}+" if math.isinf(high) else f"{low:g}-{high:g}"
-            parts.append((label, mask))
-    return parts
-
-
-def interval_settings(cfg: CfgNode) -> dict[str, Any] | None:
-    """What stands beside confidence intervals; None without any."""
-    ci = cfg.TEST.CI
-    if not ci.REPEATS:
-        return None
-    return {"level": ci.LEVEL, "repeats": ci.REPEATS, "by": ci.BY, "seed": cfg.TEST.SEED}
-
-
-def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:
-    """The figures of a results file as ``protocol/group/figure``, without those that are null."""
-    flat: OrderedDict[str, float] = OrderedDict()
-    for protocol in results["protocols"]:
-        for name, entry in results["groups"].items():
-            for figure, value in entry[protocol].items():
-                if isinstance(value, float):
-                    flat[f"{protocol}/{name}/{figure}"] = value
-    return flat
-
-
-def _positions(test_set: TestSet, group: str) -> NDArray[np.int64]:
-    return np.array(
-        [i for i, sample in enumerate(test_set.samples) if sample.group == group], dtype=np.int64
-    )
-
-
 def _plain(value: object) -> object:
     """What JSON can hold of a value that it has no word for."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _percent(share: float | np.floating[Any]) -> float | None:
-    """Share to percent, to six decimals; None for NaN."""
-    value = float(share)
-    return None if math.isnan(value) else round(100 * value, 6)
 
 
 def _aqe_settings(cfg: CfgNode) -> dict[str, float] | None:

@@ -28,7 +28,7 @@ from lrreid_ext.evaluation import (
     single_shot,
     single_shot_per_query,
 )
-from lrreid_ext.evaluation.evaluator import factor_parts, query_groups
+from lrreid_ext.evaluation.groups import factor_parts, query_groups
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 
@@ -302,7 +302,7 @@ def test_nan_features_name_their_group(
     for group in ("x3", "gallery"):
         bad = features.clone()
         bad[[i for i, s in enumerate(test_set.samples) if s.group == group][:2], 3] = float("nan")
-        with pytest.raises(ValueError, match=f"{group}: 2 of .* NaN"):
+        with pytest.raises(ConfigError, match=f"'demo': {group}: 2 of .* NaN"):
             run(cfg, test_set, bad)
 
 
@@ -359,7 +359,7 @@ def test_settings_that_cannot_be_followed(
 
 def test_test_set_needs_query_and_gallery(cfg: CfgNode) -> None:
     for group in ("query", "gallery"):
-        with pytest.raises(ValueError, match="needs both"):
+        with pytest.raises(ConfigError, match="needs both"):
             CrossResolutionEvaluator(cfg, TestSet("half", [Sample("a", 1, 1, group)]))
 
 

@@ -15,7 +15,7 @@ from lrreid_ext.config import CfgNode, ConfigError, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.evaluation import CrossResolutionEvaluator
-from lrreid_ext.evaluation.evaluator import query_groups
+from lrreid_ext.evaluation.groups import query_groups
 
 
 def config(root: Path, name: str, options: dict[str, Any], **test: Any) -> CfgNode:
