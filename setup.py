@@ -38,6 +38,8 @@ setup(
     extras_require={
         # The MATLAB file that CUHK03 comes in.
         "cuhk03": ["h5py>=3.8"],
+        # Galleries in Milvus, embedded in a file or on a server.
+        "milvus": ["pymilvus>=3.0", "milvus-lite>=3.0"],
         "dev": [
             "pytest>=8",
             "hypothesis>=6.100",

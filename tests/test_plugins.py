@@ -28,9 +28,9 @@ def run_tool(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_readme_shows_the_example():
-    readme = (ROOT / "README.md").read_text()
-    assert EXAMPLE.read_text() in re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+def test_the_page_shows_the_example():
+    page = (ROOT / "docs" / "plugin.md").read_text()
+    assert EXAMPLE.read_text() in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
 def test_a_front_end_in_one_file_trains_and_evaluates(market_root: Path, tmp_path: Path):
