@@ -65,6 +65,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.INPUT.LR.CAMERAS = []
     # Factor of a third twin of each training image, images_synthetic (SING's x_h2l); 0: none.
     cfg.INPUT.LR.SYNTHETIC = 0.0
+    # Native size of test images: that of the file (file), or an estimate from the image itself, for
+    # crops that somebody may have enlarged (estimated); see lrreid_ext.data.resolution. Front-ends,
+    # backbones and the fusion of anchors go by it.
+    cfg.INPUT.NATIVE_SIZE = "file"
     # Folder with a foreground mask for each training image: <its name without suffix>.png, white
     # where the person is ("": none). They become the batch's masks.
     cfg.INPUT.MASKS = ""
@@ -196,14 +200,34 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Single-shot: trials, and the seed of their draws.
     cfg.TEST.TRIALS = 10
     cfg.TEST.SEED = 0
+    # Single-shot: shared (one gallery drawn per trial, for all queries) or per_query (one per trial
+    # and query, as some published code has it, with TRIALS 100).
+    cfg.TEST.DRAW = "shared"
     cfg.TEST.RANKS = [1, 5, 10, 20]
     # Every query's high-resolution twin is degraded by each of these too, and reported by itself.
     cfg.TEST.FACTORS = [2, 3, 4]
     # Also report the queries' high-resolution twins against the gallery (HR -> HR).
     cfg.TEST.HR = True
+    # Queries of more than eight different factors are reported in bins with these lower edges, the
+    # first of them 1.
+    cfg.TEST.FACTOR_BINS = [1, 2, 3, 4, 6, 8, 12, 16]
+    # Mixed gallery: the share of its HR images that is reduced, by which factors; which images, and
+    # by how much, is drawn from their names and TEST.SEED. 0 leaves the gallery as it is.
+    cfg.TEST.GALLERY = CfgNode()
+    cfg.TEST.GALLERY.LR_SHARE = 0.0
+    cfg.TEST.GALLERY.LR_FACTORS = [2, 3, 4]
+    # Confidence intervals by the bootstrap, seeded by TEST.SEED: how many draws of the queries (0:
+    # none; 1000 will do), the level, and what is drawn (identity, with all its queries, or query).
+    cfg.TEST.CI = CfgNode()
+    cfg.TEST.CI.REPEATS = 0
+    cfg.TEST.CI.LEVEL = 0.95
+    cfg.TEST.CI.BY = "identity"
     # The best checkpoint is chosen by this figure, e.g. mlr_cuhk01/multi_shot/query/mAP ("": the
     # first one reported).
     cfg.TEST.BEST_METRIC = ""
+    # Folder where the features of evaluated checkpoints are kept ("": nowhere), so that they can be
+    # scored again by other protocols without images or network; see tools/score.py.
+    cfg.TEST.CACHE = ""
     # Evaluate the training identities that DATASETS.FOLD left out, and not the test set.
     cfg.TEST.ON_FOLD = False
     # Fusion of a model with anchors (MODEL.ANCHORS): which anchors, by factor ([]: all that are

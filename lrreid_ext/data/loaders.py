@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.folds import Item, fold_of
+from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
@@ -242,10 +243,15 @@ def build_test_set(cfg: CfgNode, name: str) -> TestSet:
 
 
 def test_set_in(cfg: CfgNode, dataset: Any, name: str) -> TestSet:
-    """Every image that an evaluation of ``dataset``, called ``name``, looks at."""
+    """Every image that an evaluation of ``dataset``, called ``name``, looks at, part of the gallery
+    reduced if TEST.GALLERY asks for it."""
     if cfg.TEST.ON_FOLD:
-        return validation_set(cfg, dataset, name)
-    return test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+        test_set, kernel = validation_set(cfg, dataset, name), cfg.INPUT.LR.KERNEL
+    else:
+        test_set = test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+        kernel = getattr(getattr(dataset, "recipe", None), "kernel", "bicubic")
+    mixed = cfg.TEST.GALLERY
+    return mixed_gallery(test_set, mixed.LR_SHARE, mixed.LR_FACTORS, cfg.TEST.SEED, kernel)
 
 
 test_set_in.__test__ = False  # type: ignore[attr-defined]  # pytest must not take this for a test
@@ -255,7 +261,7 @@ def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:
     """All of the test set; several processes share it out."""
     size = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
     return DataLoader(
-        TestDataset(test_set, build_transforms(cfg, is_train=False)),
+        TestDataset(test_set, build_transforms(cfg, is_train=False), cfg.INPUT.NATIVE_SIZE),
         sampler=samplers.InferenceSampler(len(test_set.samples)),
         batch_size=size,
         num_workers=cfg.TEST.NUM_WORKERS,

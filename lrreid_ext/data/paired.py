@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrreid_ext.data.degrade import degrade, draw_factor, draw_width
+from lrreid_ext.data.resolution import check_native_size, native_size
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
@@ -153,13 +154,22 @@ class PairedDataset(CommDataset):
 
 
 class TestDataset(Dataset):
-    """The images of a :class:`TestSet`, degraded on reading where a sample asks for it."""
+    """The images of a :class:`TestSet`, degraded on reading where a sample asks for it.
+
+    Args:
+        test_set: the images.
+        transform: fastreid's test transform, resizing included.
+        size_from: what ``native_size`` is: ``file``, the pixels there are, or ``estimated``, how
+            many of them are real (:func:`lrreid_ext.data.resolution.native_size`).
+    """
 
     __test__ = False  # pytest must not take this for a test class
 
-    def __init__(self, test_set: TestSet, transform: Transform) -> None:
+    def __init__(self, test_set: TestSet, transform: Transform, size_from: str = "file") -> None:
+        check_native_size(size_from)
         self.test_set = test_set
         self.transform = transform
+        self.size_from = size_from
 
     def __len__(self) -> int:
         return len(self.test_set.samples)
@@ -173,7 +183,7 @@ class TestDataset(Dataset):
             image = degrade(image, sample.degrade, sample.kernel)
         return {
             "images": self.transform(image),
-            "native_size": torch.tensor(image.size[::-1]),
+            "native_size": torch.tensor(native_size(image, self.size_from)),
             "factor": float(sample.factor),
             "targets": sample.pid,
             "camids": sample.camid,
