@@ -9,6 +9,7 @@ Figures are drawn without a display: no part of pyplot is used.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -104,13 +105,25 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: another ending.
     """
-    import matplotlib
-
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{os.fspath(path)}: a figure's name ends in .png, .svg or .pdf")
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(ending)
-    # Text stays text, and ids don't depend on the process.
-    fixed: Any = {"svg.fonttype": "none", "svg.hashsalt": "lrreid_ext"}
-    with matplotlib.rc_context(fixed), atomic(path) as temporary:
+    with _fixed(), atomic(path) as temporary:
         figure.savefig(temporary, dpi=DPI, metadata=metadata)
+
+
+def svg(figure: Any) -> str:
+    """A figure as an ``<svg>`` element without background, to stand in a page."""
+    text = io.StringIO()
+    with _fixed():
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    content = text.getvalue()
+    return content[content.index("<svg") :]
+
+
+def _fixed() -> Any:
+    """Settings under which text stays text, and ids don't depend on the process."""
+    import matplotlib
+
+    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lrreid_ext"})

@@ -99,7 +99,7 @@ class CrossResolutionEvaluator(FeatureCollector):
             return OrderedDict()
         features, sizes = gathered
         start = time.perf_counter()
-        results = self._score(features, sizes)
+        results = self.score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
         tables = "\n\n".join(filter(None, (group_table(results), interval_table(results))))
         logger.info("%s\n%s", self._headline(results), tables)
@@ -109,8 +109,16 @@ class CrossResolutionEvaluator(FeatureCollector):
             logger.info("Results written to %s", path)
         return flat_figures(results)
 
-    def _score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
-        """The content of the results file."""
+    def score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
+        """The content of the results file, from features that are there already.
+
+        Args:
+            features: (N, D) or (N, K, D), in the order of the test set.
+            sizes: (N, 2), native height and width.
+
+        Raises:
+            ValueError: see :meth:`evaluate`.
+        """
         test = self.cfg.TEST
         fusion: dict[str, Any] | None = None
         if features.ndim == 3:

@@ -171,10 +171,10 @@ def results_table(
             labels.append(Path(item).resolve().parent.name)
     labels = list(names) if names is not None else labels
     columns = default_columns(runs) if columns is None else list(columns)
-    measured = [_measured(run) for run in runs]
-    headers = ["run"] + [_header(column) for column in columns]
+    said = [measured(run) for run in runs]
+    headers = ["run"] + [column_label(column) for column in columns]
     # Figures of different data or draws are not comparable: say which is which, row by row.
-    notes = list(dict.fromkeys(measured))
+    notes = list(dict.fromkeys(said))
     if len(notes) > 1:
         headers.append("data")
     sign = "±" if style == "markdown" else "+-"
@@ -182,7 +182,7 @@ def results_table(
         [label]
         + [_with_interval(run, column, sign) for column in columns]
         + ([f"({notes.index(note) + 1})"] if len(notes) > 1 else [])
-        for label, run, note in zip(labels, runs, measured, strict=True)
+        for label, run, note in zip(labels, runs, said, strict=True)
     ]
     table = _tabulate(rows, headers, "pipe" if style == "markdown" else "simple")
     if len(notes) > 1:
@@ -224,7 +224,8 @@ def _table_figures(results: Results, protocol: str) -> list[str]:
     return [*shown, "mAP", "mINP"]
 
 
-def _header(column: str) -> str:
+def column_label(column: str) -> str:
+    """How a figure's column is called: ``MLR Rank-1``, ``x4``, ``MLR mAP (multi-shot)``."""
     protocol, group, name = _parts(column)
     label = group_label(group)
     if protocol == "multi_shot":
@@ -232,7 +233,8 @@ def _header(column: str) -> str:
     return f"{label} {name}" if group == QUERY or name != "Rank-1" else label
 
 
-def _measured(run: Results) -> str:
+def measured(run: Results) -> str:
+    """What was measured and how, in a line: data, manifest, protocols, distance."""
     data = run["test_set"]
     if run["manifest_hash"]:
         data += f", manifest {run['manifest_hash'][:12]}"
