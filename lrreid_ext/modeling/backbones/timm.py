@@ -34,6 +34,9 @@ class TimmBackbone(nn.Module):
         ValueError: an unknown name, or a model that makes no map out of an image of this size.
     """
 
+    #: Levels are named as timm names the model's modules.
+    levels_root = "model"
+
     def __init__(self, name: str, size: Sequence[int] = (256, 128)) -> None:
         super().__init__()
         if not timm.is_model(name):
@@ -82,14 +85,23 @@ class TimmBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, out_channels, h, w)."""
-        y = self.model(x)
+        return self.as_map(self.model(x), x.shape[-2:])
+
+    def as_map(self, y: Tensor, size: Sequence[int]) -> Tensor:
+        """What the model, or a module of it, returns for images of this size, as (B, C, h, w).
+
+        Raises:
+            ValueError: it can't be made a map.
+        """
+        if not isinstance(y, Tensor):
+            raise self._unsuitable(f"it returns {type(y).__name__}")
         if y.ndim == 4:
             if getattr(self.model, "output_fmt", "NCHW") == "NHWC":
                 return y.permute(0, 3, 1, 2).contiguous()
             return y
         if y.ndim == 3:
             y = y[:, getattr(self.model, "num_prefix_tokens", 0) :]
-            height, width = self._grid(y.shape[1], x.shape[-2:])
+            height, width = self._grid(y.shape[1], size)
             return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], height, width)
         raise self._unsuitable(f"it returns {tuple(y.shape)}")
 
