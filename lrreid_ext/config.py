@@ -13,7 +13,7 @@ from fastreid.config import get_cfg as host_cfg
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
-__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "widened"]
+__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "merge", "widened"]
 
 
 def add_lrreid_config(cfg: CfgNode) -> None:
@@ -249,10 +249,7 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             plugins = _located(CfgNode._decode_cfg_value(value), "PLUGINS", os.getcwd())
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
+    merge(cfg, raw, config_file)
     try:
         cfg.merge_from_list(_widened_options(_free_keys(opts, cfg), cfg))
     except (KeyError, ValueError, AssertionError) as error:
@@ -262,6 +259,24 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg.PLUGINS = plugins
     cfg.freeze()
     return cfg
+
+
+def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:
+    """Set the keys of ``cfg``, which isn't frozen, that ``raw`` holds.
+
+    Args:
+        cfg: what is changed.
+        raw: branches and values as a YAML has them.
+        where: where they come from, for the message.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type.
+    """
+    known = set(_flat_keys(cfg))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{where}: {_explain(error, known)}") from error
 
 
 def _plugins(config_file: str) -> list[str]:

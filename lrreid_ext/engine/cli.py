@@ -19,7 +19,7 @@ from lrreid_ext.data.recipes import ManifestError, RecipeError
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.files import write_text
 from lrreid_ext.plugins import PluginError
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 USER_ERRORS = (
     ConfigError,
     WeightsError,
+    ImageError,
     PluginError,
     RecipeError,
     ManifestError,

@@ -39,6 +39,7 @@ from lrreid_ext.data.loaders import (
     build_train_loader,
     to_device,
 )
+from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.data.select import select
 from lrreid_ext.data.validation import check_fold
@@ -473,17 +474,35 @@ def evaluate(
         test_set = build_test_set(cfg, name)
         if training:
             test_set = replace(test_set, info={**test_set.info, "training": training})
-        loader = build_test_loader(cfg, test_set)
-        figures: dict[str, Any] = OrderedDict()
-        for evaluator_name in cfg.TEST.EVALUATORS:
-            build = lookup(EVALUATOR_REGISTRY, evaluator_name, "TEST.EVALUATORS")
-            evaluator = build(cfg, test_set, output_dir or cfg.OUTPUT_DIR)
-            attach = getattr(evaluator, "attach", None)
-            run = model if attach is None else attach(model)
-            flip = cfg.TEST.FLIP.ENABLED and attach is None
-            figures.update(extract(run, loader, evaluator, flip))
-        results[name] = figures
+        results[name] = score(cfg, model, test_set, output_dir or cfg.OUTPUT_DIR)
     return results
+
+
+def score(
+    cfg: CfgNode, model: nn.Module, test_set: TestSet, output_dir: str | None
+) -> dict[str, Any]:
+    """One test set's figures by every evaluator of TEST.EVALUATORS.
+
+    All processes must call it; each looks at its share of the images.
+
+    Args:
+        cfg: the keys INPUT.SIZE_TEST and TEST.
+        model: the model.
+        test_set: the images.
+        output_dir: where the evaluators write their results; None for nowhere.
+
+    Returns:
+        The figures by name in the main process, an empty dict in the others.
+    """
+    loader = build_test_loader(cfg, test_set)
+    figures: dict[str, Any] = OrderedDict()
+    for name in cfg.TEST.EVALUATORS:
+        evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")(cfg, test_set, output_dir)
+        attach = getattr(evaluator, "attach", None)
+        run = model if attach is None else attach(model)
+        flip = cfg.TEST.FLIP.ENABLED and attach is None
+        figures.update(extract(run, loader, evaluator, flip))
+    return figures
 
 
 def eval_only(cfg: CfgNode) -> dict[str, Any]:
