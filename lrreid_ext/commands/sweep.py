@@ -57,18 +57,19 @@ def results_of(run: SweepRun, cfg: CfgNode) -> Path:
 
 
 def make(run: SweepRun, cfg: CfgNode) -> int:
-    """Train and evaluate what has not been; the exit status of the training."""
-    trained = (run.out / "model_final.pth").is_file()
-    if trained and results_of(run, cfg).is_file():
+    """Train and evaluate what has not been; the exit status of the last thing done."""
+    trained, results = run.out / "model_final.pth", results_of(run, cfg)
+    if trained.is_file() and results.is_file():
         print(f"== {run.name}: done before, kept in {run.out}", flush=True)
         return 0
     print(f"== {run.name}, into {run.out}", flush=True)
-    how = ["--config-file", str(run.config)]
-    if trained:
-        how.append("--eval-only")
-    elif (run.out / "last_checkpoint").is_file():
-        how.append("--resume")
-    return train_net([*how, *run.words()])
+    words = ["--config-file", str(run.config), *run.words()]
+    if not trained.is_file():
+        resume = ["--resume"] if (run.out / "last_checkpoint").is_file() else []
+        status = train_net([*resume, *words])
+        if status or results.is_file():
+            return status
+    return train_net(["--eval-only", *words])
 
 
 def record(run: SweepRun, content: dict[str, Any]) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def test_trains_once_goes_on_and_refuses_what_was_made_otherwise(
     tiny = dict(zip(TINY_OSNET[::2], TINY_OSNET[1::2], strict=True))
     file = written(
         tmp_path, CONFIG=OSNET, OUT=str(tmp_path / "runs"),
-        OPTIONS={**tiny, "SOLVER.MAX_EPOCH": 1, "DATASETS.ROOT": str(market_root)},
+        OPTIONS={**tiny, "SOLVER.MAX_EPOCH": 1, "DATASETS.ROOT": str(market_root),
+                 "TEST.EVAL_PERIOD": 1},
         VARIANTS={"mixed": {}, "hr": {"OPTIONS": {"INPUT.LR.TRAIN_ON": "hr"}}},
     )  # fmt: skip
     calls: list[list[str]] = []
