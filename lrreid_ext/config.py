@@ -40,6 +40,11 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Leave out a part of the training identities, for validation: [i, k] is the i-th (from 0) of k
     # parts, drawn at random by identity.
     cfg.DATASETS.FOLD = []
+    # Share of the training identities whose labels are known (0 to 1), drawn at random by SEED; and
+    # what becomes of the images of the others: drop, or keep for the losses that ask for no label
+    # (a front-end's, an adversary's).
+    cfg.DATASETS.LABELLED = 1.0
+    cfg.DATASETS.UNLABELLED = "drop"
     # Recipe fields to change, by recipe: {synth_pedestrians: {identities: 100}}.
     cfg.DATASETS.OPTIONS = CfgNode(new_allowed=True)
 

@@ -43,6 +43,19 @@ def loss_key(name: str) -> str:
     return "_".join(["loss", *words]).lower()
 
 
+def take(outputs: dict[str, Any], rows: slice | Tensor, total: int) -> dict[str, Any]:
+    """Some rows of everything in a head's outputs for ``total`` images that has a row for each."""
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and len(value) == total:
+            return value[rows]
+        if isinstance(value, (list, tuple)):
+            return [taken(v) for v in value]
+        return value
+
+    return {key: taken(value) for key, value in outputs.items()}
+
+
 @META_ARCH_REGISTRY.register()
 class Pipeline(nn.Module):
     """Front-end -> normalise -> backbone -> head.
@@ -187,13 +200,15 @@ class Pipeline(nn.Module):
             The head's outputs, and the backbone's own losses.
         """
         images = self.normalise(images)
+        # Images without a label pass as well; no loss looks at what the head makes of them.
+        targets = batch["targets"].clamp(min=0)
         backbone: Any = self.backbone
         if not hasattr(backbone, "forward_with_extras"):
-            return self.heads(backbone(images), batch["targets"]), {}
+            return self.heads(backbone(images), targets), {}
         features, extras = backbone.forward_with_extras(images)
         learns = any(p.requires_grad for p in backbone.parameters())
         losses = backbone.losses(extras, batch) if learns else {}
-        return self.heads(features, batch["targets"]), losses
+        return self.heads(features, targets), losses
 
     def train_sr(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The front-end's losses alone, not weighed: MODEL.SR.LOSS_WEIGHT sets them against others.
@@ -209,11 +224,29 @@ class Pipeline(nn.Module):
             )
         return losses
 
-    def identity_losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
-        """Every loss of MODEL.LOSSES.NAME, and the share of right classifications."""
+    def identity_losses(
+        self, outputs: dict[str, Any], targets: Tensor, chosen: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Every loss of MODEL.LOSSES.NAME, and the share of right classifications.
+
+        Args:
+            outputs: the head's, in training.
+            targets: (B,) int64; images of target -1 have no label and don't count.
+            chosen: (B,) bool: others that don't count either, if not all do.
+        """
+        total, weight = len(targets), 1.0
+        counted = targets >= 0 if chosen is None else chosen & (targets >= 0)
+        if not bool(counted.all()):
+            if not bool(counted.any()):
+                # Every process has to give the same losses, also for a batch without a label.
+                counted = torch.arange(total, device=targets.device) == 0
+                weight = 0.0
+            outputs, targets = take(outputs, counted, total), targets[counted].clamp(min=0)
+        right = (outputs["pred_class_logits"].detach().argmax(1) == targets).float().mean()
         losses = {name: loss(outputs, targets) for name, loss in self.losses.items()}
-        right = outputs["pred_class_logits"].detach().argmax(1) == targets
-        return {**losses, "cls_accuracy": right.float().mean()}
+        if weight == 0:
+            losses = {name: 0.0 * loss for name, loss in losses.items()}
+        return {**losses, "cls_accuracy": weight * right}
 
     def frontend_losses(
         self, restored: FrontendOutput, batch: dict[str, Any], weight: float | None = None
