@@ -3,6 +3,7 @@
 from lrreid_ext.modeling.frontends.base import (
     Frontend,
     FrontendOutput,
+    Pairs,
     build_frontend,
     to_pixels,
     to_unit,
@@ -12,6 +13,7 @@ from lrreid_ext.modeling.frontends.interpolation import Bicubic, Bilinear, Ident
 from lrreid_ext.modeling.frontends.rcan import RCAN
 from lrreid_ext.modeling.frontends.restoration import ChannelAttention, Restoration
 from lrreid_ext.modeling.frontends.srcnn import SRCNN
+from lrreid_ext.modeling.frontends.srgan import CascadedSRGAN, SRGANGenerator
 from lrreid_ext.modeling.frontends.vdsr import VDSR, VDSRCA
 
 __all__ = [
@@ -22,11 +24,14 @@ __all__ = [
     "VDSRCA",
     "Bicubic",
     "Bilinear",
+    "CascadedSRGAN",
     "ChannelAttention",
     "Frontend",
     "FrontendOutput",
     "Identity",
+    "Pairs",
     "Restoration",
+    "SRGANGenerator",
     "build_frontend",
     "to_pixels",
     "to_unit",
