@@ -117,6 +117,18 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.MODEL.SR.SPANDREL.WEIGHTS = ""
     cfg.MODEL.SR.SPANDREL.FROZEN = True
     cfg.MODEL.SR.SPANDREL.FEED = "reduced"
+    # CascadedSRGAN: stages of 2x (1 to 4); residual blocks and width of each generator (SRGAN: 16,
+    # 64).
+    cfg.MODEL.SR.CASCADE = CfgNode()
+    cfg.MODEL.SR.CASCADE.STAGES = 3
+    cfg.MODEL.SR.CASCADE.BLOCKS = 16
+    cfg.MODEL.SR.CASCADE.WIDTH = 64
+    # Each generator adds to its input's bicubic enlargement. SRGAN's doesn't; small ones learn
+    # sooner that way.
+    cfg.MODEL.SR.CASCADE.RESIDUAL = False
+    # joint (a stage eats what the one before made, all losses reach all stages) or stagewise (each
+    # stage learns by itself on reduced HR images).
+    cfg.MODEL.SR.CASCADE.MODE = "joint"
 
     # Keep convolution weights channels-last: a quarter faster on CPUs, and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = True

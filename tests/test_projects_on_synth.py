@@ -24,6 +24,10 @@ METHODS = {
         ["srcnn", "dgd", "x2", "x3", "x4"],
         ["MODEL.BACKBONE.DGD.WIDTH", "0.125", "MODEL.BACKBONE.FEAT_DIM", "192"],
     ),
+    "CSRGAN": (
+        ["reid", "generators", "together"],
+        ["MODEL.SR.CASCADE.WIDTH", "4", "CSRGAN.DISCRIMINATOR.WIDTH", "4"],
+    ),
     "FFSR_RIFE": (["mse", "ffsr", "rife", "joint"], ["MODEL.SR.WIDTH", "4"]),
     "RAIN": (
         ["joint"],
