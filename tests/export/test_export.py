@@ -49,6 +49,14 @@ SYSTEMS: dict[str, tuple[str, Sequence[str]]] = {
         "projects/FFSR_RIFE/synth.yml",
         ["MODEL.SR.WIDTH", "4", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512"],
     ),
+    "RAIN": (
+        "projects/RAIN/synth.yml",
+        ["MODEL.SR.NAME", "SRCNN", "MODEL.SR.FILTERS", "[4, 3]", "MODEL.SR.APPLY", "lr"],
+    ),
+    "CSRGAN": (
+        "projects/CSRGAN/synth.yml",
+        ["MODEL.SR.CASCADE.BLOCKS", "1", "MODEL.SR.CASCADE.WIDTH", "4"],
+    ),
     "Bilinear": ("configs/osnet_copies.yml", [*OSNET, "MODEL.SR.NAME", "Bilinear"]),
 }  # fmt: skip
 
@@ -95,7 +103,7 @@ def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path
     assert (got[1] - got[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("system", ["SING", "RIFE"])
+@pytest.mark.parametrize("system", ["SING", "RIFE", "RAIN", "CSRGAN"])
 def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
     run = run_of(*SYSTEMS[system])
     deployable, parity = parts(run, resized=system == "RIFE")
