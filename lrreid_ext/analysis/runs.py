@@ -152,6 +152,6 @@ def _split(text: str) -> tuple[str, Path]:
     if name:
         return name, where
     if path.startswith(HUB):
-        return path.removeprefix(HUB), where
+        return path.removeprefix(HUB).partition("@")[0], where
     own = where.resolve()
     return (own.name if own.is_dir() else f"{own.parent.name}/{own.stem}"), where
