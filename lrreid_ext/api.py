@@ -36,6 +36,7 @@ from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
 from lrreid_ext.data.recipes import RecipeDataset, build, build_recipe, load_manifest
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
+from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.engine.trainer import score
 from lrreid_ext.errors import ImageError
@@ -85,7 +86,8 @@ class TrainedModel:
                 (B, 3, H, W) in RGB from 0 to 255, or a list of those; see
                 :func:`lrreid_ext.data.pictures.pictures`.
             native_size: (N, 2), or (2,) for all, height and width in pixels that the images had
-                before anybody enlarged them. By default the sizes that they come with.
+                before anybody enlarged them. By default the sizes that they come with, or with
+                INPUT.NATIVE_SIZE estimated what their spectra speak for.
             batch_size: images at a time.
             flip: average the features of each image and of its mirror image.
             factor: (N,), or one number for all, by which the images were reduced. It matters only
@@ -215,7 +217,8 @@ class TrainedModel:
         """A batch as the test loader makes it."""
         transform = build_transforms(self.cfg, is_train=False)
         loaded = [picture() for picture in found]
-        own = torch.tensor([image.size[::-1] for image in loaded])
+        how = self.cfg.INPUT.NATIVE_SIZE
+        own = torch.tensor([native_size(image, how) for image in loaded])
         with warnings.catch_warnings():
             # fastreid's way to make tensors.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")

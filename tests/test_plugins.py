@@ -100,7 +100,8 @@ def test_a_missing_plugin_is_named(tmp_path: Path):
 
 def yamls() -> list[Path]:
     found = [*ROOT.glob("configs/*.yml"), *ROOT.glob("projects/**/*.yml")]
-    return sorted(p.relative_to(ROOT) for p in found)
+    # The files of tools/sweep.py, which have tests of their own, are no configs.
+    return sorted(p.relative_to(ROOT) for p in found if "\nVARIANTS:" not in p.read_text())
 
 
 @pytest.mark.parametrize("path", yamls(), ids=str)

@@ -36,7 +36,13 @@ from typing import Any
 
 from lrreid_ext.evaluation.portable import COMMAND, portable
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import ResultsError, figure, load_results, results_table
+from lrreid_ext.evaluation.report import (
+    ResultsError,
+    draw_label,
+    figure,
+    load_results,
+    results_table,
+)
 from lrreid_ext.files import write_text
 
 # A results file above this many bytes leaves its per-trial figures behind.
@@ -215,10 +221,11 @@ def _sources(titles: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[s
     """A line per distinct commit, machine, seed, trials and manifest, with the rows it is of."""
     found: dict[str, list[str]] = {}
     for title, row in zip(titles, rows, strict=True):
+        hashes = dict.fromkeys(p["manifest_hash"] for p in row.get("parts") or [row])
         source = (
             f"commit {row.get('commit') or 'unknown'}; {_machine(row.get('machine'))}; "
-            f"seed {row['seed']}, {row['trials']} trials, "
-            f"manifest {(row['manifest_hash'] or 'none')[:12]}."
+            f"seed {row['seed']}, {draw_label(row)}, "
+            f"manifest {', '.join((h or 'none')[:12] for h in hashes)}."
         )
         found.setdefault(source, []).append(title)
     if len(found) == 1:
@@ -237,13 +244,17 @@ def _details(row: Mapping[str, Any]) -> str:
         if "epochs" in training:
             of = f" of {training['of']}" if "of" in training else ""
             how.append(f"epochs {training['epochs']}{of}")
+        if row.get("parts"):
+            how.append(f"the first of {len(row['parts'])} {row['over']}")
         lines += [f"Trained ({'; '.join(how)}):", "", *_code(training), ""]
     lines += ["Evaluated:", "", *_code(row), "", "</details>"]
     return "\n".join(lines)
 
 
 def _training(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (row.get("info") or {}).get("training") or {}
+    """How the weights came about; of a mean over several trainings, those of the first."""
+    parts = row.get("parts") or [row.get("info") or {}]
+    return parts[0].get("training") or {}
 
 
 def _code(entry: Mapping[str, Any]) -> list[str]:

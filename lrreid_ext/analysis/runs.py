@@ -16,7 +16,16 @@ from lrreid_ext.engine.trainer import load_trained
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.hub import HUB, WEIGHTS_FILE, download
 
-__all__ = ["Run", "changed", "load_run", "run_cfg", "run_names", "run_parser"]
+__all__ = [
+    "Run",
+    "changed",
+    "flat_config",
+    "load_run",
+    "run_cfg",
+    "run_names",
+    "run_parser",
+    "run_path",
+]
 
 CONFIG_FILE = "config.yaml"
 
@@ -76,6 +85,11 @@ def run_names(texts: Sequence[str]) -> list[str]:
     if twice:
         raise ConfigError(f"two runs are called {twice[0]!r}; call one of them NAME=RUN")
     return names
+
+
+def run_path(text: str) -> Path:
+    """The path in ``[NAME=]PATH``."""
+    return _split(text)[1]
 
 
 def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
@@ -141,6 +155,17 @@ def changed(cfg: CfgNode, *settings: tuple[str, Any]) -> CfgNode:
         node[leaf] = value
     cfg.freeze()
     return cfg
+
+
+def flat_config(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
+    """Every key's value as text, by its dotted name."""
+    found: dict[str, str] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            found |= flat_config(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = str(list(value) if isinstance(value, tuple) else value)
+    return found
 
 
 def _split(text: str) -> tuple[str, Path]:

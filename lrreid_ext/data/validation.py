@@ -55,7 +55,8 @@ def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:
     info: dict[str, object] = {"validation": "training identities left out"}
     info["fold"] = list(cfg.DATASETS.FOLD)
     manifest_hash = data.manifest.hash if isinstance(data, RecipeDataset) else ""
-    return TestSet(f"{name}_validation", samples, manifest_hash, info)
+    synthetic = recipe is not None and recipe.synthetic
+    return TestSet(f"{name}_validation", samples, manifest_hash, info, synthetic)
 
 
 def check_fold(cfg: CfgNode, training: Mapping[str, Any], path: str) -> None:

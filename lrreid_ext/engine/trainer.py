@@ -64,6 +64,7 @@ from lrreid_ext.engine.phases import (
     phases_of,
     set_modes,
 )
+from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.registry import (
@@ -440,11 +441,12 @@ class Trainer(TrainerBase):
         return evaluate(_with_weights(cfg, ""), model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
-        """How the weights came about: command, commit, machine, seed, phase and epochs."""
+        """How the weights came about: command, commit, machine, seed, data, phase and epochs."""
         assert self.phase is not None
         return {
             **{k: self.provenance[k] for k in ("command", "commit", "machine")},
             "seed": self.cfg.SEED,
+            "data_sets": list(self.cfg.DATASETS.NAMES),
             "fold": list(self.cfg.DATASETS.FOLD),
             "phase": self.phase.name,
             "epochs": self.epoch + 1,
@@ -499,9 +501,14 @@ def score(
     """
     loader = build_test_loader(cfg, test_set)
     figures: dict[str, Any] = OrderedDict()
+    # Weights that no file holds are still in training, and change.
+    cache = cfg.TEST.CACHE if cfg.MODEL.WEIGHTS else ""
     for name in cfg.TEST.EVALUATORS:
         evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")(cfg, test_set, output_dir)
         attach = getattr(evaluator, "attach", None)
+        if cache and attach is None:
+            figures.update(feed(evaluator, cached_features(cfg, model, test_set, cache)))
+            continue
         run = model if attach is None else attach(model)
         flip = cfg.TEST.FLIP.ENABLED and attach is None
         figures.update(extract(run, loader, evaluator, flip))
@@ -516,6 +523,25 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     """
     cfg, model, training = load_trained(cfg)
     return evaluate(cfg, model, training=training)
+
+
+def checkpoint_of(cfg: CfgNode) -> str:
+    """The file of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    path = cfg.MODEL.WEIGHTS
+    if not path:
+        last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
+        if not os.path.isfile(last):
+            raise FileNotFoundError(
+                "no trained model: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run "
+                f"(OUTPUT_DIR {cfg.OUTPUT_DIR} has no last_checkpoint)"
+            )
+        with open(last) as file:
+            path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    return path
 
 
 def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
@@ -535,16 +561,7 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     """
     if cfg.TEST.INITIAL:
         return _untrained(cfg)
-    path = cfg.MODEL.WEIGHTS
-    if not path:
-        last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-        if not os.path.isfile(last):
-            raise FileNotFoundError(
-                "no trained model: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run "
-                f"(OUTPUT_DIR {cfg.OUTPUT_DIR} has no last_checkpoint)"
-            )
-        with open(last) as file:
-            path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    path = checkpoint_of(cfg)
     state = read_state_dict(path, "MODEL.WEIGHTS")
     if not cfg.MODEL.HEADS.NUM_CLASSES:
         cfg = with_num_classes(cfg, classes_in(state))

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-__all__ = ["is_exporting", "routed"]
+__all__ = ["is_exporting", "picked"]
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` is tracing: then nothing may depend on what a tensor holds."""
+    """Whether ``torch.export`` is tracing.
+
+    A graph's shapes can't depend on what a tensor holds. So while a model is exported all images
+    pass, and :func:`picked` keeps what was made of the right ones.
+    """
     return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
-def routed(chosen: Tensor, images: Tensor, path: Callable[[Tensor | slice], Tensor]) -> Tensor:
-    """Images with the chosen ones replaced by what a path makes of them.
-
-    The others don't pass through the path at all, except while a model is exported: a graph's
-    shapes can't depend on which images are chosen, so all of them pass and the chosen are kept.
+def picked(chosen: Tensor, made: Tensor, images: Tensor) -> Tensor:
+    """``made`` in the chosen rows, ``images`` in the others.
 
     Args:
         chosen: (B,) bool.
-        images: (B, ...), never changed in place.
-        path: given the index of the images to take (a mask or a slice), returns (n, ...) for them.
+        made, images: (B, ...); the result is of ``images``' type.
     """
-    if is_exporting():
-        made = path(slice(None)).to(images.dtype)
-        return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), made, images)
-    if bool(chosen.all()):
-        return path(slice(None))
-    out = images.clone()
-    if bool(chosen.any()):
-        out[chosen] = path(chosen).to(out.dtype)
-    return out
+    return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), made.to(images.dtype), images)

@@ -141,8 +141,13 @@ def _timm_module(model: nn.Module) -> str:
     )
 
 
-def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
+def hub_weights(name: str, *, ways_out: str = WAYS_OUT, **kwargs: Any) -> Mapping[str, Tensor]:
     """All weights of a timm model from timm's hub, classifier included.
+
+    Args:
+        name: the model, by timm's name.
+        ways_out: what to do instead, for the message.
+        kwargs: of ``timm.create_model``.
 
     Raises:
         PretrainedError: they can't be downloaded, or there are none; says what to do instead.
@@ -152,5 +157,5 @@ def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
     except Exception as error:  # each of timm's hubs raises its own kinds
         raise PretrainedError(
             f"pretrained weights of {name!r} could not be downloaded "
-            f"({type(error).__name__}: {error}). {WAYS_OUT}"
+            f"({type(error).__name__}: {error}). {ways_out}"
         ) from error

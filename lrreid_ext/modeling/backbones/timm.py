@@ -38,6 +38,9 @@ class TimmBackbone(nn.Module):
             as one whose patches don't fill it.
     """
 
+    #: Levels are named as timm names the model's modules.
+    levels_root = "model"
+
     def __init__(
         self, name: str, size: Sequence[int] = (256, 128), *, dynamic: bool = False
     ) -> None:
@@ -112,6 +115,14 @@ class TimmBackbone(nn.Module):
         """(B, 3, H, W) normalised images to (B, out_channels, h, w)."""
         model: Any = self.model
         y = model(x) if self.unpooled else model.forward_features(x)
+        return self.as_map(y, x.shape[-2:])
+
+    def as_map(self, y: Tensor, size: Sequence[int]) -> Tensor:
+        """What the model, or a module of it, returns for images of this size, as (B, C, h, w).
+
+        Raises:
+            ValueError: it can't be made a map.
+        """
         if not isinstance(y, Tensor):
             raise self._unsuitable(f"it returns a {type(y).__name__}")
         if y.ndim == 4:
@@ -120,7 +131,7 @@ class TimmBackbone(nn.Module):
             return y
         if y.ndim == 3:
             y = y[:, getattr(self.model, "num_prefix_tokens", 0) :]
-            height, width = self._grid(y.shape[1], x.shape[-2:])
+            height, width = self._grid(y.shape[1], size)
             return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], height, width)
         raise self._unsuitable(f"it returns {tuple(y.shape)}")
 

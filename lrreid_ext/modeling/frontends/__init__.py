@@ -3,6 +3,7 @@
 from lrreid_ext.modeling.frontends.base import (
     Frontend,
     FrontendOutput,
+    Pairs,
     build_frontend,
     to_pixels,
     to_unit,
@@ -13,6 +14,7 @@ from lrreid_ext.modeling.frontends.rcan import RCAN
 from lrreid_ext.modeling.frontends.restoration import ChannelAttention, Restoration
 from lrreid_ext.modeling.frontends.spandrel import Spandrel
 from lrreid_ext.modeling.frontends.srcnn import SRCNN
+from lrreid_ext.modeling.frontends.srgan import CascadedSRGAN, SRGANGenerator
 from lrreid_ext.modeling.frontends.vdsr import VDSR, VDSRCA
 
 __all__ = [
@@ -23,11 +25,14 @@ __all__ = [
     "VDSRCA",
     "Bicubic",
     "Bilinear",
+    "CascadedSRGAN",
     "ChannelAttention",
     "Frontend",
     "FrontendOutput",
     "Identity",
+    "Pairs",
     "Restoration",
+    "SRGANGenerator",
     "Spandrel",
     "build_frontend",
     "to_pixels",
