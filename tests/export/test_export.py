@@ -46,10 +46,12 @@ SYSTEMS: dict[str, tuple[str, Sequence[str]]] = {
             "MODEL.ANCHORS.FACTORS", "[2, 3]",
         ],
     ),
-    "RIFE": (
-        "projects/FFSR_RIFE/synth.yml",
-        ["MODEL.SR.WIDTH", "4", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512"],
+    "RIFE": ("projects/FFSR_RIFE/synth.yml", ["MODEL.SR.WIDTH", "4"]),
+    "CSRGAN": (
+        "projects/CSRGAN/synth.yml",
+        [*MINI, "MODEL.SR.CASCADE.WIDTH", "4", "CSRGAN.DISCRIMINATOR.WIDTH", "4"],
     ),
+    "RAIN": ("projects/RAIN/synth.yml", ["RAIN.CRITIC_WIDTH", "4"]),
     "Bilinear": ("configs/osnet_copies.yml", [*OSNET, *MINI, "MODEL.SR.NAME", "Bilinear"]),
 }  # fmt: skip
 
@@ -101,7 +103,7 @@ def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path
     assert (got[1] - got[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("system", ["SING", "RIFE"])
+@pytest.mark.parametrize("system", ["SING", "RIFE", "CSRGAN", "RAIN"])
 def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
     run = run_of(*SYSTEMS[system])
     deployable, parity = parts(run, resized=system == "RIFE")
@@ -125,6 +127,16 @@ def test_flip_and_length_are_those_of_the_evaluation() -> None:
     wanted = expected(plain.cfg, plain.model, [crop])
     assert abs(float(wanted.norm()) - 1) > 0.1
     torch.testing.assert_close(Deployable(plain.cfg, plain.model)(*pack([crop])), wanted)
+
+
+def test_what_only_training_needs_stays_out() -> None:
+    run = run_of(*SYSTEMS["CSRGAN"])
+    deployable, parity = parts(run)
+    names = {name.split(".")[1] for name in deployable.state_dict()}
+    assert names == {"frontend", "backbone", "heads"}
+    assert any(name.startswith("discriminators") for name in run.model.state_dict())
+    for images, native, wanted in parity.batches:
+        torch.testing.assert_close(deployable(images, native), wanted)
 
 
 def test_untrained_anchors_stay_out() -> None:
