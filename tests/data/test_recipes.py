@@ -33,7 +33,7 @@ from lrreid_ext.data.recipes import (
     verify,
 )
 from lrreid_ext.data.recipes import synth as synth_recipe
-from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, default_workers, encode_png
+from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, cores, encode_png
 from lrreid_ext.data.recipes.dataset import build_command, find_source, test_set_of
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.registry import DATASET_REGISTRY, names
@@ -500,9 +500,20 @@ def test_workers_get_every_task_once_and_hand_back_errors(
         list(_run(divide, [6, 2, 8, 0, 9, 3], 2))
 
 
-def test_default_workers() -> None:
-    assert default_workers(100) == 1
-    assert 1 <= default_workers(10**6) <= 8
+def test_all_cores_take_over_where_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "lrreid_ext.data.recipes.builder"
+    monkeypatch.setattr(f"{module}._CHUNK", 2)
+    monkeypatch.setattr(f"{module}.cores", lambda: 2)
+    assert cores() >= 1
+    # Four chunks that are to say in which process they are done; a worker knows reduce and eval.
+    work, tasks = partial(reduce, eval), ["__import__('os').getpid()", {}] * 4
+    assert list(_run(work, tasks, None)) == [os.getpid()] * 4
+    # Where much is to do after the first chunk, others do it.
+    monkeypatch.setattr(f"{module}._TRIED", 0.0)
+    monkeypatch.setattr(f"{module}._WORTH", 0.0)
+    first, *rest = _run(work, tasks, None)
+    assert first == os.getpid()
+    assert len(rest) == 3 and os.getpid() not in rest
 
 
 def test_verify_finds_each_kind_of_change(cuhk: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from fastreid.utils.registry import Registry
 from PIL import Image, ImageOps
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import names, suggest
 
 __all__ = [
@@ -41,7 +42,7 @@ together with the data set of the same name.
 TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
 
 
-class RecipeError(ValueError):
+class RecipeError(ConfigError):
     """A recipe, option or source that can't be used; the message names it."""
 
 
@@ -84,6 +85,7 @@ class PlannedImage:
         width: if above 0, the image is reduced to this width in the place of a given factor; an
             image that is narrower already stays as it is.
         kernel, rounding, encoding: how, where it is reduced.
+        seed: of what the kernel draws, by a hash of it and ``stem``.
         twin: store the undegraded image too, in the role ``query_hr``.
     """
 
@@ -95,6 +97,7 @@ class PlannedImage:
     kernel: str = "bicubic"
     rounding: str = "nearest"
     encoding: str = "png"
+    seed: int = 0
     twin: bool = False
 
     def factor_of(self, native: Image.Image) -> float | None:
