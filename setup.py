@@ -14,6 +14,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["lrreid_ext", "lrreid_ext.*"]),
+    entry_points={"console_scripts": ["lrreid = lrreid_ext.cli:main"]},
     install_requires=[
         "torch>=2.4",
         "torchvision",

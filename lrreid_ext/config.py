@@ -14,7 +14,7 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
 from lrreid_ext.registry import suggest
 
-__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "widened"]
+__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "merge", "widened"]
 
 
 def add_lrreid_config(cfg: CfgNode) -> None:
@@ -169,6 +169,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # beta) runs from 0.95 to 0.85 and back against it, as in PyTorch, or stays as it is.
     cfg.SOLVER.ONE_CYCLE_PCT_START = 0.3
     cfg.SOLVER.ONE_CYCLE_MOMENTUM = True
+    # Models with several optimisers (adversaries): SOLVER keys of each by its name, and EVERY, how
+    # many steps of the training it takes one in: {critic: {OPT: Adam, EVERY: 2}}; see
+    # lrreid_ext.engine.optimizers. What isn't named is as for the main one.
+    cfg.SOLVER.OPTIMIZERS = CfgNode(new_allowed=True)
     # Batches whose gradients are added up before a step.
     cfg.SOLVER.ACCUMULATE = 1
     # Mixed precision: float16 (with a gradient scaler; GPUs) or bfloat16.
@@ -242,10 +246,7 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             plugins = _located(CfgNode._decode_cfg_value(value), "PLUGINS", os.getcwd())
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
+    merge(cfg, raw, config_file)
     try:
         cfg.merge_from_list(_widened_options(_free_keys(opts, cfg), cfg))
     except (KeyError, ValueError, AssertionError) as error:
@@ -255,6 +256,24 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg.PLUGINS = plugins
     cfg.freeze()
     return cfg
+
+
+def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:
+    """Set the keys of ``cfg``, which isn't frozen, that ``raw`` holds.
+
+    Args:
+        cfg: what is changed.
+        raw: branches and values as a YAML has them.
+        where: where they come from, for the message.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type.
+    """
+    known = set(_flat_keys(cfg))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{where}: {_explain(error, known)}") from error
 
 
 def _plugins(config_file: str) -> list[str]:
@@ -280,7 +299,8 @@ def _located(names: Any, key: str, folder: str) -> list[str]:
 def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
     """Merge the overrides whose keys a config needn't have yet; return the others.
 
-    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``) and a recipe's options.
+    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``), of a named optimiser, and
+    a recipe's options.
     """
     rest = []
     for key, value in zip(opts[::2], opts[1::2], strict=True):
@@ -289,6 +309,8 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
             branch, inner = cfg.PHASES, parts[1:]
         elif parts[:2] == ["DATASETS", "OPTIONS"] and len(parts) > 3:
             branch, inner = cfg.DATASETS.OPTIONS, parts[2:]
+        elif parts[:2] == ["SOLVER", "OPTIMIZERS"] and len(parts) > 3:
+            branch, inner = cfg.SOLVER.OPTIMIZERS, parts[2:]
         else:
             rest += [key, value]
             continue

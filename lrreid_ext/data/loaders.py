@@ -239,10 +239,17 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
 
 def build_test_set(cfg: CfgNode, name: str) -> TestSet:
     """Every image that an evaluation of ``name`` looks at."""
-    dataset = build_dataset_of(cfg, name, "DATASETS.TESTS")
+    return test_set_in(cfg, build_dataset_of(cfg, name, "DATASETS.TESTS"), name)
+
+
+def test_set_in(cfg: CfgNode, dataset: Any, name: str) -> TestSet:
+    """Every image that an evaluation of ``dataset``, called ``name``, looks at."""
     if cfg.TEST.ON_FOLD:
         return validation_set(cfg, dataset, name)
     return test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+
+
+test_set_in.__test__ = False  # type: ignore[attr-defined]  # pytest must not take this for a test
 
 
 def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
@@ -16,7 +16,7 @@ from lrreid_ext.registry import DATASET_REGISTRY, names
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_script("tools/build_dataset.py")
+    return import_module("lrreid_ext.commands.build")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def error_of(tool: ModuleType, capsys: pytest.CaptureFixture[str], *argv: str) -
         tool.main([*map(str, argv)])
     assert caught.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("build_dataset.py: error: ")
+    assert last.startswith("lrreid build: error: ")
     return last
 
 

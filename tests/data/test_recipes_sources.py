@@ -9,13 +9,13 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import mini_sets
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.config import get_cfg
@@ -247,7 +247,7 @@ def test_splits_are_permutations_of_the_sorted_identities(
 
 
 def test_the_tool_lists_where_each_comes_from_and_its_terms() -> None:
-    tool = load_script("tools/build_dataset.py")
+    tool = import_module("lrreid_ext.commands.build")
     listed = {line.split()[0]: line for line in tool.overview().splitlines() if line}
     for name in CASES:
         recipe = build_recipe(name)

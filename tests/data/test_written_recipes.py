@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import mini_sets
 import numpy as np
 import pytest
-from conftest import ROOT, TINY_OSNET, load_script
+from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
 from lrreid_ext.config import ConfigError, get_cfg, load_cfg
@@ -138,7 +139,7 @@ def test_every_key_is_in_the_modules_example() -> None:
 def test_the_tool_takes_the_file(
     hall: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tool = load_script("tools/build_dataset.py")
+    tool = import_module("lrreid_ext.commands.build")
     out = tmp_path / "out"
     assert tool.main(["list", str(hall)]) == 0
     assert "kernel=second-order" in capsys.readouterr().out
@@ -248,7 +249,7 @@ def test_workers_know_the_kernels_and_recipes_of_a_plugin(
 ) -> None:
     """Which are forked off a process that has imported no plugin."""
     (tmp_path / "night.py").write_text(PLUGIN)
-    tool, hashes = load_script("tools/build_dataset.py"), []
+    tool, hashes = import_module("lrreid_ext.commands.build"), []
     for workers in ("1", "2"):
         command = ["night_folder", "--plugin", str(tmp_path / "night.py"), "--workers", workers]
         command += ["--source", str(tmp_path / "images"), "--out", str(tmp_path / f"out{workers}")]

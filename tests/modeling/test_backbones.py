@@ -252,7 +252,7 @@ def test_the_hosts_backbones_fail_as_clearly(monkeypatch, tmp_path):
 
     monkeypatch.setattr(resnet, "init_pretrained_weights", unreachable)
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.DEPTH = "18x"
+    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = "18x", 512
     assert_says_what_to_do(cfg)
     path = tmp_path / "other.pth"
     torch.save({"stem.weight": torch.zeros(1)}, path)
@@ -268,4 +268,27 @@ def test_an_unknown_backbone_names_the_nearest():
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbon"
     with pytest.raises(ConfigError, match="build_hrnet_backbone"):
+        build_backbone(cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "width"),
+    [
+        ("build_osnet_backbone", "x0_25", 128),
+        ("build_resnet_backbone", "18x", 512),
+        ("build_resnet_backbone", "50x", 2048),
+        ("build_mobilenetv2_backbone", "1.0x", 1280),
+        ("build_shufflenetv2_backbone", "1.0x", 1024),
+    ],
+)
+def test_a_wrong_width_of_the_hosts_maps_names_the_right_one(name, depth, width):
+    cfg = get_cfg()
+    node = cfg.MODEL.BACKBONE
+    node.NAME, node.DEPTH, node.FEAT_DIM, node.PRETRAIN = name, depth, width, False
+    cfg.INPUT.SIZE_TRAIN = [64, 32]
+    backbone = build_backbone(cfg)
+    assert not any(p.is_meta for p in backbone.parameters())
+    assert backbone(torch.randn(2, 3, 64, 32)).shape[:2] == (2, width)
+    node.FEAT_DIM = 99
+    with pytest.raises(ConfigError, match=rf"FEAT_DIM is 99; {name} makes maps of {width}"):
         build_backbone(cfg)

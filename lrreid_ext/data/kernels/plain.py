@@ -31,10 +31,12 @@ def _pil(resampling: str) -> Callable[[Image.Image, Size, Draws], Image.Image]:
     def kernel(image: Image.Image, size: Size, draws: Draws) -> Image.Image:
         return resized(image, size, resampling)
 
+    kernel.__doc__ = f"Downsampling by Pillow's {resampling} filter, antialiased."
     return kernel
 
 
 def _cv2_linear(image: Image.Image, size: Size, draws: Draws) -> Image.Image:
+    """Downsampling by OpenCV's INTER_LINEAR, which looks at four pixels and aliases."""
     import cv2
 
     small = cv2.resize(np.asarray(image), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
@@ -42,7 +44,10 @@ def _cv2_linear(image: Image.Image, size: Size, draws: Draws) -> Image.Image:
 
 
 def _max_pool(image: Image.Image, size: Size, draws: Draws) -> Image.Image:
-    """Adaptive: output cell i covers rows floor(i*H/h) to ceil((i+1)*H/h), columns alike."""
+    """The largest value of each cell.
+
+    Output cell i covers rows floor(i*H/h) to ceil((i+1)*H/h), columns alike.
+    """
     pixels = np.asarray(image)
     for axis, length in enumerate(size):
         native = pixels.shape[axis]

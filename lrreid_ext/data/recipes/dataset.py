@@ -72,6 +72,7 @@ class RecipeDataset(ImageDataset):
         root: str = "datasets",
         source: str = "",
         options: Mapping[str, Any] | None = None,
+        folder: str | Path = "",
         **kwargs: Any,
     ) -> None:
         """Load the built data set, or build it first (the main process does; others wait).
@@ -81,6 +82,7 @@ class RecipeDataset(ImageDataset):
                 ``root/<name>-<hash of the options>``.
             source: folder of the ordinary data set; "" looks for its usual names below ``root``.
             options: recipe fields to change.
+            folder: where the built data set is, if it is elsewhere than below ``root``.
             kwargs: fastreid's (``mode``, ``combineall``, ``transform``, ``verbose``).
 
         Raises:
@@ -91,7 +93,7 @@ class RecipeDataset(ImageDataset):
         """
         self.recipe = build_recipe(self.dataset_name, options)
         self.genuine_lr = self.recipe.genuine_lr
-        self.folder = Path(root) / self.recipe.folder()
+        self.folder = Path(folder) if folder else Path(root) / self.recipe.folder()
         try:
             if comm.is_main_process() and not (self.folder / MANIFEST_FILE).is_file():
                 self._build(Path(root), source)

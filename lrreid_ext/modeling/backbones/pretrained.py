@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import timm
+import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
-from lrreid_ext.errors import PretrainedError
+from lrreid_ext.errors import ConfigError, PretrainedError
 from lrreid_ext.registry import BACKBONE_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
@@ -35,19 +36,44 @@ def build_backbone(cfg: CfgNode, name: str = "", key: str = "MODEL.BACKBONE.NAME
         key: the config key that holds the name, for the message.
 
     Raises:
-        ConfigError: the name isn't registered.
+        ConfigError: the name isn't registered, or ``MODEL.BACKBONE.FEAT_DIM`` isn't the width of
+            the map that one of fastreid's makes.
         FileNotFoundError: ``MODEL.BACKBONE.PRETRAIN_PATH`` names no file.
         PretrainedError: pretrained weights can't be downloaded or loaded.
         WeightsError: none of the file's names belongs to the backbone.
     """
-    from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
-
     node = cfg.MODEL.BACKBONE
     name = name or node.NAME
     builder = lookup(BACKBONE_REGISTRY, name, key)
-    if not (node.PRETRAIN and builder.__module__.startswith("fastreid.")):
+    if not builder.__module__.startswith("fastreid."):
         return builder(cfg)
-    path = node.PRETRAIN_PATH
+    backbone = _with_host_weights(cfg, name, builder) if node.PRETRAIN else builder(cfg)
+    made = map_width(backbone, tuple(cfg.INPUT.SIZE_TRAIN))
+    if made != node.FEAT_DIM:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FEAT_DIM is {node.FEAT_DIM}; {name} makes maps of {made} channels"
+        )
+    return backbone
+
+
+def map_width(backbone: nn.Module, size: tuple[int, int]) -> int:
+    """Channels of the map (B, C, h, w) that a backbone makes of images of a size, height first.
+
+    Nothing is computed: shapes alone pass through it.
+    """
+    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    images = torch.empty(2, 3, *size, device="meta")
+    with torch.no_grad():
+        return int(torch.func.functional_call(backbone, shapes, (images,)).shape[1])
+
+
+def _with_host_weights(
+    cfg: CfgNode, name: str, builder: Callable[[CfgNode], nn.Module]
+) -> nn.Module:
+    from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
+
+    path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     file = read_state_dict(path, PATH_KEY) if path else None
     try:
         backbone = builder(cfg)

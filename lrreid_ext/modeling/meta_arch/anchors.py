@@ -72,6 +72,15 @@ class Anchors(nn.Module):
         """The anchor at a position of :attr:`factors`."""
         return self.anchors[self.names[index].replace(".", "_")]
 
+    def optimizer_parts(self) -> dict[str, list[str]]:
+        """The named optimisers of the models; one of a name steps its parts in all anchors."""
+        parts: dict[str, list[str]] = {}
+        for anchor, model in self.anchors.items():
+            offer = getattr(model, "optimizer_parts", None)
+            for name, prefixes in ({} if offer is None else offer()).items():
+                parts.setdefault(name, []).extend(f"anchors.{anchor}.{p}" for p in prefixes)
+        return parts
+
     def check_phase(self, cfg: CfgNode) -> None:
         """What the step's anchor has to say of a phase's config."""
         check = getattr(self.model(self.current), "check_phase", None)
