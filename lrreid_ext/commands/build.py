@@ -32,10 +32,9 @@ from lrreid_ext.data.recipes import (
     build_recipe,
     find_source,
     load_manifest,
-    register_recipe_file,
+    recipe_named,
     verify,
 )
-from lrreid_ext.plugins import YAML_SUFFIXES
 from lrreid_ext.registry import names
 
 # A docstring's reference, and in it the name.
@@ -141,11 +140,6 @@ def describe(name: str) -> str:
     return "\n\n".join([f"{name}: {recipe.description}", "\n".join(lines), *texts])
 
 
-def _known(name: str) -> str:
-    """The name of a recipe that is given by its name or its YAML file."""
-    return register_recipe_file(name) if name.endswith(YAML_SUFFIXES) else name
-
-
 def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
     if given or not recipe.needs_source:
         return Path(given) if given else None
@@ -166,11 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.plugin:
             get_cfg(args.plugin)
         if args.recipe in ("list", "show"):
-            print(describe(_known(args.name)) if args.name else overview())
+            print(describe(recipe_named(args.name)) if args.name else overview())
             return 0
         if args.name:
             raise RecipeError(f"{args.name}: one recipe at a time; to see one: list {args.recipe}")
-        recipe = build_recipe(_known(args.recipe), parse_options(args.option))
+        recipe = build_recipe(recipe_named(args.recipe), parse_options(args.option))
         out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
         if args.verify:
             problems = verify(out, progress=True)

@@ -771,6 +771,15 @@ def test_real_cuhk01_counts() -> None:
     assert all(len(group) == 2 and group[0] == group[1] for group in pairs)
 
 
+@pytest.mark.skipif("LRREID_CUHK01" not in os.environ, reason="LRREID_CUHK01 names no folder")
+def test_real_cuhk01_manifest_is_the_one_of_the_published_figures(tmp_path: Path) -> None:
+    manifest = build(
+        build_recipe("mlr_cuhk01"), os.environ["LRREID_CUHK01"], tmp_path, progress=False
+    )
+    known = "f277a4c5a1a090917a83c945aa53c20fc4c6d283c0b73cfc3eee2d8b2ec85517"
+    assert manifest.hash == known
+
+
 @pytest.mark.skipif("LRREID_MARKET1501" not in os.environ, reason="LRREID_MARKET1501 not set")
 def test_real_market1501_counts() -> None:
     folder = Path(os.environ["LRREID_MARKET1501"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
+from lrreid_ext import build_dataset
 from lrreid_ext.config import ConfigError, get_cfg, load_cfg
 from lrreid_ext.data.loaders import build_test_set, build_train_dataset
 from lrreid_ext.data.recipes import (
@@ -133,6 +135,28 @@ def test_every_key_is_in_the_modules_example() -> None:
     assert written.__doc__ and all(f"    {key}:" in written.__doc__ for key in KEYS)
 
 
+def test_the_page_about_ones_own_data_is_right(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "your-own-data.md").read_text(encoding="utf-8")
+    yamls = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (python,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (listed,) = re.findall(r"^```\n(path,identity.*?)^```", page, re.DOTALL | re.MULTILINE)
+    mini_sets.market(tmp_path / "hall_images")
+    (tmp_path / "hall.yml").write_text(yamls[0])
+    (tmp_path / "train.yml").write_text(yamls[1].replace("/path/to/lrreid-ext", str(ROOT)))
+    (tmp_path / "night.py").write_text(python)
+    cfg = load_cfg(str(tmp_path / "train.yml"), ["DATASETS.ROOT", str(tmp_path / "sets")])
+    assert len(build_train_dataset(cfg)) == 6
+    assert verify(tmp_path / "sets" / "hall") == []
+    get_cfg([str(tmp_path / "night.py")])
+    for kernel in re.findall(r"`([a-z0-9-]+)`", page.split("| kernel |")[1].split("Strengths")[0]):
+        assert kernel in KERNEL_REGISTRY._obj_map
+    table = build_recipe("mlr_csv", {"lr_camera": 2})
+    for line in listed.splitlines()[1:]:
+        person(tmp_path / line.split(",")[0], 1, 1)
+    (tmp_path / "images.csv").write_text(listed)
+    assert [(i.camid, i.role) for i in table.read(tmp_path)] == [(1, "train"), (2, "either")]
+
+
 # ---------------------------------------------------------------------- on the command line
 
 
@@ -152,6 +176,12 @@ def test_the_tool_takes_the_file(
     with pytest.raises(SystemExit):
         tool.main([str(hall), "--out", str(tmp_path / "new")])
     assert "pictures: no such folder" in capsys.readouterr().err
+
+
+def test_python_takes_the_file(hall: Path, tmp_path: Path) -> None:
+    data = build_dataset(str(hall), None, tmp_path / "out", seed=2)
+    assert (data.dataset_name, data.manifest.options["seed"]) == ("hall", 2)
+    assert {item[2] for item in data.query} == {2}
 
 
 # ---------------------------------------------------------------------- in training

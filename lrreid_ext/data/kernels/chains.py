@@ -60,7 +60,7 @@ def _blurred(image: Image.Image, draws: Draws, stage: str, most: float) -> Image
     first = draws.uniform(f"{stage} sigma", 0.2, most)
     second, angle = first, 0.0
     if axes == "aniso":
-        second = draws.uniform(f"{stage} second sigma", 0.2, most)
+        second = draws.uniform(f"{stage} sigma across", 0.2, most)
         angle = draws.uniform(f"{stage} angle", -math.pi, math.pi)
     low, high = _BETAS[shape]
     beta = draws.uniform(f"{stage} beta", low, high) if low < high else low
@@ -172,7 +172,7 @@ def _long_blur(image: Image.Image, draws: Draws, most: float) -> Image.Image:
     # The published lengths are of the covariance's axes: squares of deviations.
     sigma = (
         math.sqrt(draws.uniform("long variance", 0.5, most)),
-        math.sqrt(draws.uniform("long second variance", 0.5, most)),
+        math.sqrt(draws.uniform("long variance across", 0.5, most)),
     )
     angle = draws.uniform("long angle", 0, math.pi)
     return blurred(image, gaussian(_size_of(draws, "long"), sigma, angle))

@@ -33,7 +33,7 @@ from lrreid_ext.data.recipes.synth import SynthRecipe
 from lrreid_ext.data.recipes.sysu import SysuRecipe
 from lrreid_ext.data.recipes.table import TableRecipe
 from lrreid_ext.data.recipes.viper import SALRViperRecipe, ViperRecipe
-from lrreid_ext.data.recipes.written import register_recipe_file
+from lrreid_ext.data.recipes.written import recipe_named, register_recipe_file
 
 __all__ = [
     "RECIPE_REGISTRY",
@@ -69,6 +69,7 @@ __all__ = [
     "find_source",
     "load_manifest",
     "preset",
+    "recipe_named",
     "register_recipe_file",
     "test_set_of",
     "verify",

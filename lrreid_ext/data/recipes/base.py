@@ -28,6 +28,7 @@ __all__ = [
     "SourceImage",
     "build_recipe",
     "file_digest",
+    "own_source",
     "preset",
 ]
 
@@ -292,6 +293,12 @@ def build_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
                 f"Options: {', '.join(known)}."
             )
     return entry(**options)
+
+
+def own_source(recipe: Recipe) -> Path | None:
+    """The source folder that the recipe's registry entry names, if it does (``entry.source``)."""
+    source = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "source", None)
+    return None if source is None else Path(source)
 
 
 def _canonical_hash(value: Any) -> str:

@@ -35,7 +35,13 @@ from tqdm import tqdm
 
 from lrreid_ext.data.degrade import Draws, degrade
 from lrreid_ext.data.kernels import Parameters
-from lrreid_ext.data.recipes.base import PlannedImage, Recipe, RecipeError, file_digest
+from lrreid_ext.data.recipes.base import (
+    PlannedImage,
+    Recipe,
+    RecipeError,
+    file_digest,
+    own_source,
+)
 from lrreid_ext.data.recipes.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -318,7 +324,7 @@ def build(
 
     Args:
         recipe: from :func:`~lrreid_ext.data.recipes.build_recipe`.
-        source: folder of the ordinary data set; None for a recipe that needs none.
+        source: folder of the ordinary data set; None for a recipe that needs none, or names it.
         out: an empty or new folder, or one that the same recipe was built into.
         workers: processes; 1 works in this one; None uses all cores where there is more than
             some seconds' work. More than one asks of the calling script what ``multiprocessing``
@@ -331,6 +337,8 @@ def build(
     """
     if workers is not None and workers < 1:
         raise RecipeError(f"workers: {workers}; needs at least 1.")
+    if source is None:
+        source = own_source(recipe)
     if recipe.needs_source and source is None:
         raise RecipeError(
             f"recipe {recipe.name} is built from {recipe.source_name}: name its folder. "

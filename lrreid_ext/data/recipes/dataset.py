@@ -11,7 +11,13 @@ from typing import Any
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
-from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, RecipeError, build_recipe
+from lrreid_ext.data.recipes.base import (
+    RECIPE_REGISTRY,
+    Recipe,
+    RecipeError,
+    build_recipe,
+    own_source,
+)
 from lrreid_ext.data.recipes.builder import build
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ImageRecord, load_manifest
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
@@ -25,9 +31,9 @@ logger = logging.getLogger(__name__)
 def find_source(recipe: Recipe, root: str | Path) -> Path | None:
     """The folder that holds the recipe's source, or None: the one that the recipe itself names, or
     one of its usual names below ``root``."""
-    own = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "source", None)
+    own = own_source(recipe)
     if own is not None:
-        return Path(own)
+        return own
     for folder in (*recipe.source_folders, ""):
         try:
             recipe.locate(Path(root) / folder)

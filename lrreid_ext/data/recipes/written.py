@@ -1,7 +1,8 @@
 """Recipes of one's own, written down in YAML.
 
-A file like this one is a plugin: named in a config's ``PLUGINS``, or given to
-``tools/build_dataset.py`` in a recipe's place, it registers a recipe, and a data set of its name::
+A file like this one is a plugin: named in a config's ``PLUGINS``, or given in a recipe's place to
+``lrreid build`` or :func:`lrreid_ext.build_dataset`, it registers a recipe, and a data set of its
+name::
 
     name: hall              # of recipe, data set and built folder
     base: mlr_folder        # the recipe that it is like: any that is registered
@@ -25,9 +26,10 @@ import yaml
 
 from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, RecipeError, build_recipe
 from lrreid_ext.data.recipes.dataset import add_recipe
+from lrreid_ext.plugins import YAML_SUFFIXES
 from lrreid_ext.registry import DATASET_REGISTRY, suggest
 
-__all__ = ["KEYS", "register_recipe_file"]
+__all__ = ["KEYS", "recipe_named", "register_recipe_file"]
 
 #: Keys of such a file, and the type of their values.
 KEYS: dict[str, type] = {
@@ -80,6 +82,15 @@ def register_recipe_file(file: str | Path) -> str:
     entry.source = path.parent / source if source else None  # type: ignore[attr-defined]
     add_recipe(entry)
     return name
+
+
+def recipe_named(text: str) -> str:
+    """The name of a recipe that is given by its name, or by a YAML file, which is registered.
+
+    Raises:
+        RecipeError: as :func:`register_recipe_file`.
+    """
+    return register_recipe_file(text) if text.endswith(YAML_SUFFIXES) else text
 
 
 def _content(path: Path) -> dict[str, Any]:
