@@ -48,6 +48,7 @@ class TestSet:
         samples: all groups; their positions are the batch's ``index``.
         manifest_hash: hash of the recipe's manifest, or "" for a data set without one.
         info: what a report should name beside the figures (recipe, seed, split ...).
+        synthetic: whether the images show nobody, so that they may be pictured anywhere.
     """
 
     __test__ = False  # pytest must not take this for a test class
@@ -56,3 +57,4 @@ class TestSet:
     samples: list[Sample]
     manifest_hash: str = ""
     info: dict[str, object] = field(default_factory=dict)
+    synthetic: bool = False

@@ -130,6 +130,8 @@ class Recipe(ABC):
     terms: ClassVar[str]
     #: Folder names under which the source is looked for below the data set root.
     source_folders: ClassVar[tuple[str, ...]] = ()
+    #: Whether the images show no real person.
+    synthetic: ClassVar[bool] = False
     #: Whether there is a source folder at all.
     needs_source: ClassVar[bool] = True
     #: Height and width of every source image in pixels, or () if they may vary.

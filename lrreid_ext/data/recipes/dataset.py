@@ -182,7 +182,7 @@ class RecipeDataset(ImageDataset):
         info: dict[str, object] = {"recipe": self.recipe.name}
         info |= {key: options[key] for key in ("seed", "split") if key in options}
         info |= {"options": options, "counts": self.manifest.counts()}
-        return TestSet(self.dataset_name, samples, self.manifest.hash, info)
+        return TestSet(self.dataset_name, samples, self.manifest.hash, info, self.recipe.synthetic)
 
 
 def twin_samples(
