@@ -46,7 +46,8 @@ options:
 
 
 @pytest.fixture(autouse=True)
-def registries_as_before() -> Iterator[None]:
+def registries_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("lrreid_ext.plugins._imported", {})
     registries = (RECIPE_REGISTRY, DATASET_REGISTRY, KERNEL_REGISTRY)
     before = [dict(registry._obj_map) for registry in registries]
     yield
