@@ -121,7 +121,13 @@ def propose(kind: str, index: Any, asked: Floats, k: int, setting: int) -> Ids:
     """Ids (Q, C >= k) of candidates; -1 where there are fewer."""
     if kind == "hnsw":
         _graph(index).efSearch = max(setting, k)
-        found = index.search(asked, k)[1]
+        # A query is one thread's work; others that only wait would delay it on a busy machine.
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(min(threads, max(1, len(asked))))
+        try:
+            found = index.search(asked, k)[1]
+        finally:
+            faiss.omp_set_num_threads(threads)
     else:
         index.nprobe = setting
         found = index.search(asked, CANDIDATES * k)[1]
