@@ -268,20 +268,8 @@ def load_model(
     kind = torch.device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {device!r}, but PyTorch finds no GPU here; use 'cpu'")
-    file = _weights_in(Path(path))
-    run = load_run(str(file), [*opts, "MODEL.DEVICE", device])
+    run = load_run(str(path), [*opts, "MODEL.DEVICE", device])
     return TrainedModel(run.name, run.cfg, run.model, run.training)
-
-
-def _weights_in(path: Path) -> Path:
-    """The file in a folder of weights to share; anything else as it is."""
-    if not path.is_dir() or (path / "last_checkpoint").is_file():
-        return path
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) > 1:
-        names = ", ".join(f.name for f in files)
-        raise ConfigError(f"{path}: holds several files of weights ({names}); name one")
-    return files[0] if files else path
 
 
 def build_dataset(
