@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,17 +30,26 @@ from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor, nn
 
-from lrreid_ext.analysis.runs import load_run
+from lrreid_ext.analysis.runs import Run, load_run
 from lrreid_ext.config import CfgNode, ConfigError, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
-from lrreid_ext.data.recipes import RecipeDataset, build, build_recipe, load_manifest
+from lrreid_ext.data.recipes import (
+    RecipeDataset,
+    build,
+    build_recipe,
+    load_manifest,
+    recipe_named,
+)
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
+from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.engine.trainer import score
 from lrreid_ext.errors import ImageError
 from lrreid_ext.evaluation.inference import Isolated, evaluating
 from lrreid_ext.evaluation.provenance import config_hash, weights_hash
+from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
+from lrreid_ext.hub import HUB
 from lrreid_ext.registry import DATASET_REGISTRY, EVALUATOR_REGISTRY, lookup, names
 
 __all__ = ["TrainedModel", "build_dataset", "evaluate", "load_model"]
@@ -82,7 +92,8 @@ class TrainedModel:
                 (B, 3, H, W) in RGB from 0 to 255, or a list of those; see
                 :func:`lrreid_ext.data.pictures.pictures`.
             native_size: (N, 2), or (2,) for all, height and width in pixels that the images had
-                before anybody enlarged them. By default the sizes that they come with.
+                before anybody enlarged them. By default the sizes that they come with, or with
+                INPUT.NATIVE_SIZE estimated what their spectra speak for.
             batch_size: images at a time.
             flip: average the features of each image and of its mirror image.
             factor: (N,), or one number for all, by which the images were reduced. It matters only
@@ -143,6 +154,60 @@ class TrainedModel:
         pixels = out[0].float().round().clamp(0, 255).to("cpu", torch.uint8)
         return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
+    @classmethod
+    def from_pretrained(
+        cls, name: str | os.PathLike[str], *, revision: str = "", device: str = "cpu"
+    ) -> TrainedModel:
+        """A model of the Hugging Face hub, or of a folder that :meth:`save_pretrained` wrote.
+
+        Args:
+            name: ``owner/name``, or a folder.
+            revision: a branch, tag or commit of the hub's repository; "" is its main branch.
+            device: as for :func:`load_model`.
+
+        Raises:
+            ConfigError: a repository that can't be had, or whose config asks for code.
+        """
+        if Path(name).is_dir():
+            return load_model(name, device)
+        return load_model(f"{HUB}{name}" + (f"@{revision}" if revision else ""), device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, license: str = LICENSE) -> None:
+        """Write a folder for others: config, weights as safetensors, and a model card.
+
+        Args:
+            folder: made if need be.
+            license: the hub's identifier of the license, such as ``mit``; it stands in the card.
+        """
+        run = Run(self.name, self.cfg, self.module, self.training)
+        save_pretrained(run, Path(folder), license=license)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        license: str = LICENSE,
+        private: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes.
+
+        Args:
+            repository: ``owner/name``; made if need be.
+            license: as for :meth:`save_pretrained`.
+            private: whether a repository made here is seen by its owner alone.
+            token: of the hub; by default the one that ``hf auth login`` left.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ConfigError: the hub refuses, or can't be reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, license=license)
+            return push_to_hub(Path(folder), repository, private=private, token=token)
+
     def _features(self, batch: dict[str, Any]) -> Tensor:
         out = Isolated(self.module)(batch)
         if not isinstance(out, Tensor) or out.ndim not in (2, 3):
@@ -158,7 +223,8 @@ class TrainedModel:
         """A batch as the test loader makes it."""
         transform = build_transforms(self.cfg, is_train=False)
         loaded = [picture() for picture in found]
-        own = torch.tensor([image.size[::-1] for image in loaded])
+        how = self.cfg.INPUT.NATIVE_SIZE
+        own = torch.tensor([native_size(image, how) for image in loaded])
         with warnings.catch_warnings():
             # fastreid's way to make tensors.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
@@ -188,8 +254,9 @@ def load_model(
 
     Args:
         path: a folder that ``tools/train_net.py`` trained into (its last checkpoint is taken); a
-            checkpoint (``.pth`` or ``.safetensors``) beside its ``config.yaml``; or a folder with
-            ``config.yaml`` and one ``.safetensors`` file.
+            checkpoint (``.pth`` or ``.safetensors``) beside its ``config.yaml``; a folder with
+            ``config.yaml`` and one ``.safetensors`` file; or ``hub:owner/name[@revision]`` of the
+            Hugging Face hub.
         device: where it runs: ``cpu``, ``cuda``, ``cuda:1`` ...
         opts: ``KEY VALUE`` overrides of its config, as on the command line.
 
@@ -201,20 +268,8 @@ def load_model(
     kind = torch.device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {device!r}, but PyTorch finds no GPU here; use 'cpu'")
-    file = _weights_in(Path(path))
-    run = load_run(str(file), [*opts, "MODEL.DEVICE", device])
+    run = load_run(str(path), [*opts, "MODEL.DEVICE", device])
     return TrainedModel(run.name, run.cfg, run.model, run.training)
-
-
-def _weights_in(path: Path) -> Path:
-    """The file in a folder of weights to share; anything else as it is."""
-    if not path.is_dir() or (path / "last_checkpoint").is_file():
-        return path
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) > 1:
-        names = ", ".join(f.name for f in files)
-        raise ConfigError(f"{path}: holds several files of weights ({names}); name one")
-    return files[0] if files else path
 
 
 def build_dataset(
@@ -228,8 +283,9 @@ def build_dataset(
     May be interrupted and called again: finished files are checked and kept.
 
     Args:
-        recipe: its name, as ``tools/build_dataset.py list`` shows them.
-        source: folder of the ordinary data set; None for a recipe that needs none.
+        recipe: its name, as ``tools/build_dataset.py list`` shows them, or a YAML file
+            (:mod:`lrreid_ext.data.recipes.written`).
+        source: folder of the ordinary data set; None for a recipe that needs none, or names it.
         out: an empty or new folder, or one that the same recipe was built into.
         options: fields of the recipe to change.
 
@@ -240,7 +296,8 @@ def build_dataset(
         RecipeError: an unknown recipe or option, or a source or folder that can't be used.
     """
     folder = Path(out)
-    build(build_recipe(recipe, options), None if source is None else Path(source), folder)
+    made = build_recipe(recipe_named(recipe), options)
+    build(made, None if source is None else Path(source), folder)
     return _built(folder)
 
 

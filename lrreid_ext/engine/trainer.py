@@ -8,6 +8,7 @@ hooks once, inside ``__init__``; phases need them anew, so this derives from its
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from fastreid.utils.events import (
     JSONWriter,
     TensorboardXWriter,
 )
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -62,6 +64,7 @@ from lrreid_ext.engine.phases import (
     phases_of,
     set_modes,
 )
+from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.registry import (
@@ -83,7 +86,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     except ValueError as error:  # parts can be built without a config, and know no ConfigError
         raise ConfigError(str(error)) from error
     if cfg.MODEL.INIT.WEIGHTS:
-        init_weights(model, cfg.MODEL.INIT.WEIGHTS, cfg.MODEL.INIT.MAP)
+        node = cfg.MODEL.INIT
+        init_weights(model, node.WEIGHTS, node.MAP, node.FORMAT)
     if cfg.MODEL.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     return model.to(torch.device(cfg.MODEL.DEVICE))
@@ -437,11 +441,12 @@ class Trainer(TrainerBase):
         return evaluate(_with_weights(cfg, ""), model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
-        """How the weights came about: command, commit, machine, seed, phase and epochs."""
+        """How the weights came about: command, commit, machine, seed, data, phase and epochs."""
         assert self.phase is not None
         return {
             **{k: self.provenance[k] for k in ("command", "commit", "machine")},
             "seed": self.cfg.SEED,
+            "data_sets": list(self.cfg.DATASETS.NAMES),
             "fold": list(self.cfg.DATASETS.FOLD),
             "phase": self.phase.name,
             "epochs": self.epoch + 1,
@@ -496,9 +501,14 @@ def score(
     """
     loader = build_test_loader(cfg, test_set)
     figures: dict[str, Any] = OrderedDict()
+    # Weights that no file holds are still in training, and change.
+    cache = cfg.TEST.CACHE if cfg.MODEL.WEIGHTS else ""
     for name in cfg.TEST.EVALUATORS:
         evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")(cfg, test_set, output_dir)
         attach = getattr(evaluator, "attach", None)
+        if cache and attach is None:
+            figures.update(feed(evaluator, cached_features(cfg, model, test_set, cache)))
+            continue
         run = model if attach is None else attach(model)
         flip = cfg.TEST.FLIP.ENABLED and attach is None
         figures.update(extract(run, loader, evaluator, flip))
@@ -515,18 +525,11 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     return evaluate(cfg, model, training=training)
 
 
-def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
-    """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
-
-    Returns:
-        The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
-        MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
-        weights come from; and how the weights came about ({} if the file doesn't say).
+def checkpoint_of(cfg: CfgNode) -> str:
+    """The file of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
 
     Raises:
         FileNotFoundError: there is neither.
-        ConfigError: TEST.PHASE names no phase.
-        WeightsError: the file isn't for this model.
     """
     path = cfg.MODEL.WEIGHTS
     if not path:
@@ -538,10 +541,31 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
             )
         with open(last) as file:
             path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    return path
+
+
+def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
+    """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
+
+    With TEST.INITIAL, the model as MODEL.INIT fills it, which nobody has trained here.
+
+    Returns:
+        The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
+        MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
+        weights come from; and how the weights came about ({} if the file doesn't say).
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ConfigError: TEST.PHASE names no phase.
+        WeightsError: the file isn't for this model.
+    """
+    if cfg.TEST.INITIAL:
+        return _untrained(cfg)
+    path = checkpoint_of(cfg)
     state = read_state_dict(path, "MODEL.WEIGHTS")
     if not cfg.MODEL.HEADS.NUM_CLASSES:
         cfg = with_num_classes(cfg, classes_in(state))
-    model = build_model(_without_initial_weights(cfg))
+    model = build_model(without_initial_weights(cfg))
     load_strictly(model, state, f"MODEL.WEIGHTS: {path}")
     training = training_info_of(path)
     if cfg.TEST.ON_FOLD:
@@ -554,10 +578,22 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     return _with_weights(cfg, path), model.eval(), training
 
 
+def _untrained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
+    """The model as MODEL.INIT fills it; see :func:`load_trained`."""
+    if not cfg.MODEL.INIT.WEIGHTS:
+        raise ConfigError("TEST.INITIAL: there are no initial weights; name MODEL.INIT.WEIGHTS")
+    # The classifier is nobody's: what it has to tell apart isn't known, and it isn't evaluated.
+    cfg = with_num_classes(cfg, 1)
+    model = build_model(cfg)
+    set_step(model, phases_of(cfg)[-1].step)
+    return _with_weights(cfg, cfg.MODEL.INIT.WEIGHTS), model.eval(), {}
+
+
 def training_info_of(path: str) -> dict[str, Any]:
     """What a checkpoint of this program says of its training; {} for other files."""
     if path.endswith(".safetensors"):
-        return {}
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("training", "{}")))
     data = torch.load(path, map_location="cpu", weights_only=True)
     return dict(data.get("trainer", {}).get("info", {}))
 
@@ -578,8 +614,12 @@ def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
     return cfg
 
 
-def _without_initial_weights(cfg: CfgNode) -> CfgNode:
-    # The checkpoint replaces them all, so the files need not be at hand. Plugins' keys too.
+def without_initial_weights(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with every key that names a file of weights emptied, plugins' keys too.
+
+    A checkpoint replaces them all, so that the files need not be at hand.
+    """
+
     def blank(node: CfgNode) -> None:
         for key, value in node.items():
             if isinstance(value, CfgNode):

@@ -111,6 +111,8 @@ def test_hrnet_refuses_bad_numbers():
         ("convnext_atto", (320, 2, 1)),
         ("vit_tiny_patch16_224", (192, 4, 2)),
         ("vit_wee_patch16_reg1_gap_256", (256, 4, 2)),
+        ("deit_tiny_distilled_patch16_224", (192, 4, 2)),
+        ("swin_tiny_patch4_window7_224", (768, 2, 1)),
         ("swinv2_cr_tiny_224", (768, 2, 1)),
         ("mixer_s32_224", (512, 2, 1)),
     ],
@@ -153,10 +155,26 @@ def test_timm_errors_say_what_is_right():
         build_backbone(timm_cfg("resnet5O", 2048))
     with pytest.raises(ValueError, match="coat_tiny makes no feature map"):
         build_backbone(timm_cfg("coat_tiny", 2048))
-    cfg = timm_cfg("vit_tiny_patch16_224", 192)
+    cfg = timm_cfg("mixer_s32_224", 512)
     cfg.INPUT.SIZE_TEST = [96, 32]
     with pytest.raises(ValueError, match=r"\[96, 32\]"):
         build_backbone(cfg)
+    # A row of patches cut off without a word would be a loss.
+    with pytest.raises(ValueError, match=r"\[60, 32\].*multiples.*\[16, 16\]"):
+        build_backbone(timm_cfg("vit_tiny_patch16_224", 192, size=(60, 32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "shape"),
+    [("vit_tiny_patch16_224", 192, (6, 2)), ("swin_tiny_patch4_window7_224", 768, (3, 1))],
+)
+def test_a_test_size_of_its_own(name, dim, shape):
+    cfg = timm_cfg(name, dim)
+    cfg.INPUT.SIZE_TEST = [96, 32]
+    backbone = build_backbone(cfg).eval()
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 3, 96, 32)).shape == (1, dim, *shape)
+        assert backbone(torch.zeros(1, 3, 64, 32)).shape[2] < shape[0]
 
 
 def with_file(cfg, path):

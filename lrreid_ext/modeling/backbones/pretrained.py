@@ -118,17 +118,20 @@ def load_pretrained(
         return
     path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     source = f"{PATH_KEY}: {path}" if path else "timm's hub"
-    state = read_state_dict(path, PATH_KEY) if path else dict(hub())
-    # timm's own remapping of names, and resizing of position embeddings, for this architecture.
-    adapt = getattr(sys.modules[_timm_module(model)], "checkpoint_filter_fn", None)
-    if adapt is not None:
-        state = adapt(state, model)
+    state: Mapping[str, Tensor] = read_state_dict(path, PATH_KEY) if path else hub()
+    state = filtered(model, state)
     classifier = tuple(classifier)
     state = {k: v for k, v in state.items() if not (classifier and k.startswith(classifier))}
     # Files older than PyTorch 0.4.1 don't count batches.
     counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     load_strictly(model, {**counters, **state}, source)
     logger.info("Backbone weights taken from %s", source)
+
+
+def filtered(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What timm makes of a file for a model: names that changed, position embeddings resized."""
+    adapt = getattr(sys.modules[_timm_module(model)], "checkpoint_filter_fn", None)
+    return dict(state) if adapt is None else adapt(dict(state), model)
 
 
 def _timm_module(model: nn.Module) -> str:
@@ -138,8 +141,13 @@ def _timm_module(model: nn.Module) -> str:
     )
 
 
-def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
+def hub_weights(name: str, *, ways_out: str = WAYS_OUT, **kwargs: Any) -> Mapping[str, Tensor]:
     """All weights of a timm model from timm's hub, classifier included.
+
+    Args:
+        name: the model, by timm's name.
+        ways_out: what to do instead, for the message.
+        kwargs: of ``timm.create_model``.
 
     Raises:
         PretrainedError: they can't be downloaded, or there are none; says what to do instead.
@@ -149,5 +157,5 @@ def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
     except Exception as error:  # each of timm's hubs raises its own kinds
         raise PretrainedError(
             f"pretrained weights of {name!r} could not be downloaded "
-            f"({type(error).__name__}: {error}). {WAYS_OUT}"
+            f"({type(error).__name__}: {error}). {ways_out}"
         ) from error

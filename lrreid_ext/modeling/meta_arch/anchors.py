@@ -13,6 +13,7 @@ from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import factor_group
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch.pipeline import Pipeline
+from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import META_ARCH_REGISTRY, lookup
 
 
@@ -59,6 +60,7 @@ class Anchors(nn.Module):
         self.current = len(factors) - 1
         # Which have been trained; in checkpoints, so that an evaluation knows it.
         self.register_buffer("trained", torch.zeros(len(factors), dtype=torch.bool))
+        self._settled: list[int] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -115,9 +117,15 @@ class Anchors(nn.Module):
         nothing = torch.full_like(found[ready[0]], torch.nan)
         return torch.stack([found.get(k, nothing) for k in range(len(self.factors))], dim=1)
 
+    def before_export(self, size: Sequence[int]) -> None:
+        """Keep what a graph can't read off a buffer: which anchors are trained."""
+        self._settled = self.ready
+
     @property
     def ready(self) -> list[int]:
         """Positions of the trained anchors; of the step's, while none is."""
+        if is_exporting():
+            return self._settled
         return self.trained.nonzero().flatten().tolist() or [self.current]
 
     def restore(self, batch: dict[str, Any]) -> FrontendOutput:
