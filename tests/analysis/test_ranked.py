@@ -18,9 +18,9 @@ from lrreid_ext.analysis.ranked import (
     draw_queries,
     hardest,
     nearest,
-    picture,
     table,
 )
+from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
 from lrreid_ext.evaluation.distance import distance_matrix
 from lrreid_ext.evaluation.ranking import rank_statistics
@@ -140,4 +140,4 @@ def test_the_picture_marks_right_and_wrong_not_by_colour_alone(samples: list[Sam
     assert wrong.get_edgecolor() != right.get_edgecolor()
     # The query is shown as the camera delivered it, reduced by 2.
     assert axes[0].images[0].get_array().shape == (8, 4, 3)
-    assert picture(samples[1]).size == (8, 16)
+    assert sample_image(samples[1]).size == (8, 16)
