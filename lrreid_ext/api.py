@@ -34,7 +34,13 @@ from lrreid_ext.analysis.runs import Run, load_run
 from lrreid_ext.config import CfgNode, ConfigError, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
-from lrreid_ext.data.recipes import RecipeDataset, build, build_recipe, load_manifest
+from lrreid_ext.data.recipes import (
+    RecipeDataset,
+    build,
+    build_recipe,
+    load_manifest,
+    recipe_named,
+)
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.validation import check_fold
@@ -262,20 +268,8 @@ def load_model(
     kind = torch.device(device).type
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {device!r}, but PyTorch finds no GPU here; use 'cpu'")
-    file = _weights_in(Path(path))
-    run = load_run(str(file), [*opts, "MODEL.DEVICE", device])
+    run = load_run(str(path), [*opts, "MODEL.DEVICE", device])
     return TrainedModel(run.name, run.cfg, run.model, run.training)
-
-
-def _weights_in(path: Path) -> Path:
-    """The file in a folder of weights to share; anything else as it is."""
-    if not path.is_dir() or (path / "last_checkpoint").is_file():
-        return path
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) > 1:
-        names = ", ".join(f.name for f in files)
-        raise ConfigError(f"{path}: holds several files of weights ({names}); name one")
-    return files[0] if files else path
 
 
 def build_dataset(
@@ -289,8 +283,9 @@ def build_dataset(
     May be interrupted and called again: finished files are checked and kept.
 
     Args:
-        recipe: its name, as ``tools/build_dataset.py list`` shows them.
-        source: folder of the ordinary data set; None for a recipe that needs none.
+        recipe: its name, as ``tools/build_dataset.py list`` shows them, or a YAML file
+            (:mod:`lrreid_ext.data.recipes.written`).
+        source: folder of the ordinary data set; None for a recipe that needs none, or names it.
         out: an empty or new folder, or one that the same recipe was built into.
         options: fields of the recipe to change.
 
@@ -301,7 +296,8 @@ def build_dataset(
         RecipeError: an unknown recipe or option, or a source or folder that can't be used.
     """
     folder = Path(out)
-    build(build_recipe(recipe, options), None if source is None else Path(source), folder)
+    made = build_recipe(recipe_named(recipe), options)
+    build(made, None if source is None else Path(source), folder)
     return _built(folder)
 
 

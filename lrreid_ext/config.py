@@ -11,6 +11,7 @@ from fastreid.config import CfgNode
 from fastreid.config import get_cfg as host_cfg
 
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
 from lrreid_ext.registry import suggest
 
 __all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "merge", "widened"]
@@ -19,7 +20,8 @@ __all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg",
 def add_lrreid_config(cfg: CfgNode) -> None:
     """Add every key of ``lrreid_ext`` with its default. fastreid's own keys stay as they are."""
     # Modules to import before a config is merged: dotted names, or paths of .py files (relative to
-    # the YAML that names them). They register entries and may offer add_config(cfg).
+    # the YAML that names them). They register entries and may offer add_config(cfg). And recipes of
+    # your own: paths of .yml files, see lrreid_ext.data.recipes.written.
     cfg.PLUGINS = []
     # Seed of everything random in training: initial weights, sampling, augmentation, dropout.
     cfg.SEED = 0
@@ -57,7 +59,9 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # If two whole numbers, the twin's width in pixels is drawn from low (included) to high instead,
     # as in the VR sets; an image narrower than that stays as it is.
     cfg.INPUT.LR.WIDTHS = []
-    # Degradation kernel: see lrreid_ext.data.degrade.
+    # Degradation kernel, by name in KERNEL_REGISTRY: bicubic, bilinear, lanczos, area, cv2-linear,
+    # max-pool; or with blur, noise and compression drawn for each sample: blur, noise, jpeg,
+    # first-order, second-order, shuffled (see lrreid_ext.data.kernels).
     cfg.INPUT.LR.KERNEL = "bicubic"
     # What the network is trained on: hr (images as they are), lr (their degraded twins), mixed
     # (each sample degraded with probability PROB), both (every sample as it is and degraded).
@@ -262,8 +266,6 @@ def add_lrreid_config(cfg: CfgNode) -> None:
 
 def get_cfg(plugins: Sequence[str] = ()) -> CfgNode:
     """A config with the keys of fastreid, ``lrreid_ext``, the bundled projects and ``plugins``."""
-    from lrreid_ext.plugins import load_plugins
-
     cfg = host_cfg()
     add_lrreid_config(cfg)
     load_plugins(cfg, plugins)
@@ -341,8 +343,9 @@ def _plugins(config_file: str) -> list[str]:
 
 def _located(names: Any, key: str, folder: str) -> list[str]:
     if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"{key}: a list of modules or .py files is needed, not {names!r}")
-    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(".py") else n for n in names]
+        raise ConfigError(f"{key}: a list of modules, .py or .yml files is needed, not {names!r}")
+    files = (".py", *YAML_SUFFIXES)
+    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(files) else n for n in names]
 
 
 def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastreid.data.data_utils import read_image
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
 from lrreid_ext.analysis.plots import COLOURS
-from lrreid_ext.data.degrade import degrade
+from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
 from lrreid_ext.evaluation.distance import check_features, distance_chunks
 from lrreid_ext.evaluation.ranking import labels
@@ -33,7 +32,6 @@ __all__ = [
     "draw_queries",
     "hardest",
     "nearest",
-    "picture",
     "table",
 ]
 
@@ -170,12 +168,6 @@ def hardest(first_ranks: Sequence[ArrayLike], count: int) -> NDArray[np.int64]:
 
 
 # ---------------------------------------------------------------- what is written
-def picture(sample: Sample) -> Image.Image:
-    """A test image as the camera delivered it, RGB: degraded if the sample asks for it."""
-    image = read_image(sample.path, "RGB")
-    return degrade(image, sample.degrade, sample.kernel) if sample.degrade > 1 else image
-
-
 def table(
     samples: Sequence[Sample],
     gallery: NDArray[np.int64],
@@ -234,7 +226,7 @@ def draw(
     lines = [(q, name) for q in range(len(index)) for name in runs]
     for row, (q, name) in zip(axes, lines, strict=True):
         query = samples[index[q]]
-        _show(row[0], picture(query), f"person {query.pid}\n{_reduced(query)}")
+        _show(row[0], sample_image(query), f"person {query.pid}\n{_reduced(query)}")
         row[0].text(
             -0.25, 0.5, name, rotation=90, ha="right", va="center", fontsize="small",
             transform=row[0].transAxes,
@@ -244,7 +236,7 @@ def draw(
             if place < 0:
                 continue
             match, right = samples[gallery[place]], bool(found.right[q, k])
-            _show(row[k + 1], picture(match), f"{'✓' if right else '✗'} {match.pid}")
+            _show(row[k + 1], sample_image(match), f"{'✓' if right else '✗'} {match.pid}")
             _frame(row[k + 1], right)
     return figure
 

@@ -14,7 +14,7 @@ from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.cli import device_of
 from lrreid_ext.engine.trainer import load_trained
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.hub import HUB, WEIGHTS_FILE, download
+from lrreid_ext.hub import HUB, download
 
 __all__ = [
     "Run",
@@ -97,7 +97,8 @@ def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
 
     Args:
         text: ``[NAME=]FOLDER`` or ``[NAME=]CHECKPOINT``, with the folder's ``config.yaml``; or
-            ``[NAME=]hub:owner/name[@revision]`` of the Hugging Face hub, downloaded at need.
+            ``[NAME=]hub:owner/name[@revision]`` of the Hugging Face hub, downloaded at need. A
+            folder without checkpoints may hold one ``.safetensors`` file.
         opts: ``KEY VALUE`` overrides.
 
     Returns:
@@ -121,16 +122,24 @@ def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
         )
     cfg = load_cfg(str(file), opts)
     # The weights that training began with are not those that it made.
-    weights = "" if path.is_dir() else str(path)
-    shared = path / WEIGHTS_FILE
-    if path.is_dir() and shared.is_file() and not (path / "last_checkpoint").is_file():
-        weights = str(shared)
+    weights = _shared_weights(path) if path.is_dir() else str(path)
     return changed(
         cfg,
         ("OUTPUT_DIR", str(folder)),
         ("MODEL.WEIGHTS", weights),
         ("MODEL.DEVICE", device_of(cfg.MODEL.DEVICE)),
     )
+
+
+def _shared_weights(folder: Path) -> str:
+    """The file in a folder of weights to share; "" in one that was trained into."""
+    if (folder / "last_checkpoint").is_file():
+        return ""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        names = ", ".join(f.name for f in files)
+        raise ConfigError(f"{folder}: holds several files of weights ({names}); name one")
+    return str(files[0]) if files else ""
 
 
 def load_run(text: str, opts: Sequence[str] = ()) -> Run:
@@ -177,6 +186,6 @@ def _split(text: str) -> tuple[str, Path]:
     if name:
         return name, where
     if path.startswith(HUB):
-        return path.removeprefix(HUB), where
+        return path.removeprefix(HUB).partition("@")[0], where
     own = where.resolve()
     return (own.name if own.is_dir() else f"{own.parent.name}/{own.stem}"), where

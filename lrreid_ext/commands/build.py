@@ -1,22 +1,27 @@
 """Build a cross-resolution data set from an ordinary one, or check a built one.
 
 python tools/build_dataset.py list
+python tools/build_dataset.py list mlr_cuhk01
 python tools/build_dataset.py synth_pedestrians
 python tools/build_dataset.py mlr_market1501 --source Market-1501-v15.09.15
 python tools/build_dataset.py mlr_csv --source my_images --option lr_camera=2
+python tools/build_dataset.py my_recipe.yml
 python tools/build_dataset.py mlr_market1501 --verify
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from tabulate import tabulate
 
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes import (
@@ -27,10 +32,13 @@ from lrreid_ext.data.recipes import (
     build_recipe,
     find_source,
     load_manifest,
+    recipe_named,
     verify,
 )
 from lrreid_ext.registry import names
 
+# A docstring's reference, and in it the name.
+_ROLE = re.compile(r":\w+:`(?:[\w.]*\.)?(\w+)`")
 DEFAULT_ROOT = os.environ.get("FASTREID_DATASETS", "datasets")
 
 
@@ -43,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
         epilog="examples:\n" + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("recipe", metavar="RECIPE", help="a recipe's name, or `list` to see all")
+    out.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a recipe's name or YAML file; or `list`: all of them, or the one called NAME",
+    )
+    out.add_argument("name", metavar="NAME", nargs="?", help="with `list`: the recipe to show")
     out.add_argument(
         "--source", metavar="DIR", help="the ordinary data set (default: looked for beside --out)"
     )
@@ -53,7 +66,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"folder to build into, or to verify (default: {DEFAULT_ROOT}/<recipe>, with options "
         "changed <recipe>-<hash>)",
     )
-    out.add_argument("--workers", type=int, metavar="N", help="processes (default: by image count)")
+    out.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: all cores, if there is more than some seconds' work)",
+    )
     out.add_argument(
         "--verify",
         action="store_true",
@@ -71,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="MODULE",
-        help="import this module (or .py file) first, for a recipe of your own; repeatable",
+        help="import this module (or .py or .yml file) first, for a recipe or kernel of your own; "
+        "repeatable",
     )
     return out
 
@@ -94,20 +113,31 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def describe() -> str:
-    """Every recipe with its source, where to get it, its terms and its options."""
-    blocks = []
-    for name in names(RECIPE_REGISTRY):
-        recipe = build_recipe(name)
-        options = ", ".join(f"{key}={value}" for key, value in recipe.options().items())
-        lines = [
-            f"source   {recipe.source_name}",
-            f"get it   {recipe.where_to_get}",
-            f"terms    {recipe.terms}",
-            f"options  {options}",
-        ]
-        blocks.append("\n    ".join([f"{name}: {recipe.description}", *lines]))
-    return "\n\n".join(blocks)
+def overview() -> str:
+    """A line for each recipe: what it is built from, where to get that, and on what terms."""
+    recipes = [build_recipe(name) for name in names(RECIPE_REGISTRY)]
+    rows = [(r.name, r.source_name, f"{r.where_to_get} | {r.terms}") for r in recipes]
+    headers = ("recipe", "built from", "where to get it | terms of use")
+    table = tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
+    return f"{table}\n\n`list NAME` shows the rule and the options of one."
+
+
+def describe(name: str) -> str:
+    """One recipe: its rule, its source, where to get that, its terms, and its options."""
+    recipe = build_recipe(name)
+    below = ", ".join(recipe.source_folders) if recipe.needs_source else ""
+    facts = [
+        ("source", recipe.source_name),
+        ("get it", recipe.where_to_get),
+        ("terms", recipe.terms),
+        ("found as", below),
+        *(("--option", f"{key}={value}") for key, value in recipe.options().items()),
+    ]
+    width = max(len(key) for key, _ in facts)
+    lines = [f"    {key:<{width}}  {value}" for key, value in facts if value]
+    rules = [kind.__doc__ for kind in type(recipe).__mro__ if issubclass(kind, Recipe)]
+    texts = [_ROLE.sub(r"\1", inspect.cleandoc(rule)) for rule in rules[:-1] if rule]
+    return "\n\n".join([f"{name}: {recipe.description}", "\n".join(lines), *texts])
 
 
 def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
@@ -129,10 +159,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.plugin:
             get_cfg(args.plugin)
-        if args.recipe == "list":
-            print(describe())
+        if args.recipe in ("list", "show"):
+            print(describe(recipe_named(args.name)) if args.name else overview())
             return 0
-        recipe = build_recipe(args.recipe, parse_options(args.option))
+        if args.name:
+            raise RecipeError(f"{args.name}: one recipe at a time; to see one: list {args.recipe}")
+        recipe = build_recipe(recipe_named(args.recipe), parse_options(args.option))
         out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
         if args.verify:
             problems = verify(out, progress=True)

@@ -147,7 +147,8 @@ def training_set(cfg: CfgNode, limit: int = 0) -> tuple[TestSet, NDArray[np.bool
         cameras = {c: k for k, c in enumerate(sorted({c for *_, c in items}, key=str))}
         for image in by_side(cfg, data, name, items):
             place = (image.path, pids[image.pid], cameras[image.camera], "train")
-            samples.append(Sample(*place, image.factor, image.degrade, cfg.INPUT.LR.KERNEL))
+            kernel = cfg.INPUT.LR.KERNEL
+            samples.append(Sample(*place, image.factor, image.degrade, kernel, cfg.SEED))
             low.append(image.low)
     if not any(low) or all(low):
         raise ConfigError(

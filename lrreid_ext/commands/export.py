@@ -30,7 +30,7 @@ FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "hub"}
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    out = run_parser("export.py", __doc__, several=False)
+    out = run_parser("lrreid export", __doc__, several=False)
     out.add_argument(
         "--to", nargs="+", required=True, choices=KINDS, metavar="KIND",
         help=f"any of {', '.join(KINDS)}",

@@ -20,6 +20,7 @@ from lrreid_ext.registry import (
     EVALUATOR_REGISTRY,
     FRONTEND_REGISTRY,
     HOOK_REGISTRY,
+    KERNEL_REGISTRY,
     LOSS_REGISTRY,
     META_ARCH_REGISTRY,
     REID_HEADS_REGISTRY,
@@ -61,6 +62,7 @@ KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
     "architectures": ("MODEL.META_ARCHITECTURE", registered(META_ARCH_REGISTRY)),
     "losses": ("MODEL.LOSSES.NAME", registered(LOSS_REGISTRY)),
     "recipes": ("DATASETS.NAMES", registered(RECIPE_REGISTRY)),
+    "kernels": ("INPUT.LR.KERNEL, and a recipe's option kernel", registered(KERNEL_REGISTRY)),
     "evaluators": ("TEST.EVALUATORS", registered(EVALUATOR_REGISTRY)),
     "hooks": ("HOOKS", registered(HOOK_REGISTRY)),
 }

@@ -27,7 +27,7 @@ from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.data.validation import validation_set
-from lrreid_ext.registry import DATASET_REGISTRY, lookup
+from lrreid_ext.registry import DATASET_REGISTRY, KERNEL_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def check_input(cfg: CfgNode) -> None:
         raise ConfigError(f"INPUT.LR.TRAIN_ON: {lr.TRAIN_ON!r} is none of {', '.join(TRAIN_ON)}")
     if lr.RANGE and len(lr.RANGE) != 2:
         raise ConfigError(f"INPUT.LR.RANGE: two numbers or none, not {list(lr.RANGE)}")
+    lookup(KERNEL_REGISTRY, lr.KERNEL, "INPUT.LR.KERNEL")
     if min([*lr.FACTORS, *lr.RANGE], default=1) < 1 or not (lr.FACTORS or lr.RANGE):
         raise ConfigError("INPUT.LR.FACTORS and RANGE: factors are numbers >= 1, at least one")
     if cfg.INPUT.AFFINE.ENABLED:

@@ -27,7 +27,7 @@ def mixed_gallery(
         share: how likely an image is to be reduced, 0 to 1.
         factors: the factors to draw from, each > 1.
         seed: of the draws.
-        kernel: one of :data:`lrreid_ext.data.degrade.KERNELS`.
+        kernel: one of :func:`lrreid_ext.data.degrade.known_kernels`.
 
     Raises:
         ConfigError: the gallery has no HR image.
@@ -44,7 +44,7 @@ def mixed_gallery(
         drawn = hash_unit(f"gallery {name}", seed) < share
         if sample.group == GALLERY and sample.factor == 1 and drawn:
             factor = draw_factor(f"gallery factor {name}", seed, factors)
-            sample = replace(sample, factor=factor, degrade=factor, kernel=kernel)
+            sample = replace(sample, factor=factor, degrade=factor, kernel=kernel, seed=seed)
         samples.append(sample)
     how = {"share": share, "factors": [float(f) for f in factors], "kernel": kernel, "seed": seed}
     return replace(test_set, samples=samples, info={**test_set.info, "mixed_gallery": how})

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrreid_ext.data.degrade import degrade, draw_factor, draw_width
+from lrreid_ext.data.degrade import Draws, degrade, draw_factor, draw_width
 from lrreid_ext.data.labels import UNLABELLED
 from lrreid_ext.data.resolution import check_native_size, native_size
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
 
@@ -42,8 +42,8 @@ class PairedDataset(CommDataset):
         widths: if given, the LR twin's width is drawn from ``low`` to below ``high`` instead.
         kernel: degradation kernel.
         lr_probability: the chance that ``lr_mask`` is set.
-        fixed: each image keeps one factor, drawn from its name and this seed; None draws anew for
-            each sample.
+        fixed: each image keeps one factor, and what else its degradation draws, drawn from its
+            name and this seed; None draws anew for each sample.
         genuine: cameras whose images are low-resolution as they are; their factor is NaN.
         reduced: cameras whose images are known only reduced by their factor.
         synthetic: factor of a third twin; 0: none.
@@ -116,7 +116,7 @@ class PairedDataset(CommDataset):
         if camid in self.genuine:
             small, factor = image, float("nan")
         else:
-            small = degrade(image, factor, self.kernel)
+            small = self._degraded(image, factor, path, seed, "degrade")
         has_hr = camid not in self.genuine | self.reduced
         if not has_hr:
             image = small
@@ -133,7 +133,7 @@ class PairedDataset(CommDataset):
             "img_paths": path,
         }
         if self.synthetic:
-            reduced = degrade(image, self.synthetic, self.kernel)
+            reduced = self._degraded(image, self.synthetic, path, seed, "synthetic")
             sample["images_synthetic"] = self._transformed(reduced, seed)
             sample["native_size_synthetic"] = torch.tensor(reduced.size[::-1])
             sample["factor_synthetic"] = self.synthetic
@@ -141,6 +141,15 @@ class PairedDataset(CommDataset):
             white = read_image(str(self._mask_file(path)), "RGB")
             sample["masks"] = self._transformed(white, seed)[:1] / 255
         return sample
+
+    def _degraded(
+        self, image: Image.Image, factor: float, path: str, seed: int, purpose: str
+    ) -> Image.Image:
+        if self.fixed is not None:
+            draws = Draws.hashed(Path(path).stem, self.fixed)
+            return degrade(image, factor, self.kernel, draws=draws)
+        with seeded(derive(purpose, seed)):
+            return degrade(image, factor, self.kernel, draws=Draws.random())
 
     @property
     def num_classes(self) -> int:
@@ -170,6 +179,15 @@ class PairedDataset(CommDataset):
         return Path(self.masks, f"{Path(path).stem}.png")
 
 
+def sample_image(sample: Sample) -> Image.Image:
+    """A test image as the camera delivered it, RGB: degraded if the sample asks for it."""
+    image = read_image(sample.path, "RGB")
+    if sample.degrade <= 1:
+        return image
+    draws = Draws.hashed(Path(sample.path).stem, sample.seed)
+    return degrade(image, sample.degrade, sample.kernel, draws=draws)
+
+
 class TestDataset(Dataset):
     """The images of a :class:`TestSet`, degraded on reading where a sample asks for it.
 
@@ -195,9 +213,7 @@ class TestDataset(Dataset):
         """``images`` (3, H, W) RGB 0-255 float, ``native_size`` (2,) int64, ``factor`` float,
         ``targets``, ``camids`` and ``index`` int, ``img_paths`` str."""
         sample = self.test_set.samples[index]
-        image = read_image(sample.path, "RGB")
-        if sample.degrade > 1:
-            image = degrade(image, sample.degrade, sample.kernel)
+        image = sample_image(sample)
         return {
             "images": self.transform(image),
             "native_size": torch.tensor(native_size(image, self.size_from)),

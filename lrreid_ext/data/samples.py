@@ -26,6 +26,7 @@ class Sample:
             low-resolution by nature and nobody knows by how much.
         degrade: if above 1, the file is reduced by this factor when it is read.
         kernel: the degradation kernel used for ``degrade``.
+        seed: of what the kernel draws, together with the file's name.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Sample:
     factor: float = 1.0
     degrade: float = 1.0
     kernel: str = "bicubic"
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,16 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
         "phase": cfg.TEST.PHASE or training.get("phase", ""),
     }
     samples = [
-        [_short(s.path), s.pid, s.camid, s.group, f"{s.factor:.12g}", f"{s.degrade:.12g}", s.kernel]
+        [
+            _short(s.path),
+            s.pid,
+            s.camid,
+            s.group,
+            f"{s.factor:.12g}",
+            f"{s.degrade:.12g}",
+            s.kernel,
+            s.seed,
+        ]
         for s in test_set.samples
     ]
     return {

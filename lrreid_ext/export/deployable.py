@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,14 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import EPSILON
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.export.resize import pillow_may_begin_with_height, resize_crops
+from lrreid_ext.modeling.meta_arch import Pipeline
 
 __all__ = ["Deployable", "expected", "pack"]
 
 Crop = NDArray[np.uint8]
+
+# What evaluation needs of an architecture, whichever images come.
+PARTS = ("frontend", "backbone", "heads")
 
 
 class Deployable(nn.Module):
@@ -73,11 +78,13 @@ class Deployable(nn.Module):
         self.anchors: list[int] | None = None
         self.factors: list[float] | None = None
         blank = {
-            "images": torch.zeros(1, 3, *self.size),
-            "native_size": torch.tensor([self.size]),
+            "images": torch.zeros(2, 3, *self.size),
+            # One that whatever routes by resolution passes on, and one that it doesn't.
+            "native_size": torch.tensor([self.size, (1, 1)]),
         }
-        with torch.no_grad():
+        with torch.no_grad(), _called(self.model) as called:
             features = self.model(blank)
+        _drop(self.model, called)
         if not isinstance(features, Tensor) or features.ndim not in (2, 3):
             raise ConfigError(
                 f"MODEL.META_ARCHITECTURE: {cfg.MODEL.META_ARCHITECTURE} gives no features (B, D) "
@@ -111,6 +118,26 @@ class Deployable(nn.Module):
             features = features[:, self.anchors]
         features = features.to(torch.float32)
         return F.normalize(features, dim=-1, eps=EPSILON) if self.normalised else features
+
+
+@contextmanager
+def _called(model: nn.Module) -> Iterator[set[nn.Module]]:
+    """The modules that are called inside the block."""
+    called: set[nn.Module] = set()
+    hooks = [m.register_forward_hook(lambda m, *_: called.add(m)) for m in model.modules()]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _drop(model: nn.Module, called: set[nn.Module]) -> None:
+    """Leave out what only training needs: teachers, critics, decoders. Files hold no more of it."""
+    for parent in [model, *(m for m in model.modules() if isinstance(m, Pipeline))]:
+        for name, child in list(parent.named_children()):
+            if name not in PARTS and not called.intersection(child.modules()):
+                setattr(parent, name, nn.Identity())
 
 
 def pack(crops: Sequence[Crop], size: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lrreid_ext.analysis.ranked import draw_queries, hardest, picture
+from lrreid_ext.analysis.ranked import draw_queries, hardest
 from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.analysis.tsne import factor_name
+from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated
@@ -65,7 +66,7 @@ def restored(context: Context) -> Found:
     for k, i in enumerate(index):
         sample = samples[i]
         who = f"person {sample.pid}, camera {sample.camid}"
-        small = picture(sample)
+        small = sample_image(sample)
         pictures: list[Picture | None] = [
             picture_of(
                 small, f"{who}: as the camera delivered it, {small.width} by {small.height} pixels",
@@ -129,7 +130,7 @@ def _restorations(run: Scored, index: NDArray[np.int64]) -> Tensor:
 
 def _hr_images(run: Scored, files: Sequence[str]) -> Tensor:
     transform = build_transforms(run.cfg, is_train=False)
-    return torch.stack([transform(picture(Sample(f, 1, 0, QUERY_HR))) for f in files])
+    return torch.stack([transform(sample_image(Sample(f, 1, 0, QUERY_HR))) for f in files])
 
 
 def _compared(pixels: Tensor, hr: Tensor, alt: str) -> Picture:
@@ -222,7 +223,7 @@ def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
     blocks: list[Block] = []
     for q, i in enumerate(index):
         query = samples[i]
-        small = picture(query)
+        small = sample_image(query)
         title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
         shown = picture_of(
             small, f"query: {title}, {small.width} by {small.height} pixels",
@@ -251,7 +252,7 @@ def _match(sample: Sample, rank: int, right: bool, distance: float | None) -> Ma
     alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}" + (
         f", distance {far}" if far else ""
     )
-    image = picture(sample)
+    image = sample_image(sample)
     if image.height > 128:
         image = image.resize((max(round(image.width * 128 / image.height), 1), 128))
     return Match(picture_of(image, alt), right, rank, far)

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run
 from lrreid_ext.commands import export
-from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.export.deployable import Deployable, expected, pack
 from lrreid_ext.export.formats import describe, read_metadata, write_onnx, write_torch
 from lrreid_ext.export.parity import Parity, ParityError
-from lrreid_ext.registry import META_ARCH_REGISTRY
+from lrreid_ext.registry import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 OSNET = ["MODEL.INIT.WEIGHTS", "", "MODEL.BACKBONE.DEPTH", "x0_25"]
+# Tracing takes time with the number of layers: where the backbone doesn't matter, it is one.
+MINI = ["MODEL.BACKBONE.NAME", "_build_mini_backbone", "MODEL.BACKBONE.FEAT_DIM", "8"]
 # YAML, and what makes it small.
 SYSTEMS: dict[str, tuple[str, Sequence[str]]] = {
     "PSHRNet": (
@@ -40,17 +42,23 @@ SYSTEMS: dict[str, tuple[str, Sequence[str]]] = {
     "SING": (
         "projects/SING/synth.yml",
         [
-            "MODEL.SR.FILTERS", "[4, 3]", "MODEL.BACKBONE.DGD.WIDTH", "0.125",
-            "MODEL.BACKBONE.FEAT_DIM", "192", "MODEL.HEADS.EMBEDDING_DIM", "16",
+            *MINI, "MODEL.SR.FILTERS", "[4, 3]", "MODEL.HEADS.EMBEDDING_DIM", "16",
             "MODEL.ANCHORS.FACTORS", "[2, 3]",
         ],
     ),
-    "RIFE": (
-        "projects/FFSR_RIFE/synth.yml",
-        ["MODEL.SR.WIDTH", "4", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512"],
+    "RIFE": ("projects/FFSR_RIFE/synth.yml", ["MODEL.SR.WIDTH", "4"]),
+    "CSRGAN": (
+        "projects/CSRGAN/synth.yml",
+        [*MINI, "MODEL.SR.CASCADE.WIDTH", "4", "CSRGAN.DISCRIMINATOR.WIDTH", "4"],
     ),
-    "Bilinear": ("configs/osnet_copies.yml", [*OSNET, "MODEL.SR.NAME", "Bilinear"]),
+    "RAIN": ("projects/RAIN/synth.yml", ["RAIN.CRITIC_WIDTH", "4"]),
+    "Bilinear": ("configs/osnet_copies.yml", [*OSNET, *MINI, "MODEL.SR.NAME", "Bilinear"]),
 }  # fmt: skip
+
+
+@BACKBONE_REGISTRY.register()
+def _build_mini_backbone(cfg: CfgNode) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.BatchNorm2d(8), nn.ReLU())
 
 
 def run_of(yaml: str, options: Sequence[str], folder: str = "", anchors: bool = True) -> Run:
@@ -95,7 +103,7 @@ def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path
     assert (got[1] - got[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("system", ["SING", "RIFE"])
+@pytest.mark.parametrize("system", ["SING", "RIFE", "CSRGAN", "RAIN"])
 def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
     run = run_of(*SYSTEMS[system])
     deployable, parity = parts(run, resized=system == "RIFE")
@@ -109,7 +117,7 @@ def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
 
 
 def test_flip_and_length_are_those_of_the_evaluation() -> None:
-    run = run_of("configs/osnet_copies.yml", [*OSNET, "TEST.FLIP.ENABLED", "True"])
+    run = run_of("configs/osnet_copies.yml", [*OSNET, *MINI, "TEST.FLIP.ENABLED", "True"])
     deployable, parity = parts(run)
     for images, native, wanted in parity.batches:
         torch.testing.assert_close(deployable(images, native), wanted)
@@ -119,6 +127,16 @@ def test_flip_and_length_are_those_of_the_evaluation() -> None:
     wanted = expected(plain.cfg, plain.model, [crop])
     assert abs(float(wanted.norm()) - 1) > 0.1
     torch.testing.assert_close(Deployable(plain.cfg, plain.model)(*pack([crop])), wanted)
+
+
+def test_what_only_training_needs_stays_out() -> None:
+    run = run_of(*SYSTEMS["CSRGAN"])
+    deployable, parity = parts(run)
+    names = {name.split(".")[1] for name in deployable.state_dict()}
+    assert names == {"frontend", "backbone", "heads"}
+    assert any(name.startswith("discriminators") for name in run.model.state_dict())
+    for images, native, wanted in parity.batches:
+        torch.testing.assert_close(deployable(images, native), wanted)
 
 
 def test_untrained_anchors_stay_out() -> None:

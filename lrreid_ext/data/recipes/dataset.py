@@ -11,7 +11,13 @@ from typing import Any
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
-from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, RecipeError, build_recipe
+from lrreid_ext.data.recipes.base import (
+    RECIPE_REGISTRY,
+    Recipe,
+    RecipeError,
+    build_recipe,
+    own_source,
+)
 from lrreid_ext.data.recipes.builder import build
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ImageRecord, load_manifest
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
@@ -23,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def find_source(recipe: Recipe, root: str | Path) -> Path | None:
-    """The folder below ``root`` that holds the recipe's source, or None."""
+    """The folder that holds the recipe's source, or None: the one that the recipe itself names, or
+    one of its usual names below ``root``."""
+    own = own_source(recipe)
+    if own is not None:
+        return own
     for folder in (*recipe.source_folders, ""):
         try:
             recipe.locate(Path(root) / folder)
@@ -42,7 +52,8 @@ def build_command(recipe: Recipe, source: str | Path, out: str | Path) -> str:
         if value != defaults[name]
     ]
     where = f" --source {source}" if recipe.needs_source else ""
-    return f"python tools/build_dataset.py {recipe.name}{where} --out {out}{''.join(changed)}"
+    name = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "file", recipe.name)
+    return f"python tools/build_dataset.py {name}{where} --out {out}{''.join(changed)}"
 
 
 class RecipeDataset(ImageDataset):
@@ -162,7 +173,11 @@ class RecipeDataset(ImageDataset):
         # A recipe without kernel degrades nothing, and so has no twins.
         kernel = options.get("kernel", "none")
         samples += twin_samples(
-            [(self._path(r), r.pid, r.camid) for r in twins], factors, hr, kernel
+            [(self._path(r), r.pid, r.camid) for r in twins],
+            factors,
+            hr,
+            kernel,
+            options.get("seed", 0),
         )
         info: dict[str, object] = {"recipe": self.recipe.name}
         info |= {key: options[key] for key in ("seed", "split") if key in options}
@@ -171,14 +186,18 @@ class RecipeDataset(ImageDataset):
 
 
 def twin_samples(
-    items: Sequence[tuple[str, int, int]], factors: Sequence[float], hr: bool, kernel: str
+    items: Sequence[tuple[str, int, int]],
+    factors: Sequence[float],
+    hr: bool,
+    kernel: str,
+    seed: int = 0,
 ) -> list[Sample]:
     if bad := [f for f in factors if f < 1]:
         raise ValueError(f"factor {bad[0]!r}: a degradation factor is >= 1")
     samples = [Sample(*item, QUERY_HR) for item in items] if hr else []
     for factor in dict.fromkeys(float(f) for f in factors):
         samples += [
-            Sample(*item, factor_group(factor), factor=factor, degrade=factor, kernel=kernel)
+            Sample(*item, factor_group(factor), factor, degrade=factor, kernel=kernel, seed=seed)
             for item in items
         ]
     return samples
