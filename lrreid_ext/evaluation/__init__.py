@@ -7,21 +7,27 @@ from lrreid_ext.evaluation.inference import Isolated, extract
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
 from lrreid_ext.evaluation.report import ResultsError, load_results, results_table
+from lrreid_ext.evaluation.reranking import ReRanked, k_reciprocal
 from lrreid_ext.evaluation.single_shot import SingleShot, draw_gallery, single_shot
+from lrreid_ext.evaluation.verification import FARS, Verification, tar_at_far
 
 __all__ = [
+    "FARS",
     "METRICS",
     "CrossResolutionEvaluator",
     "ImageQualityEvaluator",
     "Isolated",
     "RankStatistics",
+    "ReRanked",
     "ResultsError",
     "SingleShot",
+    "Verification",
     "cmc",
     "distance_chunks",
     "distance_matrix",
     "draw_gallery",
     "extract",
+    "k_reciprocal",
     "load_results",
     "provenance",
     "psnr",
@@ -29,5 +35,6 @@ __all__ = [
     "results_table",
     "single_shot",
     "ssim",
+    "tar_at_far",
     "twin_files",
 ]
