@@ -138,6 +138,7 @@ def test_the_picture_marks_right_and_wrong_not_by_colour_alone(samples: list[Sam
     wrong, right = (a.spines["left"] for a in axes[1:3])
     assert wrong.get_linestyle() != right.get_linestyle() == "-"
     assert wrong.get_edgecolor() != right.get_edgecolor()
+    assert wrong.get_capstyle() == "butt"
     # The query is shown as the camera delivered it, reduced by 2.
     assert axes[0].images[0].get_array().shape == (8, 4, 3)
     assert sample_image(samples[1]).size == (8, 16)
