@@ -43,6 +43,7 @@ test: install-dev lint
 
 bench: install
 	$(BIN)/python benchmarks/ranking.py
+	$(BIN)/python benchmarks/search.py
 
 clean:
 	rm -rf $(VENV) logs build *.egg-info

@@ -10,7 +10,6 @@ on --host-queries of them and scaled; its distances are timed on all.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import statistics
@@ -29,6 +28,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
+from lrreid_ext.evaluation.memory import PeakMemory
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.files import write_text
@@ -95,41 +95,6 @@ def make_data(queries: int, gallery: int, dim: int, seed: int = 0) -> Data:
 
     query, shown = features(q_pids), features(g_pids)
     return Data(query, shown, q_pids + 1, g_pids + 1, q_camids, g_camids)
-
-
-class PeakMemory:
-    """Most memory held above what was held at the start, in bytes.
-
-    On Linux the excess over what is resident now if it exceeds what this process ever held, and
-    else at most that; on other systems the growth of the process's largest size, at least that.
-    """
-
-    def __init__(self) -> None:
-        gc.collect()
-        status = _linux_status()
-        self._start = status["VmRSS"] if status else _largest_size()
-
-    def read(self) -> int:
-        """The peak so far."""
-        status = _linux_status()
-        return max(0, (status["VmHWM"] if status else _largest_size()) - self._start)
-
-
-def _linux_status() -> dict[str, int]:
-    """Resident size now (VmRSS) and at most (VmHWM) in bytes; {} where /proc has none."""
-    path = Path("/proc/self/status")
-    if not path.is_file():
-        return {}
-    rows = (line.split() for line in path.read_text().splitlines())
-    found = {r[0].rstrip(":"): 1024 * int(r[1]) for r in rows if r and r[0] in ("VmRSS:", "VmHWM:")}
-    return found if len(found) == 2 else {}
-
-
-def _largest_size() -> int:
-    import resource  # not on Windows
-
-    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return size if sys.platform == "darwin" else 1024 * size
 
 
 def _seconds(work: Callable[[], Any], repeats: int) -> tuple[list[float], Any]:

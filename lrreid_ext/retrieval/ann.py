@@ -46,7 +46,7 @@ EF_SEARCH = (16, 32, 64, 128, 256, 512, 1024, 2048)
 VALUES_PER_BYTE = 8
 CANDIDATES = 16
 # Vectors that k-means looks at for each list.
-PER_LIST = 64
+PER_LIST = 40
 
 
 def choose_kind(count: int, dim: int) -> str:

@@ -1,0 +1,44 @@
+"""The memory that a piece of work holds at most."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from pathlib import Path
+
+__all__ = ["PeakMemory"]
+
+
+class PeakMemory:
+    """Most memory held above what was held at the start, in bytes.
+
+    On Linux the excess over what is resident now if it exceeds what this process ever held, and
+    else at most that; on other systems the growth of the process's largest size, at least that.
+    """
+
+    def __init__(self) -> None:
+        gc.collect()
+        status = _linux_status()
+        self._start = status["VmRSS"] if status else _largest_size()
+
+    def read(self) -> int:
+        """The peak so far."""
+        status = _linux_status()
+        return max(0, (status["VmHWM"] if status else _largest_size()) - self._start)
+
+
+def _linux_status() -> dict[str, int]:
+    """Resident size now (VmRSS) and at most (VmHWM) in bytes; {} where /proc has none."""
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        return {}
+    rows = (line.split() for line in path.read_text().splitlines())
+    found = {r[0].rstrip(":"): 1024 * int(r[1]) for r in rows if r and r[0] in ("VmRSS:", "VmHWM:")}
+    return found if len(found) == 2 else {}
+
+
+def _largest_size() -> int:
+    import resource  # not on Windows
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
