@@ -6,6 +6,10 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
+EXPORT = ["torch>=2.7", "onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]
+HUB = ["huggingface-hub>=0.26"]
+SPANDREL = ["spandrel>=0.4"]
+
 setup(
     name="lrreid-ext",
     version="0.1.0",
@@ -14,6 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["lrreid_ext", "lrreid_ext.*"]),
+    entry_points={"console_scripts": ["lrreid = lrreid_ext.cli:main"]},
     install_requires=[
         "torch>=2.4",
         "torchvision",
@@ -37,7 +42,18 @@ setup(
     extras_require={
         # The MATLAB file that CUHK03 comes in.
         "cuhk03": ["h5py>=3.8"],
+        # Galleries in Milvus, embedded in a file or on a server.
+        "milvus": ["pymilvus>=3.0", "milvus-lite>=3.0"],
+        # tools/export.py --to onnx; its exporter, and the runtime that the file is checked with.
+        "export": EXPORT,
+        # Models of the Hugging Face hub, and uploading to it.
+        "hub": HUB,
+        # SR.NAME Spandrel: other people's super-resolution networks.
+        "spandrel": SPANDREL,
         "dev": [
+            *EXPORT,
+            *HUB,
+            *SPANDREL,
             "pytest>=8",
             "hypothesis>=6.100",
             "ruff>=0.6",

@@ -1,7 +1,22 @@
 """Low- and cross-resolution person re-identification on fast-reid."""
 
+from typing import TYPE_CHECKING, Any
+
 from lrreid_ext.compat import import_host
 
+if TYPE_CHECKING:
+    from lrreid_ext.api import TrainedModel, build_dataset, evaluate, load_model
+
 __version__ = "0.1.0"
+__all__ = ["TrainedModel", "build_dataset", "evaluate", "load_model"]
 
 import_host()
+
+
+def __getattr__(name: str) -> Any:
+    # On first use: the engine and everything it needs take a while to import.
+    if name in __all__:
+        from lrreid_ext import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

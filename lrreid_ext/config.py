@@ -11,15 +11,17 @@ from fastreid.config import CfgNode
 from fastreid.config import get_cfg as host_cfg
 
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
 from lrreid_ext.registry import suggest
 
-__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "widened"]
+__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "merge", "widened"]
 
 
 def add_lrreid_config(cfg: CfgNode) -> None:
     """Add every key of ``lrreid_ext`` with its default. fastreid's own keys stay as they are."""
     # Modules to import before a config is merged: dotted names, or paths of .py files (relative to
-    # the YAML that names them). They register entries and may offer add_config(cfg).
+    # the YAML that names them). They register entries and may offer add_config(cfg). And recipes of
+    # your own: paths of .yml files, see lrreid_ext.data.recipes.written.
     cfg.PLUGINS = []
     # Seed of everything random in training: initial weights, sampling, augmentation, dropout.
     cfg.SEED = 0
@@ -40,6 +42,11 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Leave out a part of the training identities, for validation: [i, k] is the i-th (from 0) of k
     # parts, drawn at random by identity.
     cfg.DATASETS.FOLD = []
+    # Share of the training identities whose labels are known (0 to 1), drawn at random by SEED; and
+    # what becomes of the images of the others: drop, or keep for the losses that ask for no label
+    # (a front-end's, an adversary's).
+    cfg.DATASETS.LABELLED = 1.0
+    cfg.DATASETS.UNLABELLED = "drop"
     # Recipe fields to change, by recipe: {synth_pedestrians: {identities: 100}}.
     cfg.DATASETS.OPTIONS = CfgNode(new_allowed=True)
 
@@ -52,7 +59,9 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # If two whole numbers, the twin's width in pixels is drawn from low (included) to high instead,
     # as in the VR sets; an image narrower than that stays as it is.
     cfg.INPUT.LR.WIDTHS = []
-    # Degradation kernel: see lrreid_ext.data.degrade.
+    # Degradation kernel, by name in KERNEL_REGISTRY: bicubic, bilinear, lanczos, area, cv2-linear,
+    # max-pool; or with blur, noise and compression drawn for each sample: blur, noise, jpeg,
+    # first-order, second-order, shuffled (see lrreid_ext.data.kernels).
     cfg.INPUT.LR.KERNEL = "bicubic"
     # What the network is trained on: hr (images as they are), lr (their degraded twins), mixed
     # (each sample degraded with probability PROB), both (every sample as it is and degraded).
@@ -65,6 +74,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.INPUT.LR.CAMERAS = []
     # Factor of a third twin of each training image, images_synthetic (SING's x_h2l); 0: none.
     cfg.INPUT.LR.SYNTHETIC = 0.0
+    # Native size of test images: that of the file (file), or an estimate from the image itself, for
+    # crops that somebody may have enlarged (estimated); see lrreid_ext.data.resolution. Front-ends,
+    # backbones and the fusion of anchors go by it.
+    cfg.INPUT.NATIVE_SIZE = "file"
     # Folder with a foreground mask for each training image: <its name without suffix>.png, white
     # where the person is ("": none). They become the batch's masks.
     cfg.INPUT.MASKS = ""
@@ -100,6 +113,26 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # width.
     cfg.MODEL.SR.MASK = "gaussian"
     cfg.MODEL.SR.MASK_SIGMA = [0.4, 0.25]
+
+    # Spandrel: a super-resolution network's file (.pth or .safetensors) that spandrel reads;
+    # whether it's left as it is, or trained on; and what it's fed: images reduced by its scale
+    # (reduced), or as they are (full).
+    cfg.MODEL.SR.SPANDREL = CfgNode()
+    cfg.MODEL.SR.SPANDREL.WEIGHTS = ""
+    cfg.MODEL.SR.SPANDREL.FROZEN = True
+    cfg.MODEL.SR.SPANDREL.FEED = "reduced"
+    # CascadedSRGAN: stages of 2x (1 to 4); residual blocks and width of each generator (SRGAN: 16,
+    # 64).
+    cfg.MODEL.SR.CASCADE = CfgNode()
+    cfg.MODEL.SR.CASCADE.STAGES = 3
+    cfg.MODEL.SR.CASCADE.BLOCKS = 16
+    cfg.MODEL.SR.CASCADE.WIDTH = 64
+    # Each generator adds to its input's bicubic enlargement. SRGAN's doesn't; small ones learn
+    # sooner that way.
+    cfg.MODEL.SR.CASCADE.RESIDUAL = False
+    # joint (a stage eats what the one before made, all losses reach all stages) or stagewise (each
+    # stage learns by itself on reduced HR images).
+    cfg.MODEL.SR.CASCADE.MODE = "joint"
 
     # Keep convolution weights channels-last: a quarter faster on CPUs, and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = True
@@ -153,10 +186,11 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Initial weights from a file of any origin: [pattern, replacement] pairs are tried in order on
     # each of its keys (regular expressions, the first that matches wins); a list of replacements
     # fills several parts of the model; keys that none matches, or whose replacement is "", are left
-    # out and listed.
+    # out and listed. Or, in place of MAP, whose names the file has: torchreid, fastreid or timm.
     cfg.MODEL.INIT = CfgNode()
     cfg.MODEL.INIT.WEIGHTS = ""
     cfg.MODEL.INIT.MAP = []
+    cfg.MODEL.INIT.FORMAT = ""
 
     # ------------------------------------------------------------------ solver
     # Learning-rate factors by module: [["frontend", 0.1], ...]; the longest matching prefix counts.
@@ -165,6 +199,10 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # beta) runs from 0.95 to 0.85 and back against it, as in PyTorch, or stays as it is.
     cfg.SOLVER.ONE_CYCLE_PCT_START = 0.3
     cfg.SOLVER.ONE_CYCLE_MOMENTUM = True
+    # Models with several optimisers (adversaries): SOLVER keys of each by its name, and EVERY, how
+    # many steps of the training it takes one in: {critic: {OPT: Adam, EVERY: 2}}; see
+    # lrreid_ext.engine.optimizers. What isn't named is as for the main one.
+    cfg.SOLVER.OPTIMIZERS = CfgNode(new_allowed=True)
     # Batches whose gradients are added up before a step.
     cfg.SOLVER.ACCUMULATE = 1
     # Mixed precision: float16 (with a gradient scaler; GPUs) or bfloat16.
@@ -183,14 +221,34 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Single-shot: trials, and the seed of their draws.
     cfg.TEST.TRIALS = 10
     cfg.TEST.SEED = 0
+    # Single-shot: shared (one gallery drawn per trial, for all queries) or per_query (one per trial
+    # and query, as some published code has it, with TRIALS 100).
+    cfg.TEST.DRAW = "shared"
     cfg.TEST.RANKS = [1, 5, 10, 20]
     # Every query's high-resolution twin is degraded by each of these too, and reported by itself.
     cfg.TEST.FACTORS = [2, 3, 4]
     # Also report the queries' high-resolution twins against the gallery (HR -> HR).
     cfg.TEST.HR = True
+    # Queries of more than eight different factors are reported in bins with these lower edges, the
+    # first of them 1.
+    cfg.TEST.FACTOR_BINS = [1, 2, 3, 4, 6, 8, 12, 16]
+    # Mixed gallery: the share of its HR images that is reduced, by which factors; which images, and
+    # by how much, is drawn from their names and TEST.SEED. 0 leaves the gallery as it is.
+    cfg.TEST.GALLERY = CfgNode()
+    cfg.TEST.GALLERY.LR_SHARE = 0.0
+    cfg.TEST.GALLERY.LR_FACTORS = [2, 3, 4]
+    # Confidence intervals by the bootstrap, seeded by TEST.SEED: how many draws of the queries (0:
+    # none; 1000 will do), the level, and what is drawn (identity, with all its queries, or query).
+    cfg.TEST.CI = CfgNode()
+    cfg.TEST.CI.REPEATS = 0
+    cfg.TEST.CI.LEVEL = 0.95
+    cfg.TEST.CI.BY = "identity"
     # The best checkpoint is chosen by this figure, e.g. mlr_cuhk01/multi_shot/query/mAP ("": the
     # first one reported).
     cfg.TEST.BEST_METRIC = ""
+    # Folder where the features of evaluated checkpoints are kept ("": nowhere), so that they can be
+    # scored again by other protocols without images or network; see tools/score.py.
+    cfg.TEST.CACHE = ""
     # Evaluate the training identities that DATASETS.FOLD left out, and not the test set.
     cfg.TEST.ON_FOLD = False
     # Fusion of a model with anchors (MODEL.ANCHORS): which anchors, by factor ([]: all that are
@@ -198,6 +256,8 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.TEST.FUSION = CfgNode()
     cfg.TEST.FUSION.ANCHORS = []
     cfg.TEST.FUSION.SIGMA = 0.0
+    # --eval-only: evaluate the initial weights (MODEL.INIT), as other people publish them.
+    cfg.TEST.INITIAL = False
     # --eval-only: the phase whose step decides what is evaluated ("": the one that the checkpoint
     # was saved in).
     cfg.TEST.PHASE = ""
@@ -206,8 +266,6 @@ def add_lrreid_config(cfg: CfgNode) -> None:
 
 def get_cfg(plugins: Sequence[str] = ()) -> CfgNode:
     """A config with the keys of fastreid, ``lrreid_ext``, the bundled projects and ``plugins``."""
-    from lrreid_ext.plugins import load_plugins
-
     cfg = host_cfg()
     add_lrreid_config(cfg)
     load_plugins(cfg, plugins)
@@ -240,10 +298,7 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
             plugins = _located(CfgNode._decode_cfg_value(value), "PLUGINS", os.getcwd())
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{config_file}: {_explain(error, known)}") from error
+    merge(cfg, raw, config_file)
     try:
         cfg.merge_from_list(_widened_options(_free_keys(opts, cfg), cfg))
     except (KeyError, ValueError, AssertionError) as error:
@@ -253,6 +308,24 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg.PLUGINS = plugins
     cfg.freeze()
     return cfg
+
+
+def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:
+    """Set the keys of ``cfg``, which isn't frozen, that ``raw`` holds.
+
+    Args:
+        cfg: what is changed.
+        raw: branches and values as a YAML has them.
+        where: where they come from, for the message.
+
+    Raises:
+        ConfigError: an unknown key or a value of the wrong type.
+    """
+    known = set(_flat_keys(cfg))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{where}: {_explain(error, known)}") from error
 
 
 def _plugins(config_file: str) -> list[str]:
@@ -270,14 +343,16 @@ def _plugins(config_file: str) -> list[str]:
 
 def _located(names: Any, key: str, folder: str) -> list[str]:
     if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"{key}: a list of modules or .py files is needed, not {names!r}")
-    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(".py") else n for n in names]
+        raise ConfigError(f"{key}: a list of modules, .py or .yml files is needed, not {names!r}")
+    files = (".py", *YAML_SUFFIXES)
+    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(files) else n for n in names]
 
 
 def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
     """Merge the overrides whose keys a config needn't have yet; return the others.
 
-    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``) and a recipe's options.
+    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``), of a named optimiser, and
+    a recipe's options.
     """
     rest = []
     for key, value in zip(opts[::2], opts[1::2], strict=True):
@@ -286,6 +361,8 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
             branch, inner = cfg.PHASES, parts[1:]
         elif parts[:2] == ["DATASETS", "OPTIONS"] and len(parts) > 3:
             branch, inner = cfg.DATASETS.OPTIONS, parts[2:]
+        elif parts[:2] == ["SOLVER", "OPTIMIZERS"] and len(parts) > 3:
+            branch, inner = cfg.SOLVER.OPTIMIZERS, parts[2:]
         else:
             rest += [key, value]
             continue

@@ -9,3 +9,7 @@ class ConfigError(ValueError):
 
 class PretrainedError(ConfigError):
     """Pretrained weights that are asked for can't be had; the message says what to do instead."""
+
+
+class ImageError(ValueError):
+    """An image that can't be used: a file that can't be read, or values of the wrong kind."""

@@ -1,4 +1,5 @@
-"""Plugins: packages that register entries, and may add config keys, when imported.
+"""Plugins: packages that register entries, and may add config keys, when imported; and recipes in
+YAML (see :mod:`lrreid_ext.data.recipes.written`).
 
 The five papers' wiring under ``projects/`` comes in through the same door as anybody else's: a
 bundled project, an installed package with an entry point in the group ``lrreid_ext.plugins``, and
@@ -20,6 +21,8 @@ from types import ModuleType
 
 from fastreid.config import CfgNode
 
+from lrreid_ext.errors import ConfigError
+
 GROUP = "lrreid_ext.plugins"
 
 # Modules of this package that register entries when imported.
@@ -33,6 +36,11 @@ BUILTIN = (
     "lrreid_ext.evaluation",
 )
 
+#: Endings of files that name a recipe, not a module.
+YAML_SUFFIXES = (".yml", ".yaml")
+
+_imported: dict[str, None] = {}
+
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +53,7 @@ def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
 
     Args:
         cfg: a config that no YAML has been merged into yet.
-        extra: dotted module names, or paths of ``.py`` files.
+        extra: dotted module names, or paths of ``.py`` files, or of ``.yml`` files of recipes.
 
     Returns:
         The names of the plugins, in the order loaded.
@@ -62,7 +70,7 @@ def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
     for name, origin in wanted:
         if name in loaded:
             continue
-        module = _import(name, origin)
+        module = import_plugin(name, origin)
         add_config = getattr(module, "add_config", None)
         if add_config is not None:
             add_config(cfg)
@@ -84,18 +92,42 @@ def bundled_projects() -> list[str]:
     return sorted(p.parent.name for p in root.glob("*/__init__.py"))
 
 
-def _import(name: str, origin: str) -> ModuleType:
+def import_plugin(name: str, origin: str) -> ModuleType | None:
+    """Import one plugin, or register one recipe in YAML (None).
+
+    Args:
+        name: a dotted module name, or the path of a ``.py`` or ``.yml`` file.
+        origin: where the name comes from, for the message.
+
+    Raises:
+        PluginError: it can't be imported.
+    """
+    module = None
     try:
-        if name.endswith(".py"):
-            return _import_file(Path(name))
-        if name.startswith("projects."):
-            # Found beside the package, whatever the working directory is.
-            root = str(projects_root().parent)  # type: ignore[union-attr]
-            if root not in sys.path:
-                sys.path.append(root)
-        return importlib.import_module(name)
-    except (ImportError, OSError, SyntaxError) as error:
+        if name.endswith(YAML_SUFFIXES):
+            from lrreid_ext.data.recipes.written import register_recipe_file
+
+            register_recipe_file(name)
+        elif name.endswith(".py"):
+            module = _import_file(Path(name))
+        else:
+            if name.startswith("projects."):
+                # Found beside the package, whatever the working directory is.
+                root = str(projects_root().parent)  # type: ignore[union-attr]
+                if root not in sys.path:
+                    sys.path.append(root)
+            module = importlib.import_module(name)
+    except (ImportError, OSError, SyntaxError, ConfigError) as error:
         raise PluginError(f"plugin {name!r} ({origin}) can't be imported: {error}") from error
+    if not name.startswith("projects."):
+        _imported[name] = None
+    return module
+
+
+def imported_plugins() -> list[str]:
+    """The plugins that this process has imported, bundled projects left aside, in order: what
+    another process has to import to know their entries."""
+    return list(_imported)
 
 
 def _import_file(path: Path) -> ModuleType:

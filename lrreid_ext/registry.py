@@ -27,6 +27,7 @@ __all__ = [
     "EVALUATOR_REGISTRY",
     "FRONTEND_REGISTRY",
     "HOOK_REGISTRY",
+    "KERNEL_REGISTRY",
     "LOSS_REGISTRY",
     "META_ARCH_REGISTRY",
     "REID_HEADS_REGISTRY",
@@ -64,6 +65,15 @@ HOOK_REGISTRY = Registry("HOOK")
 HOOK_REGISTRY.__doc__ = """
 Extra training hooks named in ``HOOKS``. Called as ``obj(cfg)``; returns a
 ``fastreid.engine.hooks.HookBase``.
+"""
+
+KERNEL_REGISTRY = Registry("KERNEL")
+KERNEL_REGISTRY.__doc__ = """
+Degradation kernels, named in a recipe's option ``kernel`` and in ``INPUT.LR.KERNEL``. Called as
+``obj(image, size, draws)`` with a PIL image in mode RGB, the ``(height, width)`` wanted, never more
+than the image has, and :class:`lrreid_ext.data.kernels.Draws` for everything random; returns an RGB
+image of that size. What it draws is written into the manifest. Nothing else may be random, so that
+the same draws give the same bytes.
 """
 
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -98,3 +99,31 @@ def make_cfg(market_root: Path, tmp_path: Path) -> Callable[..., CfgNode]:
         return load_cfg(str(ROOT / yaml), [*options, *paths, *overrides])
 
     return make
+
+
+def state(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in trainer.raw_model.state_dict().items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(trainer: Trainer, iteration: int) -> None:
+    """Run a trainer until it dies in the middle of that iteration's epoch."""
+    step = trainer.run_step
+
+    def dying() -> None:
+        if trainer.iter == iteration:
+            raise Killed
+        step()
+
+    trainer.run_step = dying  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        trainer.train()

@@ -41,15 +41,16 @@ def prid(root: Path) -> Path:
     for camera in ("cam_a", "cam_b"):
         for person in (1, 2, 3, 5, 8, 13):
             write(root / camera / f"img_{person:04d}.png", 60 + person, 30)
+            write(root / camera / f"mask_{person:04d}.png", 60 + person, 30)  # annotations
     return root
 
 
 def caviar(root: Path) -> Path:
     for person in (*CAVIAR_BOTH, *CAVIAR_ONE):
-        for shot in (1, 2, 10):
+        for shot in range(1, 11):
             write(root / f"{person:04d}{shot:03d}.jpg", 70 + shot, 30)
     for person in CAVIAR_BOTH:
-        for shot in (11, 20):
+        for shot in range(11, 21):
             write(root / f"{person:04d}{shot:03d}.jpg", 20 + shot, 12)
     return root
 
@@ -143,12 +144,12 @@ def cuhk03_folders(root: Path, splits: bool = True) -> Path:
     if splits:
         content = []
         for split in range(20):
-            query = [
-                [f"/home/of/another/{path.name}", 0, 0]
-                for path in sorted((root / "images_labeled").iterdir())
-                if tuple(int(part) for part in path.stem.split("_")[:2]) in cuhk03_tests(split)
-            ]
-            content.append({"train": [], "query": query, "gallery": query})
+            train, query = [], []
+            for path in sorted((root / "images_labeled").iterdir()):
+                person = tuple(int(part) for part in path.stem.split("_")[:2])
+                side = query if person in cuhk03_tests(split) else train
+                side.append([f"/home/of/another/{path.name}", 0, 0])
+            content.append({"train": train, "query": query, "gallery": query})
         (root / "splits_classic_labeled.json").write_text(json.dumps(content))
     return root
 

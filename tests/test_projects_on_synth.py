@@ -24,7 +24,15 @@ METHODS = {
         ["srcnn", "dgd", "x2", "x3", "x4"],
         ["MODEL.BACKBONE.DGD.WIDTH", "0.125", "MODEL.BACKBONE.FEAT_DIM", "192"],
     ),
+    "CSRGAN": (
+        ["reid", "generators", "together"],
+        ["MODEL.SR.CASCADE.WIDTH", "4", "CSRGAN.DISCRIMINATOR.WIDTH", "4"],
+    ),
     "FFSR_RIFE": (["mse", "ffsr", "rife", "joint"], ["MODEL.SR.WIDTH", "4"]),
+    "RAIN": (
+        ["joint"],
+        ["RAIN.CRITIC_WIDTH", "4", "DATASETS.LABELLED", "0.5", "DATALOADER.NUM_INSTANCE", "2"],
+    ),
 }
 
 
@@ -33,11 +41,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sets")
 
 
-def train_net(*words: str) -> str:
+def train_net(*words: str, status: int = 0) -> str:
     done = subprocess.run(
         [sys.executable, "tools/train_net.py", *words], cwd=ROOT, capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == status, done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
@@ -46,7 +54,9 @@ def test_trains_goes_on_and_evaluates_by_one_command(
     method: str, root: Path, tmp_path: Path
 ) -> None:
     phases, own = METHODS[method]
-    once = [word for name in phases for word in (f"PHASES.{name}.EPOCHS", "1")]
+    # A method of one phase is interrupted within it.
+    epochs = "1" if phases[1:] else "2"
+    once = [word for name in phases for word in (f"PHASES.{name}.EPOCHS", epochs)]
     command = [
         "--config-file", f"projects/{method}/synth.yml", *SMALL, *own, *once,
         "DATASETS.ROOT", str(root), "OUTPUT_DIR", str(tmp_path),
@@ -59,9 +69,14 @@ def test_trains_goes_on_and_evaluates_by_one_command(
     for name in phases[:-1]:
         assert (tmp_path / name / results.name).is_file()
 
-    # As a run that was killed after its last but one phase leaves its folder.
-    (tmp_path / "last_checkpoint").write_text(f"phase_{phases[-2]}.pth")
     results.unlink()
+    if phases[1:]:
+        # As a run that was killed after its last but one phase leaves its folder.
+        (tmp_path / "last_checkpoint").write_text(f"phase_{phases[-2]}.pth")
+    else:
+        stop = ["PLUGINS", f"['{ROOT / 'tests/plugins/stop.py'}']", "HOOKS", "['StopAtTheSecond']"]
+        assert "--resume goes on" in train_net(*command, *stop, status=130)
+        assert not results.exists()
     train_net("--resume", *command)
     again = json.loads(results.read_text())
     assert again["groups"] == first["groups"]

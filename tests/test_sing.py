@@ -13,7 +13,8 @@ from conftest import ROOT, TINY
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
 from lrreid_ext.modeling.frontends import build_frontend
-from projects.SING.sing import SING, cut
+from lrreid_ext.modeling.meta_arch import take
+from projects.SING.sing import SING
 
 SMALL = [
     *TINY,
@@ -154,9 +155,9 @@ def test_hr_images_are_not_restored_in_evaluation(cfg: CfgNode) -> None:
     torch.testing.assert_close(model.restore(batch).images, batch["images_hr"])
 
 
-def test_cut_takes_rows_of_everything_that_has_them() -> None:
+def test_take_takes_rows_of_everything_that_has_them() -> None:
     outputs = {"a": torch.arange(6), "b": [torch.arange(6) * 2], "c": torch.tensor(3.0), "d": "x"}
-    found = cut(outputs, 2, 4, 6)
+    found = take(outputs, slice(2, 4), 6)
     assert found["a"].tolist() == [2, 3] and found["b"][0].tolist() == [4, 6]
     assert found["c"] == 3 and found["d"] == "x"
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from conftest import load_script
 
+from lrreid_ext.evaluation.aggregate import aggregate
+
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = {"processors": 2, "cpu": "Some CPU", "torch": "2.9", "python": "3.11.1"}
 COMMAND = "tools/train_net.py --config-file /home/me/cfg/a.yml DATASETS.ROOT /data/sets X 1"
@@ -125,6 +127,24 @@ def test_add_keeps_figures_and_drops_paths(tool: ModuleType, tmp_path: Path) -> 
     )
     assert shlex.split(added["command"])[-1] == "--weights=.../model.pth"
     assert added["machine"] == MACHINE
+
+
+def test_a_mean_over_splits_names_each_of_them(tool: ModuleType, tmp_path: Path) -> None:
+    one, two = results(40.0), results(60.0)
+    two["manifest_hash"] = "fedcba9876543210"
+    mean = aggregate({"one": one, "two": two})
+    to = tmp_path / "mean.json"
+    run = run_folder(tmp_path / "run", mean)
+    assert tool.main(["add", str(run), "--to", str(to), "--title", "Mean"]) == 0
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: mean.json columns=single_shot/query/Rank-1 -->\n<!-- /table -->\n")
+    assert tool.main(["write", str(page)]) == 0
+    text = page.read_text()
+    # 39 and 41, 59 and 61.
+    assert "50.0 ± 11.6" in text
+    assert "2 splits x 2 trials, manifest 0123456789ab, fedcba987654." in text
+    assert "the first of 2 splits):" in text
+    assert one["info"]["training"]["command"].split()[0] in text
 
 
 def test_large_files_leave_their_trials_behind(tool: ModuleType, tmp_path: Path) -> None:

@@ -29,26 +29,24 @@ import argparse
 import html
 import json
 import re
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrreid_ext.evaluation.portable import COMMAND, portable
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import ResultsError, figure, load_results, results_table
+from lrreid_ext.evaluation.report import (
+    ResultsError,
+    draw_label,
+    figure,
+    load_results,
+    results_table,
+)
 from lrreid_ext.files import write_text
 
 # A results file above this many bytes leaves its per-trial figures behind.
 MOST_BYTES = 20_000
-
-COMMAND = "command"
-
-# How an absolute path begins, also after "key:" or a bracket; not the slashes of a/b or http://a.
-_ROOT = r"(?:file:///|(?<![\w./~-])(?!(?<=:)//)(?:~?/|[A-Za-z]:[\\/]))"
-_QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ROOT}[^'"]+)(?P=quote)""")
-_BARE = re.compile(rf"""{_ROOT}[^\s'",;:)\]}}]+""")
-_OPTION = re.compile(r"--?[\w.-]+=")
 
 _OPEN = re.compile(r"<!-- table: (?P<glob>\S+)(?: columns=(?P<columns>\S+))?(?P<brief> brief)? -->")
 _CLOSE = "<!-- /table -->"
@@ -105,42 +103,6 @@ def _results_file(run: Path) -> Path:
         names = ", ".join(path.name for path in found)
         raise TableError(f"{run}: holds {names}; name one of these files instead of the folder")
     return found[0]
-
-
-def portable(value: Any, key: str = "") -> Any:
-    """JSON content whose strings hold no absolute path: of each, ``.../`` and its last part stay.
-
-    Args:
-        value: anything JSON holds.
-        key: the key that it stands under; a ``command`` is taken apart word by word.
-    """
-    if isinstance(value, Mapping):
-        return {k: portable(v, k) for k, v in value.items()}
-    if isinstance(value, list):
-        return [portable(v, key) for v in value]
-    if not isinstance(value, str):
-        return value
-    if key != COMMAND:
-        return _shortened(value)
-    try:
-        words = shlex.split(value)
-    except ValueError:  # quotes that don't close: not a command after all
-        return _shortened(value)
-    return shlex.join(_shortened(word) for word in words)
-
-
-def _shortened(text: str) -> str:
-    option = _OPTION.match(text)
-    start = option.end() if option else 0
-    if re.match(_ROOT, text[start:]):  # all of it is one path, which may hold blanks
-        return text[:start] + _last(text[start:])
-    text = _QUOTED.sub(lambda m: m["quote"] + _last(m["path"]) + m["quote"], text)
-    return _BARE.sub(lambda m: _last(m[0]), text)
-
-
-def _last(path: str) -> str:
-    parts = [part for part in re.split(r"[\\/]+", path) if part not in ("", "~", "file:")]
-    return f".../{parts[-1]}" if parts else path
 
 
 # ---------------------------------------------------------------- write
@@ -259,10 +221,11 @@ def _sources(titles: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[s
     """A line per distinct commit, machine, seed, trials and manifest, with the rows it is of."""
     found: dict[str, list[str]] = {}
     for title, row in zip(titles, rows, strict=True):
+        hashes = dict.fromkeys(p["manifest_hash"] for p in row.get("parts") or [row])
         source = (
             f"commit {row.get('commit') or 'unknown'}; {_machine(row.get('machine'))}; "
-            f"seed {row['seed']}, {row['trials']} trials, "
-            f"manifest {(row['manifest_hash'] or 'none')[:12]}."
+            f"seed {row['seed']}, {draw_label(row)}, "
+            f"manifest {', '.join((h or 'none')[:12] for h in hashes)}."
         )
         found.setdefault(source, []).append(title)
     if len(found) == 1:
@@ -281,13 +244,17 @@ def _details(row: Mapping[str, Any]) -> str:
         if "epochs" in training:
             of = f" of {training['of']}" if "of" in training else ""
             how.append(f"epochs {training['epochs']}{of}")
+        if row.get("parts"):
+            how.append(f"the first of {len(row['parts'])} {row['over']}")
         lines += [f"Trained ({'; '.join(how)}):", "", *_code(training), ""]
     lines += ["Evaluated:", "", *_code(row), "", "</details>"]
     return "\n".join(lines)
 
 
 def _training(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (row.get("info") or {}).get("training") or {}
+    """How the weights came about; of a mean over several trainings, those of the first."""
+    parts = row.get("parts") or [row.get("info") or {}]
+    return parts[0].get("training") or {}
 
 
 def _code(entry: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -129,7 +129,7 @@ def degraded_twins(test_set: TestSet, factors: Sequence[float], limit: int = 0) 
             )
         chosen = np.linspace(0, len(twins) - 1, min(limit, len(twins)) if limit else len(twins))
         samples += [twins[int(i)] for i in chosen.round()]
-    return TestSet(test_set.name, samples, test_set.manifest_hash, test_set.info)
+    return replace(test_set, samples=samples)
 
 
 def dual_stream_of(model: nn.Module) -> DualStream:

@@ -9,6 +9,7 @@ Figures are drawn without a display: no part of pyplot is used.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -92,6 +93,30 @@ def line(
         axis.fill_between(places, values - width, values + width, color=colour, alpha=0.15, lw=0)
 
 
+def bars(axis: Any, labels: Sequence[str], values: ArrayLike, spread: ArrayLike) -> None:
+    """Draw a bar for each label, the first on top, with its value beside it.
+
+    Args:
+        axis: where.
+        labels: (N,) what each bar is.
+        values: (N,) lengths.
+        spread: (N,) drawn as a line of this much to either side of the bar's end.
+    """
+    import numpy as np
+
+    ends, width = np.asarray(values, dtype=np.float64), np.asarray(spread, dtype=np.float64)
+    places = np.arange(len(ends))
+    axis.barh(places, ends, xerr=width, color=COLOURS[0], height=0.6, error_kw={"linewidth": 1})
+    for place, end, more in zip(places, ends, width, strict=True):
+        axis.annotate(
+            f"{end:.1f}", (end + more, place), (3, 0), textcoords="offset points", va="center",
+            fontsize="small",
+        )  # fmt: skip
+    axis.set_yticks(places, labels)
+    axis.invert_yaxis()
+    axis.set_xlim(right=1.15 * max(float((ends + width).max()), 1e-9))
+
+
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
     """Write a figure; the file is there whole or not at all.
 
@@ -104,13 +129,25 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
     Raises:
         ValueError: another ending.
     """
-    import matplotlib
-
     ending = os.path.splitext(os.fspath(path))[1].lower()
     if ending not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{os.fspath(path)}: a figure's name ends in .png, .svg or .pdf")
     metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(ending)
-    # Text stays text, and ids don't depend on the process.
-    fixed: Any = {"svg.fonttype": "none", "svg.hashsalt": "lrreid_ext"}
-    with matplotlib.rc_context(fixed), atomic(path) as temporary:
+    with _fixed(), atomic(path) as temporary:
         figure.savefig(temporary, dpi=DPI, metadata=metadata)
+
+
+def svg(figure: Any) -> str:
+    """A figure as an ``<svg>`` element without background, to stand in a page."""
+    text = io.StringIO()
+    with _fixed():
+        figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
+    content = text.getvalue()
+    return content[content.index("<svg") :]
+
+
+def _fixed() -> Any:
+    """Settings under which text stays text, and ids don't depend on the process."""
+    import matplotlib
+
+    return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lrreid_ext"})

@@ -14,8 +14,18 @@ from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.cli import device_of
 from lrreid_ext.engine.trainer import load_trained
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.hub import HUB, download
 
-__all__ = ["Run", "changed", "load_run", "run_cfg", "run_names", "run_parser"]
+__all__ = [
+    "Run",
+    "changed",
+    "flat_config",
+    "load_run",
+    "run_cfg",
+    "run_names",
+    "run_parser",
+    "run_path",
+]
 
 CONFIG_FILE = "config.yaml"
 
@@ -37,12 +47,13 @@ class Run:
     training: dict[str, Any]
 
 
-def run_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
+def run_parser(prog: str, doc: str | None, several: bool = True) -> argparse.ArgumentParser:
     """The command line of a tool over several runs, with ``runs`` and ``opts`` in it.
 
     Args:
         prog: the tool's name.
         doc: its ``__doc__``; the first paragraph describes it, the rest stands below the options.
+        several: whether it takes more than one run; otherwise it's ``run``, a string.
     """
     description, _, details = (doc or "").partition("\n\n")
     parser = argparse.ArgumentParser(
@@ -51,10 +62,11 @@ def run_parser(prog: str, doc: str | None) -> argparse.ArgumentParser:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    kind: dict[str, Any] = {"nargs": "+"} if several else {}
     parser.add_argument(
-        "runs", nargs="+", metavar="[NAME=]RUN",
-        help="folder that tools/train_net.py trained into (its last checkpoint is taken), or a "
-        "checkpoint in it; NAME stands in tables and figures",
+        "runs" if several else "run", **kind, metavar="[NAME=]RUN",
+        help="folder that tools/train_net.py trained into (its last checkpoint is taken), a "
+        "checkpoint in it, or hub:owner/name; NAME stands in tables and figures",
     )  # fmt: skip
     parser.add_argument(
         "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of every run's config"
@@ -75,11 +87,18 @@ def run_names(texts: Sequence[str]) -> list[str]:
     return names
 
 
+def run_path(text: str) -> Path:
+    """The path in ``[NAME=]PATH``."""
+    return _split(text)[1]
+
+
 def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
     """The config that a run was trained with.
 
     Args:
-        text: ``[NAME=]FOLDER`` or ``[NAME=]CHECKPOINT``, with the folder's ``config.yaml``.
+        text: ``[NAME=]FOLDER`` or ``[NAME=]CHECKPOINT``, with the folder's ``config.yaml``; or
+            ``[NAME=]hub:owner/name[@revision]`` of the Hugging Face hub, downloaded at need. A
+            folder without checkpoints may hold one ``.safetensors`` file.
         opts: ``KEY VALUE`` overrides.
 
     Returns:
@@ -88,9 +107,11 @@ def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
 
     Raises:
         FileNotFoundError: no such folder or checkpoint, or no ``config.yaml``.
-        ConfigError: a config that can't be used.
+        ConfigError: a config that can't be used, or a hub repository that can't be had.
     """
     path = _split(text)[1]
+    if str(path).startswith(HUB):
+        path = download(str(path))
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such run; name the OUTPUT_DIR of a training")
     folder = path if path.is_dir() else path.parent
@@ -101,13 +122,24 @@ def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
         )
     cfg = load_cfg(str(file), opts)
     # The weights that training began with are not those that it made.
-    weights = "" if path.is_dir() else str(path)
+    weights = _shared_weights(path) if path.is_dir() else str(path)
     return changed(
         cfg,
         ("OUTPUT_DIR", str(folder)),
         ("MODEL.WEIGHTS", weights),
         ("MODEL.DEVICE", device_of(cfg.MODEL.DEVICE)),
     )
+
+
+def _shared_weights(folder: Path) -> str:
+    """The file in a folder of weights to share; "" in one that was trained into."""
+    if (folder / "last_checkpoint").is_file():
+        return ""
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        names = ", ".join(f.name for f in files)
+        raise ConfigError(f"{folder}: holds several files of weights ({names}); name one")
+    return str(files[0]) if files else ""
 
 
 def load_run(text: str, opts: Sequence[str] = ()) -> Run:
@@ -134,6 +166,17 @@ def changed(cfg: CfgNode, *settings: tuple[str, Any]) -> CfgNode:
     return cfg
 
 
+def flat_config(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
+    """Every key's value as text, by its dotted name."""
+    found: dict[str, str] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            found |= flat_config(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = str(list(value) if isinstance(value, tuple) else value)
+    return found
+
+
 def _split(text: str) -> tuple[str, Path]:
     name, sign, path = text.partition("=")
     # A path may hold the sign itself.
@@ -142,5 +185,7 @@ def _split(text: str) -> tuple[str, Path]:
     where = Path(path)
     if name:
         return name, where
+    if path.startswith(HUB):
+        return path.removeprefix(HUB).partition("@")[0], where
     own = where.resolve()
     return (own.name if own.is_dir() else f"{own.parent.name}/{own.stem}"), where

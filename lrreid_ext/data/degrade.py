@@ -6,68 +6,40 @@ of native pixels. Bringing it back to a network's input size is left to whoever 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
 from PIL import Image
 
-from lrreid_ext.registry import suggest
+from lrreid_ext.data.kernels import PLAIN, Draws, hash_unit
+from lrreid_ext.registry import KERNEL_REGISTRY, names, suggest
 
 __all__ = [
     "KERNELS",
     "ROUNDINGS",
+    "Draws",
     "degrade",
     "draw_factor",
     "draw_width",
     "hash_unit",
+    "known_kernels",
     "reduced_size",
 ]
 
 Size = tuple[int, int]
 
-
-def _pil(resample: Image.Resampling) -> Callable[[Image.Image, Size], Image.Image]:
-    def resize(image: Image.Image, size: Size) -> Image.Image:
-        return image.resize((size[1], size[0]), resample)
-
-    return resize
-
-
-def _cv2_linear(image: Image.Image, size: Size) -> Image.Image:
-    import cv2
-
-    small = cv2.resize(np.asarray(image), (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-    return Image.fromarray(small)
+#: Names of the kernels that only downsample. ``bicubic``, ``bilinear``, ``lanczos`` and ``area``
+#: widen their support with the factor (antialiased); ``cv2-linear`` samples four pixels whatever
+#: the factor, as OpenCV's ``INTER_LINEAR`` does, so it aliases; ``max-pool`` takes the largest
+#: value of each cell. Those that also blur, add noise or compress are in
+#: :mod:`lrreid_ext.data.kernels.chains`; :func:`known_kernels` names all.
+KERNELS: tuple[str, ...] = tuple(PLAIN)
 
 
-def _max_pool(image: Image.Image, size: Size) -> Image.Image:
-    """Adaptive: output cell i covers rows floor(i*H/h) to ceil((i+1)*H/h), columns alike."""
-    pixels = np.asarray(image)
-    for axis, length in enumerate(size):
-        native = pixels.shape[axis]
-        cells = [
-            pixels.take(range(i * native // length, -(-(i + 1) * native // length)), axis).max(axis)
-            for i in range(length)
-        ]
-        pixels = np.stack(cells, axis)
-    return Image.fromarray(pixels)
+def known_kernels() -> list[str]:
+    """Names of all kernels, those of plugins included."""
+    return names(KERNEL_REGISTRY)
 
-
-_RESIZE: dict[str, Callable[[Image.Image, Size], Image.Image]] = {
-    "bicubic": _pil(Image.Resampling.BICUBIC),
-    "bilinear": _pil(Image.Resampling.BILINEAR),
-    "lanczos": _pil(Image.Resampling.LANCZOS),
-    "area": _pil(Image.Resampling.BOX),
-    "cv2-linear": _cv2_linear,
-    "max-pool": _max_pool,
-}
-
-#: Names of the kernels. ``bicubic``, ``bilinear``, ``lanczos`` and ``area`` widen their support
-#: with the factor (antialiased); ``cv2-linear`` samples four pixels whatever the factor, as
-#: OpenCV's ``INTER_LINEAR`` does, so it aliases; ``max-pool`` takes the largest value of each cell.
-KERNELS: tuple[str, ...] = tuple(_RESIZE)
 
 _ROUND: dict[str, Callable[[float], int]] = {
     "nearest": round,
@@ -94,42 +66,46 @@ def reduced_size(height: int, width: int, factor: float, rounding: str = "neares
 
 
 def degrade(
-    image: Image.Image, factor: float, kernel: str = "bicubic", rounding: str = "nearest"
+    image: Image.Image,
+    factor: float,
+    kernel: str = "bicubic",
+    rounding: str = "nearest",
+    draws: Draws | None = None,
 ) -> Image.Image:
     """The small image.
 
     Args:
         image: PIL image in mode RGB, H x W.
-        factor: >= 1, need not be whole; 1 returns ``image`` itself.
-        kernel: one of :data:`KERNELS`.
+        factor: >= 1, need not be whole; 1 returns ``image`` itself, whatever the kernel.
+        kernel: one of :func:`known_kernels`.
         rounding: one of :data:`ROUNDINGS`.
+        draws: what the kernel draws its parameters with, and where they are kept; kernels that
+            only downsample need none.
 
     Returns:
         RGB image of ``max(1, round(H / factor))`` x ``max(1, round(W / factor))`` pixels.
 
     Raises:
-        ValueError: a factor below 1, an unknown kernel or rounding, or an image that isn't RGB.
+        ValueError: a factor below 1, an unknown kernel or rounding, an image that isn't RGB, or a
+            kernel that draws without ``draws``.
     """
-    if kernel not in _RESIZE:
+    if kernel not in KERNEL_REGISTRY._obj_map:
+        known = known_kernels()
         raise ValueError(
-            f"kernel {kernel!r} is unknown.{suggest(kernel, KERNELS)} Known: {', '.join(KERNELS)}"
+            f"kernel {kernel!r} is unknown.{suggest(kernel, known)} Known: {', '.join(known)}"
         )
     if image.mode != "RGB":
         raise ValueError(f"an image to degrade must be in mode RGB, not {image.mode}")
     size = reduced_size(image.height, image.width, factor, rounding)
     if factor == 1:
         return image
-    return _RESIZE[kernel](image, size)
-
-
-def hash_unit(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on ``name`` and ``seed`` alone.
-
-    The first 53 bits of SHA-256 of ``"<seed>:<name>"``: the same on every machine and in whatever
-    order the names come, which a random stream can't promise.
-    """
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    small = KERNEL_REGISTRY._obj_map[kernel](image, size, draws or Draws.none())
+    if (small.height, small.width, small.mode) != (*size, "RGB"):
+        raise ValueError(
+            f"kernel {kernel!r} made a {small.mode} image of {small.height} x {small.width} pixels "
+            f"(height x width) where RGB and {size[0]} x {size[1]} were asked for"
+        )
+    return small
 
 
 def draw_width(name: str, seed: int, widths: Sequence[int]) -> int:

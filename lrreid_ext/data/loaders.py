@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -20,12 +20,14 @@ from torch.utils.data import DataLoader
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.folds import Item, fold_of
+from lrreid_ext.data.labels import labelled_identities
+from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.data.validation import validation_set
-from lrreid_ext.registry import DATASET_REGISTRY, lookup
+from lrreid_ext.registry import DATASET_REGISTRY, KERNEL_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def check_input(cfg: CfgNode) -> None:
         raise ConfigError(f"INPUT.LR.TRAIN_ON: {lr.TRAIN_ON!r} is none of {', '.join(TRAIN_ON)}")
     if lr.RANGE and len(lr.RANGE) != 2:
         raise ConfigError(f"INPUT.LR.RANGE: two numbers or none, not {list(lr.RANGE)}")
+    lookup(KERNEL_REGISTRY, lr.KERNEL, "INPUT.LR.KERNEL")
     if min([*lr.FACTORS, *lr.RANGE], default=1) < 1 or not (lr.FACTORS or lr.RANGE):
         raise ConfigError("INPUT.LR.FACTORS and RANGE: factors are numbers >= 1, at least one")
     if cfg.INPUT.AFFINE.ENABLED:
@@ -80,6 +83,10 @@ def check_input(cfg: CfgNode) -> None:
         raise ConfigError(
             f"INPUT.MASKS: masks can't go through INPUT.{colours[0]}, which changes what it sees; "
             "flips, padding and crops can"
+        )
+    if cfg.DATASETS.UNLABELLED not in ("drop", "keep"):
+        raise ConfigError(
+            f"DATASETS.UNLABELLED: {cfg.DATASETS.UNLABELLED!r} is neither 'drop' nor 'keep'"
         )
     if lr.SYNTHETIC and lr.SYNTHETIC < 1:
         raise ConfigError(f"INPUT.LR.SYNTHETIC: {lr.SYNTHETIC} must be a factor >= 1, or 0")
@@ -112,6 +119,13 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
             )
             genuine |= {f"{name}_test_{n}" for n in small}
             reduced |= {f"{name}_test_{n}" for n in lr.CAMERAS}
+    labelled = labelled_identities(items, cfg.DATASETS.LABELLED, cfg.SEED)
+    if cfg.DATASETS.UNLABELLED == "drop":
+        items = [item for item in items if item[1] in labelled]
+        if not items:
+            raise ConfigError(
+                "DATASETS.LABELLED: with 0 and DATASETS.UNLABELLED drop no training image is left"
+            )
     return PairedDataset(
         items,
         build_transforms(cfg, is_train=True),
@@ -125,6 +139,7 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
         reduced=reduced,
         synthetic=lr.SYNTHETIC,
         masks=cfg.INPUT.MASKS,
+        labelled=labelled,
     )
 
 
@@ -150,6 +165,10 @@ class EpochBatches:
     An epoch's batches depend on the seed and the epoch's number alone. They are the host sampler's:
     its infinite stream, begun anew each epoch.
 
+    Where some images have no label, each batch holds both kinds in the data set's proportion, in
+    whole groups of NUM_INSTANCE: labelled ones as the sampler gives them, then others in an order
+    drawn without regard to who is on them.
+
     Args:
         cfg: DATALOADER.SAMPLER_TRAIN, NUM_INSTANCE and SOLVER.IMS_PER_BATCH.
         dataset: what is sampled from.
@@ -173,20 +192,20 @@ class EpochBatches:
                 f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the "
                 f"{len(dataset)} training images"
             )
+        self.by_identity = self.name in ("NaiveIdentitySampler", "BalancedIdentitySampler")
+        known = [dataset.is_labelled(i) for i in range(len(dataset))]
+        self.labelled = [i for i, is_known in enumerate(known) if is_known]
+        self.others = [i for i, is_known in enumerate(known) if not is_known]
         self._check()
+        self.count = self._labelled_per_batch()
+        self._check_identities()
 
     def _check(self) -> None:
-        if self.name in ("NaiveIdentitySampler", "BalancedIdentitySampler"):
+        if self.by_identity:
             if self.batch_size % self.instances:
                 raise ConfigError(
                     f"DATALOADER.NUM_INSTANCE: {self.batch_size} images per process are not a "
                     f"multiple of {self.instances}"
-                )
-            wanted = self.batch_size // self.instances * comm.get_world_size()
-            if self.dataset.num_classes < wanted:
-                raise ConfigError(
-                    f"SOLVER.IMS_PER_BATCH: a batch needs {wanted} identities, the training set "
-                    f"has {self.dataset.num_classes}"
                 )
         elif self.name not in ("TrainingSampler", "ImbalancedDatasetSampler"):
             raise ConfigError(
@@ -194,13 +213,48 @@ class EpochBatches:
                 "NaiveIdentitySampler, BalancedIdentitySampler, ImbalancedDatasetSampler"
             )
 
+    def _labelled_per_batch(self) -> int:
+        if not self.labelled or not self.others:
+            return self.batch_size if self.labelled else 0
+        # Two groups of labelled images at least, for a triplet wants two identities.
+        group = self.instances if self.by_identity else 1
+        groups = self.batch_size // group
+        share = round(groups * len(self.labelled) / len(self.dataset))
+        count = min(max(share, 2), groups - 1) * group
+        if count < 2 * group:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH: {self.batch_size} images per process don't hold both "
+                f"labelled images ({2 * group}) and others ({group})"
+            )
+        return count
+
+    def _check_identities(self) -> None:
+        wanted = self.count // self.instances * comm.get_world_size()
+        if self.by_identity and self.count and self.dataset.num_classes < wanted:
+            raise ConfigError(
+                f"SOLVER.IMS_PER_BATCH: a batch needs {wanted} identities, the training set "
+                f"has {self.dataset.num_classes}"
+            )
+
     def _sampler(self, seed: int) -> Any:
-        items = self.dataset.img_items
+        items = [self.dataset.img_items[i] for i in self.labelled]
         if self.name == "TrainingSampler":
             return samplers.TrainingSampler(len(items), seed=seed)
         if self.name == "ImbalancedDatasetSampler":
             return samplers.ImbalancedDatasetSampler(items, seed=seed)
-        return getattr(samplers, self.name)(items, self.batch_size, self.instances, seed=seed)
+        return getattr(samplers, self.name)(items, self.count, self.instances, seed=seed)
+
+    def _indices(self, draw: int) -> Iterator[list[int]]:
+        """The images of each batch of an epoch."""
+        streams = []
+        if self.count:
+            streams.append((self.labelled, iter(self._sampler(draw % 2**32)), self.count))
+        if self.count < self.batch_size:
+            seed = derive(draw, "unlabelled") % 2**32
+            stream = iter(samplers.TrainingSampler(len(self.others), seed=seed))
+            streams.append((self.others, stream, self.batch_size - self.count))
+        for _ in range(self.length):
+            yield [own[int(k)] for own, stream, n in streams for k in islice(stream, n)]
 
     def __len__(self) -> int:
         return self.length
@@ -208,14 +262,10 @@ class EpochBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         draw = derive("epoch", self.seed, self.epoch)
         with seeded(draw):
-            stream = iter(self._sampler(draw % 2**32))
-            indices = [int(i) for i in islice(stream, self.length * self.batch_size)]
+            batches = list(self._indices(draw))
         rank = comm.get_rank()
-        for start in range(0, len(indices), self.batch_size):
-            yield [
-                (index, derive(draw, rank, start + k))
-                for k, index in enumerate(indices[start : start + self.batch_size])
-            ]
+        for start, batch in zip(count(0, self.batch_size), batches, strict=False):
+            yield [(index, derive(draw, rank, start + k)) for k, index in enumerate(batch)]
 
 
 def build_train_loader(cfg: CfgNode) -> DataLoader:
@@ -238,17 +288,29 @@ def build_train_loader(cfg: CfgNode) -> DataLoader:
 
 def build_test_set(cfg: CfgNode, name: str) -> TestSet:
     """Every image that an evaluation of ``name`` looks at."""
-    dataset = build_dataset_of(cfg, name, "DATASETS.TESTS")
+    return test_set_in(cfg, build_dataset_of(cfg, name, "DATASETS.TESTS"), name)
+
+
+def test_set_in(cfg: CfgNode, dataset: Any, name: str) -> TestSet:
+    """Every image that an evaluation of ``dataset``, called ``name``, looks at, part of the gallery
+    reduced if TEST.GALLERY asks for it."""
     if cfg.TEST.ON_FOLD:
-        return validation_set(cfg, dataset, name)
-    return test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+        test_set, kernel = validation_set(cfg, dataset, name), cfg.INPUT.LR.KERNEL
+    else:
+        test_set = test_set_of(dataset, name, cfg.TEST.FACTORS, cfg.TEST.HR)
+        kernel = getattr(getattr(dataset, "recipe", None), "kernel", "bicubic")
+    mixed = cfg.TEST.GALLERY
+    return mixed_gallery(test_set, mixed.LR_SHARE, mixed.LR_FACTORS, cfg.TEST.SEED, kernel)
+
+
+test_set_in.__test__ = False  # type: ignore[attr-defined]  # pytest must not take this for a test
 
 
 def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:
     """All of the test set; several processes share it out."""
     size = max(cfg.TEST.IMS_PER_BATCH // comm.get_world_size(), 1)
     return DataLoader(
-        TestDataset(test_set, build_transforms(cfg, is_train=False)),
+        TestDataset(test_set, build_transforms(cfg, is_train=False), cfg.INPUT.NATIVE_SIZE),
         sampler=samplers.InferenceSampler(len(test_set.samples)),
         batch_size=size,
         num_workers=cfg.TEST.NUM_WORKERS,

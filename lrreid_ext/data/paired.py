@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lrreid_ext.data.degrade import degrade, draw_factor, draw_width
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.degrade import Draws, degrade, draw_factor, draw_width
+from lrreid_ext.data.labels import UNLABELLED
+from lrreid_ext.data.resolution import check_native_size, native_size
+from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
 
@@ -40,12 +42,14 @@ class PairedDataset(CommDataset):
         widths: if given, the LR twin's width is drawn from ``low`` to below ``high`` instead.
         kernel: degradation kernel.
         lr_probability: the chance that ``lr_mask`` is set.
-        fixed: each image keeps one factor, drawn from its name and this seed; None draws anew for
-            each sample.
+        fixed: each image keeps one factor, and what else its degradation draws, drawn from its
+            name and this seed; None draws anew for each sample.
         genuine: cameras whose images are low-resolution as they are; their factor is NaN.
         reduced: cameras whose images are known only reduced by their factor.
         synthetic: factor of a third twin; 0: none.
         masks: folder of foreground masks, ``<stem of the image>.png``; "" for none.
+        labelled: the identities whose labels are known; None: all. The others' images have the
+            target -1 and are of no class.
 
     Raises:
         ConfigError: images without a mask; names the first.
@@ -66,8 +70,12 @@ class PairedDataset(CommDataset):
         reduced: Collection[Any] = (),
         synthetic: float = 0.0,
         masks: str = "",
+        labelled: Collection[Any] | None = None,
     ) -> None:
         super().__init__(img_items, transform, relabel=True)
+        if labelled is not None:
+            self.pids: list[Any] = sorted({pid for _, pid, _ in img_items if pid in labelled})
+            self.pid_dict = {pid: i for i, pid in enumerate(self.pids)}
         self.fixed = fixed
         self.genuine = frozenset(genuine)
         self.reduced = frozenset(reduced)
@@ -93,10 +101,11 @@ class PairedDataset(CommDataset):
             ``images`` and ``images_lr`` (3, H, W) RGB 0-255 float; ``native_size`` and
             ``native_size_lr`` (2,) int64, height and width in pixels before resizing; ``factor``
             float, NaN if unknown; ``has_hr`` bool, False for what is known only small; ``lr_mask``
-            bool, whether a training on mixed resolutions takes the LR twin; ``targets``,
-            ``camids`` int; ``img_paths`` str. If asked for, ``images_synthetic`` (3, H, W),
-            ``native_size_synthetic`` (2,) and ``factor_synthetic``, the twin reduced by one fixed
-            factor; and ``masks`` (1, H, W) float, 0-1, the foreground.
+            bool, whether a training on mixed resolutions takes the LR twin; ``targets``
+            int, -1 without a label; ``camids`` int; ``img_paths`` str. If asked for,
+            ``images_synthetic`` (3, H, W), ``native_size_synthetic`` (2,) and ``factor_synthetic``,
+            the twin reduced by one fixed factor; and ``masks`` (1, H, W) float, 0-1, the
+            foreground.
         """
         index, seed = key if isinstance(key, tuple) else (key, derive("sample", key))
         path, pid, camid = self.img_items[index]
@@ -107,7 +116,7 @@ class PairedDataset(CommDataset):
         if camid in self.genuine:
             small, factor = image, float("nan")
         else:
-            small = degrade(image, factor, self.kernel)
+            small = self._degraded(image, factor, path, seed, "degrade")
         has_hr = camid not in self.genuine | self.reduced
         if not has_hr:
             image = small
@@ -119,12 +128,12 @@ class PairedDataset(CommDataset):
             "native_size_lr": torch.tensor(small.size[::-1]),
             "factor": factor,
             "lr_mask": mask,
-            "targets": self.pid_dict[pid],
+            "targets": self.pid_dict.get(pid, UNLABELLED),
             "camids": self.cam_dict[camid],
             "img_paths": path,
         }
         if self.synthetic:
-            reduced = degrade(image, self.synthetic, self.kernel)
+            reduced = self._degraded(image, self.synthetic, path, seed, "synthetic")
             sample["images_synthetic"] = self._transformed(reduced, seed)
             sample["native_size_synthetic"] = torch.tensor(reduced.size[::-1])
             sample["factor_synthetic"] = self.synthetic
@@ -132,6 +141,24 @@ class PairedDataset(CommDataset):
             white = read_image(str(self._mask_file(path)), "RGB")
             sample["masks"] = self._transformed(white, seed)[:1] / 255
         return sample
+
+    def _degraded(
+        self, image: Image.Image, factor: float, path: str, seed: int, purpose: str
+    ) -> Image.Image:
+        if self.fixed is not None:
+            draws = Draws.hashed(Path(path).stem, self.fixed)
+            return degrade(image, factor, self.kernel, draws=draws)
+        with seeded(derive(purpose, seed)):
+            return degrade(image, factor, self.kernel, draws=Draws.random())
+
+    @property
+    def num_classes(self) -> int:
+        """Identities with a label; at least 1, for a classifier has an output."""
+        return max(len(self.pids), 1)
+
+    def is_labelled(self, index: int) -> bool:
+        """Whether the label of an image is known."""
+        return self.img_items[index][1] in self.pid_dict
 
     def _drawn_factor(self, path: str, width: int) -> float:
         if self.widths:
@@ -152,14 +179,32 @@ class PairedDataset(CommDataset):
         return Path(self.masks, f"{Path(path).stem}.png")
 
 
+def sample_image(sample: Sample) -> Image.Image:
+    """A test image as the camera delivered it, RGB: degraded if the sample asks for it."""
+    image = read_image(sample.path, "RGB")
+    if sample.degrade <= 1:
+        return image
+    draws = Draws.hashed(Path(sample.path).stem, sample.seed)
+    return degrade(image, sample.degrade, sample.kernel, draws=draws)
+
+
 class TestDataset(Dataset):
-    """The images of a :class:`TestSet`, degraded on reading where a sample asks for it."""
+    """The images of a :class:`TestSet`, degraded on reading where a sample asks for it.
+
+    Args:
+        test_set: the images.
+        transform: fastreid's test transform, resizing included.
+        size_from: what ``native_size`` is: ``file``, the pixels there are, or ``estimated``, how
+            many of them are real (:func:`lrreid_ext.data.resolution.native_size`).
+    """
 
     __test__ = False  # pytest must not take this for a test class
 
-    def __init__(self, test_set: TestSet, transform: Transform) -> None:
+    def __init__(self, test_set: TestSet, transform: Transform, size_from: str = "file") -> None:
+        check_native_size(size_from)
         self.test_set = test_set
         self.transform = transform
+        self.size_from = size_from
 
     def __len__(self) -> int:
         return len(self.test_set.samples)
@@ -168,12 +213,10 @@ class TestDataset(Dataset):
         """``images`` (3, H, W) RGB 0-255 float, ``native_size`` (2,) int64, ``factor`` float,
         ``targets``, ``camids`` and ``index`` int, ``img_paths`` str."""
         sample = self.test_set.samples[index]
-        image = read_image(sample.path, "RGB")
-        if sample.degrade > 1:
-            image = degrade(image, sample.degrade, sample.kernel)
+        image = sample_image(sample)
         return {
             "images": self.transform(image),
-            "native_size": torch.tensor(image.size[::-1]),
+            "native_size": torch.tensor(native_size(image, self.size_from)),
             "factor": float(sample.factor),
             "targets": sample.pid,
             "camids": sample.camid,

@@ -26,6 +26,7 @@ class Sample:
             low-resolution by nature and nobody knows by how much.
         degrade: if above 1, the file is reduced by this factor when it is read.
         kernel: the degradation kernel used for ``degrade``.
+        seed: of what the kernel draws, together with the file's name.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Sample:
     factor: float = 1.0
     degrade: float = 1.0
     kernel: str = "bicubic"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class TestSet:
         samples: all groups; their positions are the batch's ``index``.
         manifest_hash: hash of the recipe's manifest, or "" for a data set without one.
         info: what a report should name beside the figures (recipe, seed, split ...).
+        synthetic: whether the images show nobody, so that they may be pictured anywhere.
     """
 
     __test__ = False  # pytest must not take this for a test class
@@ -54,3 +57,4 @@ class TestSet:
     samples: list[Sample]
     manifest_hash: str = ""
     info: dict[str, object] = field(default_factory=dict)
+    synthetic: bool = False

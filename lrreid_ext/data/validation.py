@@ -45,17 +45,19 @@ def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:
     for image in by_side(cfg, data, name, items):
         place = (image.path, identities[image.pid], cameras[image.camera])
         role = lr_role if image.low else hr_role
-        samples.append(Sample(*place, role, image.factor, image.degrade, cfg.INPUT.LR.KERNEL))
+        kernel = cfg.INPUT.LR.KERNEL
+        samples.append(Sample(*place, role, image.factor, image.degrade, kernel, cfg.SEED))
         if role == QUERY and image.low and image.factor == image.factor:  # its HR image is known
             twins.append(place)
     for role in (QUERY, GALLERY):
         if not any(s.group == role for s in samples):
             raise ConfigError(f"DATASETS.FOLD: {name} has no image left out that could be {role}")
-    samples += twin_samples(twins, cfg.TEST.FACTORS, cfg.TEST.HR, cfg.INPUT.LR.KERNEL)
+    samples += twin_samples(twins, cfg.TEST.FACTORS, cfg.TEST.HR, cfg.INPUT.LR.KERNEL, cfg.SEED)
     info: dict[str, object] = {"validation": "training identities left out"}
     info["fold"] = list(cfg.DATASETS.FOLD)
     manifest_hash = data.manifest.hash if isinstance(data, RecipeDataset) else ""
-    return TestSet(f"{name}_validation", samples, manifest_hash, info)
+    synthetic = recipe is not None and recipe.synthetic
+    return TestSet(f"{name}_validation", samples, manifest_hash, info, synthetic)
 
 
 def check_fold(cfg: CfgNode, training: Mapping[str, Any], path: str) -> None:

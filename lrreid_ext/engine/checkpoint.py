@@ -13,6 +13,8 @@ import torch
 from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
 from torch import Tensor, nn
 
+from lrreid_ext.engine.published import adapted, homes, translated
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.files import atomic, write_text
 
 logger = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]
             data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds
         raise WeightsError(f"{key}: {path} can't be read as weights: {error}") from error
-    for wrapper in ("model", "state_dict"):
+    for wrapper in ("model", "state_dict", "params_ema", "params"):
         if isinstance(data, Mapping) and isinstance(data.get(wrapper), Mapping):
             data = data[wrapper]
     tensors = (
@@ -61,9 +63,17 @@ def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """Load ``state`` into ``model``; every name and shape must agree.
 
+    A module that is known only by its weights may offer ``adopt_state(state)``, called first with
+    its own part of the weights.
+
     Raises:
         WeightsError: lists what is missing, left over, or of another shape. Nothing is loaded then.
     """
+    for name, module in list(model.named_modules()):
+        adopt = getattr(module, "adopt_state", None)
+        if adopt is not None:
+            start = f"{name}." if name else ""
+            adopt({k[len(start) :]: v for k, v in state.items() if k.startswith(start)})
     problems = _mismatches(model, state)
     if problems:
         raise WeightsError(f"{what}: the weights don't fit the model.\n" + "\n".join(problems))
@@ -111,8 +121,10 @@ def load_weights(model: nn.Module, path: str | Path, *, key: str, prefix: str = 
     load_strictly(model, state, f"{key}: {path}")
 
 
-def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[Any]]) -> None:
-    """Fill part of a model from a file of any origin (``MODEL.INIT``).
+def init_weights(
+    model: nn.Module, path: str | Path, rules: Sequence[Sequence[Any]] = (), form: str = ""
+) -> None:
+    """Fill part of a model from a file of any origin (``MODEL.INIT``), and log what didn't match.
 
     Args:
         model: the whole model.
@@ -120,19 +132,28 @@ def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[An
         rules: ``(pattern, replacement)`` pairs, tried in order on every key of the file; the first
             match wins. A list of replacements fills several parts. A key that none matches, or
             whose replacement is empty, is left out.
+        form: whose names the file has, in place of rules; see
+            :mod:`lrreid_ext.engine.published`. Keys that have no place in the model are left out.
 
     Raises:
+        ConfigError: both rules and a format, or an unknown format.
         WeightsError: a key maps to nothing in the model or to another shape, or nothing matched.
     """
-    state = read_state_dict(path, "MODEL.INIT.WEIGHTS")
+    if form and len(rules):
+        raise ConfigError("MODEL.INIT: give FORMAT or MAP, not both; an empty MAP is []")
+    state: Mapping[str, Tensor] = read_state_dict(path, "MODEL.INIT.WEIGHTS")
     own = model.state_dict()
-    taken: dict[str, Tensor] = {}
     left: list[str] = []
+    if form:
+        state = adapted(model, state) if form == "timm" else state
+        found, left = translated(model, state, form)
+    else:
+        found = {name: _mapped(name, rules) for name in state}
+        left = [name for name, targets in found.items() if not targets]
+    taken: dict[str, Tensor] = {}
     wrong: list[str] = []
-    for name, tensor in state.items():
-        targets = _mapped(name, rules)
-        if not targets:
-            left.append(name)
+    for name, targets in found.items():
+        tensor = state[name]
         for target in targets:
             if target not in own:
                 wrong.append(f"{name} -> {target}, which the model lacks")
@@ -143,16 +164,18 @@ def init_weights(model: nn.Module, path: str | Path, rules: Sequence[Sequence[An
             else:
                 taken[target] = tensor
     if wrong or not taken:
-        raise WeightsError(
-            f"MODEL.INIT: {path}: {_listed(wrong) if wrong else 'no key matched a rule'}"
-        )
+        names = f"no key matched; the file has {_listed(list(state), 3)}"
+        raise WeightsError(f"MODEL.INIT: {path}: {_listed(wrong) if wrong else names}")
     model.load_state_dict({**own, **taken})
     logger.info("MODEL.INIT: %d tensors taken from %s", len(taken), path)
     if left:
         logger.info("MODEL.INIT: left out: %s", _listed(left))
     fresh = [k for k in own if k not in taken and not k.endswith("num_batches_tracked")]
     if fresh:
-        logger.info("MODEL.INIT: initialised afresh: %s", _listed(fresh))
+        # Of a published network's backbone nothing should be missing.
+        places = tuple(homes(model)["backbone"]) if form else ()
+        level = logging.WARNING if any(k.startswith(places) for k in fresh) else logging.INFO
+        logger.log(level, "MODEL.INIT: initialised afresh: %s", _listed(fresh))
 
 
 def _mapped(name: str, rules: Sequence[Sequence[Any]]) -> list[str]:

@@ -19,7 +19,7 @@ from lrreid_ext.data.recipes import ManifestError, RecipeError
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.files import write_text
 from lrreid_ext.plugins import PluginError
 
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 USER_ERRORS = (
     ConfigError,
     WeightsError,
+    ImageError,
     PluginError,
     RecipeError,
     ManifestError,
@@ -37,9 +38,10 @@ USER_ERRORS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(prog: str = "lrreid train") -> argparse.ArgumentParser:
     """Options of ``tools/train_net.py``, named as in fastreid and detectron2."""
     out = argparse.ArgumentParser(
+        prog=prog,
         description="Train a model by the phases of its config, or evaluate one.",
         epilog="Overrides are KEY VALUE pairs, e.g. SOLVER.BASE_LR 0.01 PHASES.student.EPOCHS 5",
     )
@@ -101,9 +103,9 @@ def device_of(wanted: str) -> str:
     return f"cuda:{comm.get_local_rank()}" if comm.get_world_size() > 1 else wanted
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "lrreid train") -> int:
     """Entry point; 0, or 2 with one clear message for what a user can put right."""
-    args = parser().parse_args(argv)
+    args = parser(prog).parse_args(argv)
     # fastreid's way to make tensors; said once by every loader worker.
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     try:

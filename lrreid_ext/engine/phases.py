@@ -113,7 +113,12 @@ def phase_cfg(cfg: CfgNode, phase: Phase) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.MAX_EPOCH = phase.epochs
-    for branch, keys in (("SOLVER", phase.solver), ("INPUT", phase.input)):
+    solver = dict(phase.solver)
+    for name, keys in (solver.pop("OPTIMIZERS", None) or {}).items():
+        # These hold any key, which a merge of configs would not add.
+        optimizers = cfg.SOLVER.OPTIMIZERS
+        optimizers[name] = CfgNode({**(optimizers.get(name) or {}), **keys})
+    for branch, keys in (("SOLVER", solver), ("INPUT", phase.input)):
         try:
             cfg[branch].merge_from_other_cfg(CfgNode(widened(keys, cfg[branch])))
         except (KeyError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -16,8 +17,15 @@ from lrreid_ext.registry import suggest
 SCHEDULES = ("MultiStepLR", "CosineAnnealingLR", "OneCycleLR", "Constant")
 
 
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(
+    cfg: CfgNode, model: nn.Module, only: Container[str] | None = None
+) -> torch.optim.Optimizer:
     """The optimiser named in SOLVER.OPT over every parameter that learns.
+
+    Args:
+        cfg: its SOLVER keys.
+        model: the whole model.
+        only: names of the parameters that it may step; None is all.
 
     Groups are fastreid's (one per parameter, with its decay and rate); SOLVER.LR_FACTORS scales the
     rate by module. fastreid's own builder wraps the parameters in contiguous buffers, which on
@@ -38,9 +46,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         heads_lr_factor=solver.HEADS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
+    names = {id(p): name for name, p in model.named_parameters()}
+    if only is not None:
+        groups = [group for group in groups if names[id(group["params"][0])] in only]
     if not groups:
         raise ConfigError("nothing to train: the phase freezes every parameter of the model")
-    names = {id(p): name for name, p in model.named_parameters()}
     known = {name for name, _ in model.named_modules()} | set(names.values())
     for prefix, _ in solver.LR_FACTORS:
         if prefix not in known:

@@ -8,6 +8,7 @@ hooks once, inside ``__init__``; phases need them anew, so this derives from its
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -28,6 +29,7 @@ from fastreid.utils.events import (
     JSONWriter,
     TensorboardXWriter,
 )
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -39,6 +41,7 @@ from lrreid_ext.data.loaders import (
     build_train_loader,
     to_device,
 )
+from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.data.select import select
 from lrreid_ext.data.validation import check_fold
@@ -50,6 +53,7 @@ from lrreid_ext.engine.checkpoint import (
     read_state_dict,
 )
 from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
+from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers, losses_by_optimizer
 from lrreid_ext.engine.phases import (
     Phase,
     check_copy,
@@ -60,7 +64,7 @@ from lrreid_ext.engine.phases import (
     phases_of,
     set_modes,
 )
-from lrreid_ext.engine.solver import build_optimizer, build_scheduler
+from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.registry import (
@@ -82,7 +86,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
     except ValueError as error:  # parts can be built without a config, and know no ConfigError
         raise ConfigError(str(error)) from error
     if cfg.MODEL.INIT.WEIGHTS:
-        init_weights(model, cfg.MODEL.INIT.WEIGHTS, cfg.MODEL.INIT.MAP)
+        node = cfg.MODEL.INIT
+        init_weights(model, node.WEIGHTS, node.MAP, node.FORMAT)
     if cfg.MODEL.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     return model.to(torch.device(cfg.MODEL.DEVICE))
@@ -129,9 +134,8 @@ class Trainer(TrainerBase):
         self.learnable = {n for n, p in self.raw_model.named_parameters() if p.requires_grad}
         self.model: nn.Module = self.raw_model
         self.device = torch.device(self.cfg.MODEL.DEVICE)
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.scheduler: Any = None
-        self.grad_scaler: Any = None
+        self.optimizers: dict[str, NamedOptimizer] = {}
+        self.grad_scaler: Any = None  # of the main optimiser, for the host's hooks
 
         self.iters_per_epoch = len(self.data_loader)
         self.start_epoch = 0
@@ -169,7 +173,7 @@ class Trainer(TrainerBase):
             set_step(self.raw_model, phase.step)
             freeze_for(self.raw_model, phase, self.learnable)
             try:
-                build_scheduler(cfg, build_optimizer(cfg, self.raw_model), self.iters_per_epoch)
+                build_optimizers(cfg, self.raw_model, self.iters_per_epoch)
             except ConfigError as error:
                 raise ConfigError(f"phase {phase.name}: {error}") from error
             check_copy(self.raw_model, phase)
@@ -192,16 +196,14 @@ class Trainer(TrainerBase):
             "epoch": self.epoch,
             "phase": self.phase.name if self.phase else "",
             "phases": [[p.name, p.epochs] for p in self.phases],
-            "optimizer": self.optimizer.state_dict() if self.optimizer else {},
-            "scheduler": self.scheduler.state_dict() if self.scheduler else {},
-            "grad_scaler": self.grad_scaler.state_dict() if self.grad_scaler else {},
+            "optimizers": {name: own.state_dict() for name, own in self.optimizers.items()},
             "best": self.best,
             "results": self.last_results,
             "info": self.training_info() if self.phase else {},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a saved state; optimiser and schedule follow once their phase has begun."""
+        """Take up a saved state; optimisers follow once their phase has begun."""
         phases = [[p.name, p.epochs] for p in self.phases]
         if state["phases"] != phases:
             raise ConfigError(
@@ -288,22 +290,19 @@ class Trainer(TrainerBase):
         freeze_for(self.raw_model, phase, self.learnable)
         self.train_on = cfg.INPUT.LR.TRAIN_ON
         self.accumulate = cfg.SOLVER.ACCUMULATE
-        self.optimizer = build_optimizer(cfg, self.raw_model)
         steps = self.iters_per_epoch // self.accumulate
         if steps == 0:
             raise ConfigError(
                 f"SOLVER.ACCUMULATE: {self.accumulate} is more than the {self.iters_per_epoch} "
                 "batches of an epoch"
             )
-        self.scheduler = build_scheduler(cfg, self.optimizer, steps)
         self.amp_dtype = amp_dtype(cfg)
         scaled = self.amp_dtype == torch.float16 and self.device.type == "cuda"
-        self.grad_scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+        self.optimizers = build_optimizers(cfg, self.raw_model, steps, scaled=scaled)
+        self.grad_scaler = next(iter(self.optimizers.values())).scaler
         if resumed:
-            self.optimizer.load_state_dict(self._stored["optimizer"])
-            self.scheduler.load_state_dict(self._stored["scheduler"])
-            if self.grad_scaler:
-                self.grad_scaler.load_state_dict(self._stored["grad_scaler"])
+            for name, own in self.optimizers.items():
+                own.load_state_dict(self._stored["optimizers"][name])
         self._stored = {}
         self.model = self.raw_model
         if comm.get_world_size() > 1:
@@ -345,8 +344,8 @@ class Trainer(TrainerBase):
         super().before_epoch()
 
     def run_step(self) -> None:
-        """One batch: forward, backward, and after ACCUMULATE of them a step."""
-        assert self.phase is not None and self.optimizer is not None
+        """One batch: forward, backward, and after ACCUMULATE of them a step of each optimiser."""
+        assert self.phase is not None and self.optimizers
         start = time.perf_counter()
         batch = to_device(next(self._batches), self.device)
         batch = select(batch, self.train_on)
@@ -354,9 +353,12 @@ class Trainer(TrainerBase):
 
         done = self.iter % self.iters_per_epoch + 1
         steps = done % self.accumulate == 0
+        past = (self.epoch - self.phase.start) * (self.iters_per_epoch // self.accumulate)
+        count = past + (done - 1) // self.accumulate
         # Gradients left over at the end of an epoch are dropped, so that epochs stand alone.
         if (done - 1) % self.accumulate == 0:
-            self.optimizer.zero_grad(set_to_none=True)
+            for own in self.optimizers.values():
+                own.optimizer.zero_grad(set_to_none=True)
         ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         wait = ddp.no_sync() if ddp is not None and not steps else nullcontext()
         with wait:
@@ -365,52 +367,68 @@ class Trainer(TrainerBase):
             ):
                 outputs = self.model(batch)
             losses = self._weigh(outputs)
-            total = sum(losses.values()) / self.accumulate
-            (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
+            backward = torch.zeros((), device=self.device)
+            for name, share in losses.items():
+                own = self.optimizers[name]
+                total = sum(share.values()) / self.accumulate
+                # Times 0 when idle: every process has to give the same gradients.
+                backward = backward + own.scaled(0.0 * total if own.idle(count) else total)
+            backward.backward()
         self._log(losses, outputs, data_time)
-        if not steps:
-            return
-        if self.grad_scaler:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        else:
-            self.optimizer.step()
-        self.scheduler.step()
+        if steps:
+            for own in self.optimizers.values():
+                own.step(count)
 
-    def _weigh(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _weigh(self, outputs: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+        """The losses that each optimiser follows, weighed by the phase."""
         assert self.phase is not None
-        weights = self.phase.loss_weights
-        losses = {k: v for k, v in outputs.items() if k.startswith("loss")}
+        here, weights = f"PHASES.{self.phase.name}", self.phase.loss_weights
+        given = losses_by_optimizer(outputs)
+        given = {name: share for name, share in given.items() if name in self.optimizers}
+        names = [loss for share in given.values() for loss in share]
         for name in weights:
-            if name not in losses:
+            if name not in names:
                 raise ConfigError(
-                    f"PHASES.{self.phase.name}.LOSS_WEIGHTS: no loss {name!r} in this step; there "
-                    f"are {', '.join(losses)}"
+                    f"{here}.LOSS_WEIGHTS: no loss {name!r} in this step; there "
+                    f"are {', '.join(names)}"
                 )
-        kept = {k: weights.get(k, 1.0) * v for k, v in losses.items() if weights.get(k, 1.0) != 0}
-        if not kept:
-            raise ConfigError(f"PHASES.{self.phase.name}: no loss is left to train with")
+        kept = {
+            name: {k: weights.get(k, 1.0) * v for k, v in share.items() if weights.get(k, 1.0) != 0}
+            for name, share in given.items()
+        }
+        for name in self.optimizers:
+            if not kept.get(name):
+                which = "" if len(self.optimizers) == 1 else f" for the optimiser {name!r}"
+                raise ConfigError(
+                    f"{here}: no loss is left to train with{which}; see STEP, LOSS_WEIGHTS, TRAIN"
+                )
         return kept
 
-    def _log(self, losses: dict[str, Tensor], outputs: dict[str, Tensor], data_time: float) -> None:
-        figures = {k: v for k, v in outputs.items() if not k.startswith("loss")}
-        named = {**losses, **figures}
+    def _log(
+        self, losses: dict[str, dict[str, Tensor]], outputs: dict[str, Any], data_time: float
+    ) -> None:
+        figures = {
+            k: v for k, v in outputs.items() if isinstance(v, Tensor) and not k.startswith("loss")
+        }
+        named = {k: v for share in losses.values() for k, v in share.items()} | figures
         values = torch.stack([v.detach().float().reshape(()) for v in named.values()]).tolist()
         row = dict(zip(named, values, strict=True)) | {"data_time": data_time}
         rows = comm.gather(row)
         if not comm.is_main_process():
             return
         mean = {k: float(np.mean([r[k] for r in rows])) for k in row}
-        total = sum(mean[k] for k in losses)
-        if not np.isfinite(total):
-            raise FloatingPointError(
-                f"the loss is not finite at iteration {self.iter}: {mean}. "
-                "Lower SOLVER.BASE_LR, or look at the images of this batch"
-            )
-        assert self.optimizer is not None
-        group = max(self.optimizer.param_groups, key=lambda g: sum(p.numel() for p in g["params"]))
-        self.storage.put_scalar("total_loss", total)
-        self.storage.put_scalar("lr", group["lr"], smoothing_hint=False)
+        for name, share in losses.items():
+            total = sum(mean[k] for k in share)
+            if not np.isfinite(total):
+                raise FloatingPointError(
+                    f"the loss is not finite at iteration {self.iter}: {mean}. "
+                    "Lower SOLVER.BASE_LR, or look at the images of this batch"
+                )
+            # The host's writers know one loss and one rate by these names: the first optimiser's.
+            first = name == next(iter(losses))
+            self.storage.put_scalar("total_loss" if first else f"total_loss_{name}", total)
+            rate = self.optimizers[name].rate
+            self.storage.put_scalar("lr" if first else f"lr_{name}", rate, smoothing_hint=False)
         self.storage.put_scalars(**mean)
 
     # ---------------------------------------------------------------- test
@@ -423,11 +441,12 @@ class Trainer(TrainerBase):
         return evaluate(_with_weights(cfg, ""), model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
-        """How the weights came about: command, commit, machine, seed, phase and epochs."""
+        """How the weights came about: command, commit, machine, seed, data, phase and epochs."""
         assert self.phase is not None
         return {
             **{k: self.provenance[k] for k in ("command", "commit", "machine")},
             "seed": self.cfg.SEED,
+            "data_sets": list(self.cfg.DATASETS.NAMES),
             "fold": list(self.cfg.DATASETS.FOLD),
             "phase": self.phase.name,
             "epochs": self.epoch + 1,
@@ -460,17 +479,40 @@ def evaluate(
         test_set = build_test_set(cfg, name)
         if training:
             test_set = replace(test_set, info={**test_set.info, "training": training})
-        loader = build_test_loader(cfg, test_set)
-        figures: dict[str, Any] = OrderedDict()
-        for evaluator_name in cfg.TEST.EVALUATORS:
-            build = lookup(EVALUATOR_REGISTRY, evaluator_name, "TEST.EVALUATORS")
-            evaluator = build(cfg, test_set, output_dir or cfg.OUTPUT_DIR)
-            attach = getattr(evaluator, "attach", None)
-            run = model if attach is None else attach(model)
-            flip = cfg.TEST.FLIP.ENABLED and attach is None
-            figures.update(extract(run, loader, evaluator, flip))
-        results[name] = figures
+        results[name] = score(cfg, model, test_set, output_dir or cfg.OUTPUT_DIR)
     return results
+
+
+def score(
+    cfg: CfgNode, model: nn.Module, test_set: TestSet, output_dir: str | None
+) -> dict[str, Any]:
+    """One test set's figures by every evaluator of TEST.EVALUATORS.
+
+    All processes must call it; each looks at its share of the images.
+
+    Args:
+        cfg: the keys INPUT.SIZE_TEST and TEST.
+        model: the model.
+        test_set: the images.
+        output_dir: where the evaluators write their results; None for nowhere.
+
+    Returns:
+        The figures by name in the main process, an empty dict in the others.
+    """
+    loader = build_test_loader(cfg, test_set)
+    figures: dict[str, Any] = OrderedDict()
+    # Weights that no file holds are still in training, and change.
+    cache = cfg.TEST.CACHE if cfg.MODEL.WEIGHTS else ""
+    for name in cfg.TEST.EVALUATORS:
+        evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")(cfg, test_set, output_dir)
+        attach = getattr(evaluator, "attach", None)
+        if cache and attach is None:
+            figures.update(feed(evaluator, cached_features(cfg, model, test_set, cache)))
+            continue
+        run = model if attach is None else attach(model)
+        flip = cfg.TEST.FLIP.ENABLED and attach is None
+        figures.update(extract(run, loader, evaluator, flip))
+    return figures
 
 
 def eval_only(cfg: CfgNode) -> dict[str, Any]:
@@ -483,18 +525,11 @@ def eval_only(cfg: CfgNode) -> dict[str, Any]:
     return evaluate(cfg, model, training=training)
 
 
-def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
-    """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
-
-    Returns:
-        The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
-        MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
-        weights come from; and how the weights came about ({} if the file doesn't say).
+def checkpoint_of(cfg: CfgNode) -> str:
+    """The file of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
 
     Raises:
         FileNotFoundError: there is neither.
-        ConfigError: TEST.PHASE names no phase.
-        WeightsError: the file isn't for this model.
     """
     path = cfg.MODEL.WEIGHTS
     if not path:
@@ -506,10 +541,31 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
             )
         with open(last) as file:
             path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    return path
+
+
+def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
+    """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
+
+    With TEST.INITIAL, the model as MODEL.INIT fills it, which nobody has trained here.
+
+    Returns:
+        The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
+        MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
+        weights come from; and how the weights came about ({} if the file doesn't say).
+
+    Raises:
+        FileNotFoundError: there is neither.
+        ConfigError: TEST.PHASE names no phase.
+        WeightsError: the file isn't for this model.
+    """
+    if cfg.TEST.INITIAL:
+        return _untrained(cfg)
+    path = checkpoint_of(cfg)
     state = read_state_dict(path, "MODEL.WEIGHTS")
     if not cfg.MODEL.HEADS.NUM_CLASSES:
         cfg = with_num_classes(cfg, classes_in(state))
-    model = build_model(_without_initial_weights(cfg))
+    model = build_model(without_initial_weights(cfg))
     load_strictly(model, state, f"MODEL.WEIGHTS: {path}")
     training = training_info_of(path)
     if cfg.TEST.ON_FOLD:
@@ -522,10 +578,22 @@ def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
     return _with_weights(cfg, path), model.eval(), training
 
 
+def _untrained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
+    """The model as MODEL.INIT fills it; see :func:`load_trained`."""
+    if not cfg.MODEL.INIT.WEIGHTS:
+        raise ConfigError("TEST.INITIAL: there are no initial weights; name MODEL.INIT.WEIGHTS")
+    # The classifier is nobody's: what it has to tell apart isn't known, and it isn't evaluated.
+    cfg = with_num_classes(cfg, 1)
+    model = build_model(cfg)
+    set_step(model, phases_of(cfg)[-1].step)
+    return _with_weights(cfg, cfg.MODEL.INIT.WEIGHTS), model.eval(), {}
+
+
 def training_info_of(path: str) -> dict[str, Any]:
     """What a checkpoint of this program says of its training; {} for other files."""
     if path.endswith(".safetensors"):
-        return {}
+        with safe_open(path, framework="pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("training", "{}")))
     data = torch.load(path, map_location="cpu", weights_only=True)
     return dict(data.get("trainer", {}).get("info", {}))
 
@@ -546,8 +614,12 @@ def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
     return cfg
 
 
-def _without_initial_weights(cfg: CfgNode) -> CfgNode:
-    # The checkpoint replaces them all, so the files need not be at hand. Plugins' keys too.
+def without_initial_weights(cfg: CfgNode) -> CfgNode:
+    """``cfg`` with every key that names a file of weights emptied, plugins' keys too.
+
+    A checkpoint replaces them all, so that the files need not be at hand.
+    """
+
     def blank(node: CfgNode) -> None:
         for key, value in node.items():
             if isinstance(value, CfgNode):

@@ -10,12 +10,46 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
 def parameters(module: nn.Module) -> int:
     """Number of parameters, frozen ones included; shared ones count once."""
     return sum(p.numel() for p in module.parameters())
+
+
+def parameters_used(module: nn.Module, *inputs: Any) -> int:
+    """Number of parameters that one forward pass in evaluation mode reads; shared ones count once.
+
+    A classifier, a teacher or a discriminator that only training needs is not among them.
+
+    Args:
+        module: the network.
+        inputs: what it is called with.
+    """
+    watch = _Watch({id(p) for p in module.parameters()})
+    with _evaluating(module), watch:
+        module(*inputs)
+    return sum(p.numel() for p in module.parameters() if id(p) in watch.seen)
+
+
+class _Watch(TorchFunctionMode):
+    """Notes which of some tensors are given to a function; asking for a shape is none."""
+
+    def __init__(self, wanted: set[int]) -> None:
+        super().__init__()
+        self.wanted = wanted
+        self.seen: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") != "__get__":
+            self.seen.update(self.wanted & {id(x) for x in tree_leaves((args, kwargs))})
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import time
 from collections import OrderedDict
@@ -13,26 +12,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastreid.evaluation.query_expansion import aqe
 from numpy.typing import NDArray
 from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
-from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.data.resolution import check_native_size
+from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
+from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
+from lrreid_ext.evaluation.expansion import expand
+from lrreid_ext.evaluation.figures import (
+    figures_of,
+    flat_figures,
+    interval_settings,
+    intervals_of,
+)
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
+from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
-from lrreid_ext.evaluation.report import group_table
+from lrreid_ext.evaluation.report import draw_label, group_table, interval_table
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 PROTOCOLS = ("single_shot", "multi_shot")
-
-# Queries of more different factors than this are reported in bins with these lower edges.
-MOST_FACTORS = 8
-FACTOR_BINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
+DRAWS = ("shared", "per_query")
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +50,18 @@ class CrossResolutionEvaluator(FeatureCollector):
     Features are put in order by the batch's ``index``, so neither the number of processes nor the
     order of the batches matters. The groups of the test set's samples are reported under their
     names (``query``, ``query_hr``, ``x2`` ...), and besides, where the queries' own factors vary,
-    the queries of each as ``query@2`` (or of a range, ``query@2-3``, where they are many).
+    the queries of each as ``query@2`` (or of a range, ``query@2-3``, where they are many). Where
+    the gallery's vary instead, it is the factor of the right answer: ``query@gallery4-6``.
 
     Args:
-        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, METRIC, AQE, FLIP and FUSION.
+        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, DRAW, METRIC, CI, FACTOR_BINS, AQE, FLIP
+            and FUSION.
         test_set: the images, in the order of ``index``.
         output_dir: where ``results_<test set>.json`` is written; None or "" for nowhere.
 
     Raises:
-        ConfigError: a protocol or metric that doesn't exist, or one that isn't available here.
-        ValueError: a test set without query or gallery.
+        ConfigError: a protocol or metric that doesn't exist, or one that isn't available here; a
+            test set without query or gallery.
     """
 
     def __init__(self, cfg: CfgNode, test_set: TestSet, output_dir: str | None = None) -> None:
@@ -61,10 +69,13 @@ class CrossResolutionEvaluator(FeatureCollector):
         super().__init__(test_set)
         self.cfg = cfg
         self.output_dir = output_dir
-        self.groups = query_groups(test_set)
-        self._gallery = _positions(test_set, GALLERY)
+        self.groups = query_groups(test_set, cfg.TEST.FACTOR_BINS)
+        self._gallery = positions(test_set, GALLERY)
         if QUERY not in self.groups or not len(self._gallery):
-            raise ValueError(f"test set {test_set.name!r} needs both query and gallery images")
+            raise ConfigError(
+                f"DATASETS.TESTS: test set {test_set.name!r} needs both query and gallery images; "
+                f"it has {len(self.groups.get(QUERY, ()))} and {len(self._gallery)}"
+            )
 
     @staticmethod
     def check(cfg: CfgNode) -> None:
@@ -80,25 +91,34 @@ class CrossResolutionEvaluator(FeatureCollector):
             on are left out. On all processes but the first, an empty dict.
 
         Raises:
-            ValueError: images missing or scored twice, features that are not finite, or no query
-                with a right answer.
+            ConfigError: features that are not finite, or no query with a right answer.
+            ValueError: images missing or scored twice.
         """
         gathered = self.gathered()
         if gathered is None:
             return OrderedDict()
         features, sizes = gathered
         start = time.perf_counter()
-        results = self._score(features, sizes)
+        results = self.score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
-        logger.info("%s\n%s", self._headline(results), group_table(results))
+        tables = "\n\n".join(filter(None, (group_table(results), interval_table(results))))
+        logger.info("%s\n%s", self._headline(results), tables)
         if self.output_dir:
             path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
             write_json(path, results)
             logger.info("Results written to %s", path)
         return flat_figures(results)
 
-    def _score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
-        """The content of the results file."""
+    def score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
+        """The content of the results file, from features that are there already.
+
+        Args:
+            features: (N, D) or (N, K, D), in the order of the test set.
+            sizes: (N, 2), native height and width.
+
+        Raises:
+            ValueError: see :meth:`evaluate`.
+        """
         test = self.cfg.TEST
         fusion: dict[str, Any] | None = None
         if features.ndim == 3:
@@ -110,13 +130,13 @@ class CrossResolutionEvaluator(FeatureCollector):
         pids = np.array([sample.pid for sample in samples])
         camids = np.array([sample.camid for sample in samples])
         gallery = self._gallery
-        shown = check_features(features[gallery], "gallery")
+        shown = self._usable(features[gallery], "gallery")
         groups: dict[str, dict[str, Any]] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
             parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
-            query = check_features(features[index], name)
+            query = self._usable(features[index], name)
             weights = None
             if fusion is not None:
                 weights = anchor_weights(
@@ -129,13 +149,11 @@ class CrossResolutionEvaluator(FeatureCollector):
             for protocol in test.PROTOCOLS:
                 statistics = self._rank(protocol, query, shown, weights, *args)
                 if name == QUERY and not statistics.valid.any():
-                    raise ValueError(
-                        f"test set {self.test_set.name!r}: no query has a right answer in the "
-                        f"gallery ({protocol}); check identities and cameras of the data set"
-                    )
-                self._add(groups, name, protocol, statistics)
+                    raise ConfigError(self._unanswerable(protocol, *args))
+                self._add(groups, name, protocol, statistics, pids[index])
                 for part, at in parts.items():
-                    self._add(groups, part, protocol, statistics.subset(np.searchsorted(index, at)))
+                    own = statistics.subset(np.searchsorted(index, at))
+                    self._add(groups, part, protocol, own, pids[at])
         return {
             "test_set": self.test_set.name,
             "manifest_hash": self.test_set.manifest_hash,
@@ -143,7 +161,9 @@ class CrossResolutionEvaluator(FeatureCollector):
             "protocols": list(test.PROTOCOLS),
             "trials": test.TRIALS,
             "seed": test.SEED,
+            "draw": test.DRAW,
             "std": "sample standard deviation over the trials",
+            "ci": interval_settings(self.cfg),
             "metric": test.METRIC,
             "flip": bool(test.FLIP.ENABLED),
             "aqe": _aqe_settings(self.cfg),
@@ -154,6 +174,7 @@ class CrossResolutionEvaluator(FeatureCollector):
                 "gallery_junk": int((pids[gallery] < 0).sum()),
                 "distractors": int((pids[gallery] == 0).sum()),
                 "identities": len(np.unique(pids[gallery][pids[gallery] > 0])),
+                "gallery_lr": sum(samples[i].factor != 1 for i in gallery),
             },
             "groups": {name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
@@ -172,8 +193,9 @@ class CrossResolutionEvaluator(FeatureCollector):
         options: dict[str, Any] = {"metric": test.METRIC, "weights": weights}
         if protocol == "single_shot":
             options |= {"trials": test.TRIALS, "seed": test.SEED}
-            return single_shot(query, gallery, *args, **options)
-        query, gallery = self._expanded(query, gallery, args[1])
+            shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
+            return shoot(query, gallery, *args, **options)
+        query, gallery = self._expanded(query, gallery, args[0], args[1])
         return rank_statistics(query, gallery, *args, **options)
 
     def _add(
@@ -182,13 +204,12 @@ class CrossResolutionEvaluator(FeatureCollector):
         name: str,
         protocol: str,
         statistics: SingleShot | RankStatistics,
+        pids: NDArray[np.int64],
     ) -> None:
-        """Enter one group's figures under one protocol, in percent."""
+        """Enter one group's figures under one protocol, in percent; ``pids`` of its queries."""
         entry = groups.setdefault(
             name, {"queries": len(statistics.valid), "junk": int(statistics.junk.sum())}
         )
-        ranks = list(self.cfg.TEST.RANKS)
-        figures: dict[str, Any] = {"unmatched": statistics.unmatched}
         if statistics.unmatched:
             logger.warning(
                 "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
@@ -197,39 +218,65 @@ class CrossResolutionEvaluator(FeatureCollector):
                 statistics.unmatched,
                 len(statistics.valid),
             )
-        if isinstance(statistics, SingleShot):
-            means, deviations = statistics.mean(ranks), statistics.std(ranks)
-            for rank, mean, deviation in zip(ranks, means, deviations, strict=True):
-                figures[f"Rank-{rank}"] = _percent(mean)
-                figures[f"Rank-{rank}_std"] = _percent(deviation)
-            figures["trials"] = [[_percent(v) for v in trial] for trial in statistics.cmc(ranks)]
-        else:
-            for rank, value in zip(ranks, statistics.cmc(ranks), strict=True):
-                figures[f"Rank-{rank}"] = _percent(value)
-            figures["mAP"] = _percent(statistics.mean_ap)
-            figures["mINP"] = _percent(statistics.mean_inp)
+        ranks, ci = list(self.cfg.TEST.RANKS), interval_settings(self.cfg)
+        figures = figures_of(statistics, ranks)
+        if ci is not None:
+            figures |= intervals_of(statistics, ranks, pids, **ci)
         entry[protocol] = figures
 
+    def _usable(self, features: Tensor, group: str) -> Tensor:
+        """The features as float32, or one clear message that they can't be ranked."""
+        try:
+            return check_features(features, group)
+        except ValueError as error:
+            raise ConfigError(f"test set {self.test_set.name!r}: {error}") from error
+
+    def _unanswerable(
+        self,
+        protocol: str,
+        q_pids: NDArray[np.int64],
+        g_pids: NDArray[np.int64],
+        q_camids: NDArray[np.int64],
+        g_camids: NDArray[np.int64],
+    ) -> str:
+        """Why no query has a right answer."""
+        common = np.intersect1d(q_pids[q_pids > 0], g_pids)
+        if len(common):
+            cameras = np.union1d(q_camids, g_camids)
+            seen = f"camera {cameras[0]} took" if len(cameras) == 1 else "its own camera took"
+            why = (
+                f"what the gallery holds of the queries' identities, {seen} as well, and the same "
+                "camera's images don't count"
+            )
+        else:
+            why = "none of the queries' identities is in the gallery"
+        return (
+            f"test set {self.test_set.name!r}: no query has a right answer in the gallery "
+            f"({protocol}): {why}. Check identities and cameras of the data set"
+        )
+
     def _expanded(
-        self, query: Tensor, gallery: Tensor, gallery_pids: NDArray[np.int64]
+        self, query: Tensor, gallery: Tensor, q_pids: NDArray[np.int64], g_pids: NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
-        """The features after fastreid's average query expansion, if TEST.AQE asks for it."""
+        """The features after average query expansion, if TEST.AQE asks for it."""
         settings = self.cfg.TEST.AQE
         if not settings.ENABLED:
             return query, gallery
         if query.ndim == 3:
             raise ConfigError("TEST.AQE.ENABLED: not available for features of several anchors")
-        # Junk is no part of the gallery, and must not lend its features to others.
-        kept = torch.from_numpy(gallery_pids >= 0)
-        images = len(query) + int(kept.sum())
+        # Junk has no part in the test, and must not lend its features to others.
+        asked, kept = torch.from_numpy(q_pids >= 0), torch.from_numpy(g_pids >= 0)
+        images = int(asked.sum()) + int(kept.sum())
         if images <= settings.QE_K:
             raise ConfigError(
                 f"TEST.AQE.QE_K: {settings.QE_K} neighbours of {images} images are too many"
             )
-        query, near = aqe(query, gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA)
-        expanded = gallery.clone()
-        expanded[kept] = near
-        return query, expanded
+        own, near = expand(
+            query[asked], gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA
+        )
+        query, gallery = query.clone(), gallery.clone()
+        query[asked], gallery[kept] = own, near
+        return query, gallery
 
     def _headline(self, results: Mapping[str, Any]) -> str:
         counts, query = results["counts"], results["groups"][QUERY]
@@ -238,7 +285,7 @@ class CrossResolutionEvaluator(FeatureCollector):
         if results["manifest_hash"]:
             data += f", manifest {results['manifest_hash'][:12]}"
         how = [
-            f"single-shot ({results['trials']} trials, seed {results['seed']})"
+            f"single-shot ({draw_label(results)}, seed {results['seed']})"
             if protocol == "single_shot"
             else "multi-shot"
             for protocol in results["protocols"]
@@ -254,7 +301,8 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"query:    {query['queries']} images, {unmatched} without a right answer, "
             f"{query['junk']} junk dropped\n"
             f"gallery:  {counts['gallery']} images, {counts['identities']} identities, "
-            f"{counts['distractors']} distractors, {counts['gallery_junk']} junk dropped"
+            f"{counts['distractors']} distractors, {counts['gallery_lr']} low-resolution, "
+            f"{counts['gallery_junk']} junk dropped"
         )
 
 
@@ -265,6 +313,7 @@ def check_config(cfg: CfgNode) -> None:
         ConfigError: names the key.
     """
     test = cfg.TEST
+    check_native_size(cfg.INPUT.NATIVE_SIZE)
     for key in ("RERANK", "ROC"):
         if test[key].ENABLED:
             raise ConfigError(
@@ -281,32 +330,32 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.RANKS: {list(test.RANKS)} must be whole numbers from 1")
     if test.TRIALS < 1:
         raise ConfigError(f"TEST.TRIALS: {test.TRIALS} must be at least 1")
+    if test.DRAW not in DRAWS:
+        raise ConfigError(f"TEST.DRAW: {test.DRAW!r} is none of {', '.join(DRAWS)}")
     check_fusion(cfg)
     if test.SEED < 0:
         raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
-
-
-def query_groups(test_set: TestSet) -> OrderedDict[str, NDArray[np.int64]]:
-    """Positions of every group's images but the gallery's, in the order they are reported in.
-
-    First ``query`` and its parts by factor (``query@2``), then ``query_hr``, then the others by
-    factor.
-    """
-    factors: dict[str, float] = {}
-    for sample in test_set.samples:
-        if sample.group != GALLERY:
-            factors.setdefault(sample.group, sample.factor)
-    first = (QUERY, QUERY_HR)
-    names = [name for name in first if name in factors]
-    names += sorted(factors.keys() - set(first), key=lambda name: (factors[name], name))
-    groups: OrderedDict[str, NDArray[np.int64]] = OrderedDict()
-    for name in names:
-        groups[name] = _positions(test_set, name)
-        if name == QUERY:
-            drawn = np.array([test_set.samples[i].factor for i in groups[name]])
-            for label, mask in factor_parts(drawn):
-                groups[f"{name}@{label}"] = groups[name][mask]
-    return groups
+    aqe = test.AQE
+    if aqe.ENABLED and (aqe.QE_TIME < 1 or aqe.QE_K < 1 or aqe.ALPHA < 0):
+        raise ConfigError(
+            f"TEST.AQE: QE_TIME {aqe.QE_TIME} and QE_K {aqe.QE_K} must be at least 1, and ALPHA "
+            f"{aqe.ALPHA} at least 0"
+        )
+    check_bins(test.FACTOR_BINS)
+    mixed = test.GALLERY
+    if not 0 <= mixed.LR_SHARE <= 1:
+        raise ConfigError(f"TEST.GALLERY.LR_SHARE: {mixed.LR_SHARE} must be between 0 and 1")
+    if mixed.LR_SHARE and (not mixed.LR_FACTORS or min(mixed.LR_FACTORS) <= 1):
+        raise ConfigError(
+            f"TEST.GALLERY.LR_FACTORS: {list(mixed.LR_FACTORS)} must be one or more numbers above 1"
+        )
+    ci = test.CI
+    if ci.REPEATS < 0 or ci.REPEATS == 1:
+        raise ConfigError(f"TEST.CI.REPEATS: {ci.REPEATS} must be 0 (no intervals) or at least 2")
+    if not 0 < ci.LEVEL < 1:
+        raise ConfigError(f"TEST.CI.LEVEL: {ci.LEVEL} must be between 0 and 1")
+    if ci.BY not in UNITS:
+        raise ConfigError(f"TEST.CI.BY: {ci.BY!r} is none of {', '.join(UNITS)}")
 
 
 def plain_info(test_set: TestSet) -> dict[str, Any]:
@@ -315,57 +364,9 @@ def plain_info(test_set: TestSet) -> dict[str, Any]:
     return info
 
 
-def factor_parts(factors: NDArray[np.float64]) -> list[tuple[str, NDArray[np.bool_]]]:
-    """Split queries by the factor drawn for each.
-
-    Args:
-        factors: (Q,), each >= 1.
-
-    Returns:
-        Label and mask (Q,) of each part: a factor each (``2``, ``2.5``), or where there are more
-        than eight, ranges that include their lower end (``2-3``, ``16+``). Nothing if all are one.
-    """
-    distinct = np.unique(factors)
-    if len(distinct) < 2:
-        return []
-    if len(distinct) <= MOST_FACTORS:
-        return [(f"{factor:g}", factors == factor) for factor in distinct]
-    uppers = (*FACTOR_BINS[1:], math.inf)
-    parts = []
-    for low, high in zip(FACTOR_BINS, uppers, strict=True):
-        mask = (factors >= low) & (factors < high)
-        if mask.any():
-            label = f"{low:g}+" if math.isinf(high) else f"{low:g}-{high:g}"
-            parts.append((label, mask))
-    return parts
-
-
-def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:
-    """The figures of a results file as ``protocol/group/figure``, without those that are null."""
-    flat: OrderedDict[str, float] = OrderedDict()
-    for protocol in results["protocols"]:
-        for name, entry in results["groups"].items():
-            for figure, value in entry[protocol].items():
-                if isinstance(value, float):
-                    flat[f"{protocol}/{name}/{figure}"] = value
-    return flat
-
-
-def _positions(test_set: TestSet, group: str) -> NDArray[np.int64]:
-    return np.array(
-        [i for i, sample in enumerate(test_set.samples) if sample.group == group], dtype=np.int64
-    )
-
-
 def _plain(value: object) -> object:
     """What JSON can hold of a value that it has no word for."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _percent(share: float | np.floating[Any]) -> float | None:
-    """Share to percent, to six decimals; None for NaN."""
-    value = float(share)
-    return None if math.isnan(value) else round(100 * value, 6)
 
 
 def _aqe_settings(cfg: CfgNode) -> dict[str, float] | None:

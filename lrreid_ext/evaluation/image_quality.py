@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.evaluation.collect import gather_rows
-from lrreid_ext.evaluation.evaluator import plain_info, query_groups
+from lrreid_ext.evaluation.evaluator import plain_info
+from lrreid_ext.evaluation.groups import query_groups
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.report import group_label
 from lrreid_ext.registry import EVALUATOR_REGISTRY
@@ -250,7 +251,7 @@ class ImageQualityEvaluator(DatasetEvaluator):
     def _groups(self, scores: Tensor) -> dict[str, dict[str, Any]]:
         """Number of images and mean figures of every group that has twins."""
         groups: dict[str, dict[str, Any]] = {}
-        for name, at in query_groups(self.test_set).items():
+        for name, at in query_groups(self.test_set, self.cfg.TEST.FACTOR_BINS).items():
             places = self._place[torch.from_numpy(at)]
             chosen = scores[places[places >= 0]].double()
             if len(chosen):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -49,13 +50,26 @@ def device_of(model: nn.Module) -> torch.device:
     return next((tensor.device for tensor in held), torch.device("cpu"))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; afterwards every module's training flag is as it was.
+
+    Also when something raises. fastreid switches all of them to the outermost one's, and so wakes
+    frozen parts.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
 def extract(
     model: nn.Module, loader: Iterable[Any], evaluator: DatasetEvaluator, flip: bool = False
 ) -> dict[str, Any]:
     """Run a model over a test loader and let the evaluator score what it returns.
-
-    Every module's training flag is put back afterwards, also when something raises: fastreid
-    switches all of them to the outermost one's, and so wakes frozen parts.
 
     Args:
         model: maps a batch to features (B, D) in evaluation mode.
@@ -66,12 +80,8 @@ def extract(
     Returns:
         The evaluator's figures; an empty dict on all processes but the first.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    try:
+    with evaluating(model):
         return inference_on_dataset(Isolated(model), _Watched(loader), evaluator, flip_test=flip)
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 class _Watched:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -14,8 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lrreid_ext.files import write_text
+
+# What of a config has no bearing on the features of a given set of weights: how they were trained,
+# on what, and where they came from and run.
+_NOT_OF_FEATURES = frozenset(
+    (
+        *("DATASETS", "DATALOADER", "INPUT", "SOLVER", "PHASES", "START_PHASE", "HOOKS", "TEST"),
+        *("SEED", "PLUGINS", "OUTPUT_DIR", "CUDNN_BENCHMARK"),
+    )
+)
+_NOT_OF_MODEL = frozenset(("DEVICE", "LOSSES", "FREEZE_LAYERS", "CHANNELS_LAST", "INIT"))
 
 
 def provenance(checkpoint: str = "", device: str = "cpu") -> dict[str, Any]:
@@ -86,6 +98,42 @@ def machine(device: str = "cpu") -> dict[str, Any]:
         found["gpu"] = torch.cuda.get_device_name()
         found["gpus"] = torch.cuda.device_count()
     return found
+
+
+def weights_hash(model: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and values of everything that a model's file holds."""
+    return tensors_hash(model.state_dict())
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(plain.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def config_hash(cfg: Mapping[str, Any]) -> str:
+    """SHA-256 over what of a config decides the features that given weights make.
+
+    That is MODEL (without losses, files of weights and the device), the size that images are
+    brought to, and the keys that plugins have added at the top.
+    """
+
+    def kept(node: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: kept(value) if isinstance(value, Mapping) else value
+            for key, value in node.items()
+            if not key.endswith(("WEIGHTS", "PRETRAIN", "PRETRAIN_PATH"))
+        }
+
+    content = kept({k: v for k, v in cfg.items() if k not in _NOT_OF_FEATURES})
+    content["MODEL"] = {k: v for k, v in content["MODEL"].items() if k not in _NOT_OF_MODEL}
+    crop = cfg["INPUT"]["CROP"]
+    content["INPUT"] = [list(cfg["INPUT"]["SIZE_TEST"]), crop["ENABLED"] and list(crop["SIZE"])]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

@@ -29,6 +29,14 @@ def group_label(group: str) -> str:
     return group.replace(f"{QUERY}@", "MLR @") if group != QUERY else "MLR"
 
 
+def draw_label(results: Results) -> str:
+    """How the single-shot galleries were drawn: ``10 trials``, ``100 trials per query``, ``10
+    splits x 10 trials``."""
+    per_query = " per query" if results.get("draw") == "per_query" else ""
+    parts = f"{len(results['parts'])} {results['over']} x " if results.get("parts") else ""
+    return f"{parts}{results['trials']} trials{per_query}"
+
+
 def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a ``results_<test set>.json``.
 
@@ -67,20 +75,58 @@ def figure(results: Results, column: str) -> tuple[float, float | None] | None:
 
 
 def group_table(results: Results) -> str:
-    """Rows: groups; columns: each protocol's figures in percent. Fits 100 columns."""
+    """Rows: groups; columns: each protocol's figures in percent. Fits 100 columns.
+
+    Queries without a right answer, which have no part in the figures, have a column where there
+    are any.
+    """
     columns = [
         (protocol, name)
         for protocol in results["protocols"]
         for name in _table_figures(results, protocol)
     ]
     short = {"single_shot": "1-shot", "multi_shot": "multi"}
-    headers = ["query", "images"] + [f"{short[protocol]}\n{name}" for protocol, name in columns]
+    dropped = {group: _dropped(entry, results) for group, entry in results["groups"].items()}
+    lacking = any(dropped.values())
+    headers = ["query", "images"] + ["left\nout"] * lacking
+    headers += [f"{short[protocol]}\n{name}" for protocol, name in columns]
     rows = [
         [group_label(group), str(entry["queries"])]
+        + [str(dropped[group])] * lacking
         + [_cell(figure(results, f"{protocol}/{group}/{name}"), "+-") for protocol, name in columns]
         for group, entry in results["groups"].items()
     ]
     return _tabulate(rows, headers, "simple")
+
+
+def interval_table(results: Results) -> str:
+    """Confidence intervals in percent of each protocol's Rank-1 and of mAP; "" without any."""
+    ci = results.get("ci")
+    if not ci:
+        return ""
+    names = {"single_shot": ("1-shot", ["Rank-1"]), "multi_shot": ("multi", ["Rank-1", "mAP"])}
+    columns = [
+        (protocol, name, f"{names[protocol][0]}\n{name}")
+        for protocol in results["protocols"]
+        for name in names[protocol][1]
+        if any(f"{name}_ci" in entry[protocol] for entry in results["groups"].values())
+    ]
+    headers = ["query"] + [header for *_, header in columns]
+    rows = [
+        [group_label(group)]
+        + [_interval(entry[protocol].get(f"{name}_ci")) for protocol, name, _ in columns]
+        for group, entry in results["groups"].items()
+    ]
+    return f"{ci_label(ci)}:\n" + _tabulate(rows, headers, "simple")
+
+
+def ci_label(ci: Mapping[str, Any]) -> str:
+    """What an interval is: ``95 % intervals, 1000 bootstrap draws of identities, seed 0``."""
+    units = {"identity": "identities", "query": "queries"}[ci["by"]]
+    return (
+        f"{100 * ci['level']:g} % intervals, {ci['repeats']} bootstrap draws of {units}, "
+        f"seed {ci['seed']}"
+    )
 
 
 def results_table(
@@ -100,8 +146,8 @@ def results_table(
         style: ``markdown`` or ``plain``.
 
     Returns:
-        The table; figures in percent with the standard deviation over the trials. A figure that
-        wasn't measured is an empty cell.
+        The table; figures in percent with the standard deviation over the trials, and their
+        confidence interval if they have one. A figure that wasn't measured is an empty cell.
 
     Raises:
         ResultsError: a file that can't be used.
@@ -125,18 +171,18 @@ def results_table(
             labels.append(Path(item).resolve().parent.name)
     labels = list(names) if names is not None else labels
     columns = default_columns(runs) if columns is None else list(columns)
-    measured = [_measured(run) for run in runs]
-    headers = ["run"] + [_header(column) for column in columns]
+    said = [measured(run) for run in runs]
+    headers = ["run"] + [column_label(column) for column in columns]
     # Figures of different data or draws are not comparable: say which is which, row by row.
-    notes = list(dict.fromkeys(measured))
+    notes = list(dict.fromkeys(said))
     if len(notes) > 1:
         headers.append("data")
     sign = "±" if style == "markdown" else "+-"
     rows = [
         [label]
-        + [_cell(figure(run, column), sign) for column in columns]
+        + [_with_interval(run, column, sign) for column in columns]
         + ([f"({notes.index(note) + 1})"] if len(notes) > 1 else [])
-        for label, run, note in zip(labels, runs, measured, strict=True)
+        for label, run, note in zip(labels, runs, said, strict=True)
     ]
     table = _tabulate(rows, headers, "pipe" if style == "markdown" else "simple")
     if len(notes) > 1:
@@ -171,14 +217,15 @@ def _group_order(group: str) -> tuple[int, float, str]:
 def _table_figures(results: Results, protocol: str) -> list[str]:
     """The figures of one protocol that fit the screen."""
     present = list(dict.fromkeys(f for e in results["groups"].values() for f in e[protocol]))
-    ranks = [f for f in present if f.startswith("Rank-") and not f.endswith("_std")]
+    ranks = [f for f in present if f.startswith("Rank-") and not f.endswith(("_std", "_ci"))]
     if protocol == "single_shot":
         return ranks[:3]
     shown = ranks[:1] if "single_shot" in results["protocols"] else ranks[:3]
     return [*shown, "mAP", "mINP"]
 
 
-def _header(column: str) -> str:
+def column_label(column: str) -> str:
+    """How a figure's column is called: ``MLR Rank-1``, ``x4``, ``MLR mAP (multi-shot)``."""
     protocol, group, name = _parts(column)
     label = group_label(group)
     if protocol == "multi_shot":
@@ -186,16 +233,27 @@ def _header(column: str) -> str:
     return f"{label} {name}" if group == QUERY or name != "Rank-1" else label
 
 
-def _measured(run: Results) -> str:
+def measured(run: Results) -> str:
+    """What was measured and how, in a line: data, manifest, protocols, distance."""
     data = run["test_set"]
     if run["manifest_hash"]:
         data += f", manifest {run['manifest_hash'][:12]}"
     how = []
     if "single_shot" in run["protocols"]:
-        how.append(f"single-shot, {run['trials']} trials, seed {run['seed']}")
+        how.append(f"single-shot, {draw_label(run)}, seed {run['seed']}")
     if "multi_shot" in run["protocols"]:
-        how.append("multi-shot")
+        over = f", {len(run['parts'])} {run['over']}" if run.get("parts") else ""
+        how.append(f"multi-shot{over}")
     flags = [flag for flag in ("flip", "aqe") if run.get(flag)]
+    trained = ((run.get("info") or {}).get("training") or {}).get("data_sets")
+    if trained and not any(run["test_set"].startswith(name) for name in trained):
+        flags.append(f"trained on {', '.join(trained)}")
+    mixed = (run.get("info") or {}).get("mixed_gallery")
+    if mixed:
+        factors = ", ".join(f"{f:g}" for f in mixed["factors"])
+        flags.append(f"{100 * mixed['share']:g} % of the gallery reduced by {factors}")
+    if run.get("ci"):
+        flags.append(ci_label(run["ci"]))
     return f"{data}: " + "; ".join([*how, f"{run['metric']} distance", *flags]) + "; percent."
 
 
@@ -204,6 +262,24 @@ def _cell(value: tuple[float, float | None] | None, sign: str) -> str:
         return ""
     mean, std = value
     return f"{mean:.1f}" if std is None else f"{mean:.1f} {sign} {std:.1f}"
+
+
+def _with_interval(run: Results, column: str, sign: str) -> str:
+    text = _cell(figure(run, column), sign)
+    protocol, group, name = _parts(column)
+    ends = _interval(run["groups"].get(group, {}).get(protocol, {}).get(f"{name}_ci"))
+    return f"{text} {ends}".strip()
+
+
+def _interval(ends: Sequence[float | None] | None) -> str:
+    if not ends or ends[0] is None:
+        return ""
+    return f"[{ends[0]:.1f}, {ends[1]:.1f}]"
+
+
+def _dropped(entry: Mapping[str, Any], results: Results) -> int:
+    """Queries of a group that have no part in its figures."""
+    return max(entry[p].get("unmatched", 0) for p in results["protocols"]) + entry.get("junk", 0)
 
 
 def _parts(column: str) -> tuple[str, str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.modeling.frontends import FrontendOutput
-from lrreid_ext.modeling.meta_arch import Pipeline
+from lrreid_ext.modeling.meta_arch import Pipeline, take
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
 STREAMS = ("h", "h2l", "l")
@@ -103,7 +103,7 @@ class SING(Pipeline):
             count = len(part["targets"])
             # Of a stream that is empty in this batch, all images' losses, times 0: every process
             # has to give the same ones.
-            share = cut(outputs, start, start + count, total) if count else outputs
+            share = take(outputs, slice(start, start + count), total) if count else outputs
             targets = part["targets"] if count else joined["targets"]
             for key, value in self.identity_losses(share, targets).items():
                 if key.startswith("loss"):
@@ -129,16 +129,3 @@ class SING(Pipeline):
         for key in ("images", "native_size", "factor"):
             part[key] = part[f"{key}_{twin}"]
         return part
-
-
-def cut(outputs: dict[str, Any], start: int, stop: int, total: int) -> dict[str, Any]:
-    """Rows ``start`` to ``stop`` of a head's outputs for ``total`` images."""
-
-    def rows(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.ndim and len(value) == total:
-            return value[start:stop]
-        if isinstance(value, (list, tuple)):
-            return [rows(v) for v in value]
-        return value
-
-    return {key: rows(value) for key, value in outputs.items()}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY, load_script
+from conftest import ROOT, TINY
 
 from lrreid_ext.analysis.fusion import (
     SIGMAS,
@@ -241,7 +242,7 @@ def fold_cfg(fold: list[int], names: tuple[str, ...] = ("a",), seed: int = 0) ->
 
 
 def test_runs_must_be_folds_of_one_cross_validation() -> None:
-    check = load_script("tools/choose_sigma.py").check_folds
+    check = import_module("lrreid_ext.commands.choose_sigma").check_folds
     assert check({"r0": fold_cfg([0, 2]), "r1": fold_cfg([1, 2])}) == []
     assert check({"r1": fold_cfg([1, 3])}) == ["note: 2 of 3 folds are not among the runs"]
     for cfgs, message in (
@@ -257,7 +258,7 @@ def test_runs_must_be_folds_of_one_cross_validation() -> None:
 
 def test_tool_prints_what_it_chose(monkeypatch, tmp_path, capsys) -> None:
     """With runs that need no training: the figures are given."""
-    tool = load_script("tools/choose_sigma.py")
+    tool = import_module("lrreid_ext.commands.choose_sigma")
     sigmas = (0.0, 0.1, 0.2)
     given = {
         "r0": curves_of(0.5, 0.9, 0.7, sigmas=sigmas),
@@ -285,7 +286,7 @@ def test_tool_prints_what_it_chose(monkeypatch, tmp_path, capsys) -> None:
 
 
 def test_tool_refuses_other_anchors(monkeypatch, tmp_path, capsys) -> None:
-    tool = load_script("tools/choose_sigma.py")
+    tool = import_module("lrreid_ext.commands.choose_sigma")
     factors = {"r0": (2.0, 4.0), "r1": (2.0, 3.0)}
 
     def score(text: str, *args: Any, **kwargs: Any) -> Any:
@@ -320,7 +321,7 @@ def test_tool_scores_as_the_evaluator_does(market_root: Path, tmp_path: Path, ca
         "DATASETS.ROOT", str(market_root), "OUTPUT_DIR", str(run),
     ]  # fmt: skip
     assert train_net(["--config-file", str(yaml), *options]) == 0
-    tool = load_script("tools/choose_sigma.py")
+    tool = import_module("lrreid_ext.commands.choose_sigma")
     assert tool.main([str(run), "--out", str(out), "--sigmas", "0", "0.1", "0.4"]) == 0
     said = capsys.readouterr().out
     assert "note: 1 of 2 folds are not among the runs" in said

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_OSNET, load_script
+from conftest import TINY_OSNET
 from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import build_transforms
 from PIL import Image
@@ -252,7 +253,7 @@ def test_load_trained_fills_in_what_the_checkpoint_knows(make_cfg, trained):
 
 
 def test_the_tool_writes_figures_and_a_verdict(trained, tmp_path, capsys):
-    tool = load_script("tools/gates.py")
+    tool = import_module("lrreid_ext.commands.gates")
     folder, _ = trained
     out = tmp_path / "gates"
     options = ["--out", str(out), "--limit", "6", "--factors", "1", "1.5", "4"]
@@ -274,7 +275,7 @@ def test_the_tool_writes_figures_and_a_verdict(trained, tmp_path, capsys):
 
 
 def test_the_tool_says_what_is_wrong(trained, capsys):
-    tool = load_script("tools/gates.py")
+    tool = import_module("lrreid_ext.commands.gates")
     folder, _ = trained
     for options, wanted in (
         (["--factors", "2"], "two different resolutions"),

@@ -5,13 +5,14 @@ import io
 import json
 import math
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_OSNET, load_script
+from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
 from lrreid_ext.analysis.objective import (
@@ -277,7 +278,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, market_root: Path) -> Path:
 
 
 def test_tool_from_end_to_end(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tool = load_script("tools/objective.py")
+    tool = import_module("lrreid_ext.commands.objective")
     args = [str(run), f"again={run / 'model_final.pth'}", "--out", str(tmp_path / "o")]
     assert tool.main([*args, "--resolutions", "1", "0.25", "--limit", "30"]) == 0
     assert "again" in capsys.readouterr().out
@@ -301,7 +302,7 @@ def test_tool_from_end_to_end(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_tool_measures_what_the_model_gives(run: Path) -> None:
     """The curve at one resolution, from images reduced by hand."""
-    tool = load_script("tools/objective.py")
+    tool = import_module("lrreid_ext.commands.objective")
     trained = load_run(str(run))
     found, note = tool.measure(trained, resolutions=[0.5], limit=24)
     from lrreid_ext.data.loaders import build_test_set
@@ -329,7 +330,7 @@ def test_tool_measures_what_the_model_gives(run: Path) -> None:
 
 
 def test_tool_says_what_is_wrong(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tool = load_script("tools/objective.py")
+    tool = import_module("lrreid_ext.commands.objective")
     out = ["--out", str(tmp_path / "o")]
     for args, message in (
         ([str(tmp_path / "nowhere")], "nowhere: no such run"),

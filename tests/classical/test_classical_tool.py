@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.modeling.frontends import SRCNN
 
-classical = load_script("tools/classical.py")
+classical = import_module("lrreid_ext.commands.classical")
 update_tables = load_script("tools/update_tables.py")
 
 CONFIG = str(ROOT / "configs" / "osnet_hr.yml")

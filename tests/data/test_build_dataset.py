@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
@@ -16,7 +16,7 @@ from lrreid_ext.registry import DATASET_REGISTRY, names
 
 @pytest.fixture(scope="module")
 def tool() -> ModuleType:
-    return load_script("tools/build_dataset.py")
+    return import_module("lrreid_ext.commands.build")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def error_of(tool: ModuleType, capsys: pytest.CaptureFixture[str], *argv: str) -
         tool.main([*map(str, argv)])
     assert caught.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("build_dataset.py: error: ")
+    assert last.startswith("lrreid build: error: ")
     return last
 
 
@@ -48,8 +48,17 @@ def test_list_shows_every_recipe(tool: ModuleType, capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     for name in names(RECIPE_REGISTRY):
         recipe = build_recipe(name)
-        for part in (name, recipe.description, recipe.where_to_get, recipe.terms, "factor_mode="):
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
+        for part in (recipe.source_name, recipe.where_to_get, recipe.terms):
+            assert part in line
+    for word in ("list", "show"):
+        assert tool.main([word, "mlr_cuhk01"]) == 0
+        text = capsys.readouterr().out
+        recipe = build_recipe("mlr_cuhk01")
+        for part in (recipe.description, recipe.terms, "factor_mode=per_image", "kernel: one of"):
             assert part in text
+    assert "Did you mean 'mlr_cuhk01'" in error_of(tool, capsys, "list", "mlr_chuk01")
+    assert "one recipe at a time" in error_of(tool, capsys, "mlr_cuhk01", "mlr_viper")
 
 
 def test_build_then_verify(

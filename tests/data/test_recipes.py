@@ -33,7 +33,7 @@ from lrreid_ext.data.recipes import (
     verify,
 )
 from lrreid_ext.data.recipes import synth as synth_recipe
-from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, default_workers, encode_png
+from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, cores, encode_png
 from lrreid_ext.data.recipes.dataset import build_command, find_source, test_set_of
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.registry import DATASET_REGISTRY, names
@@ -500,9 +500,20 @@ def test_workers_get_every_task_once_and_hand_back_errors(
         list(_run(divide, [6, 2, 8, 0, 9, 3], 2))
 
 
-def test_default_workers() -> None:
-    assert default_workers(100) == 1
-    assert 1 <= default_workers(10**6) <= 8
+def test_all_cores_take_over_where_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "lrreid_ext.data.recipes.builder"
+    monkeypatch.setattr(f"{module}._CHUNK", 2)
+    monkeypatch.setattr(f"{module}.cores", lambda: 2)
+    assert cores() >= 1
+    # Four chunks that are to say in which process they are done; a worker knows reduce and eval.
+    work, tasks = partial(reduce, eval), ["__import__('os').getpid()", {}] * 4
+    assert list(_run(work, tasks, None)) == [os.getpid()] * 4
+    # Where much is to do after the first chunk, others do it.
+    monkeypatch.setattr(f"{module}._TRIED", 0.0)
+    monkeypatch.setattr(f"{module}._WORTH", 0.0)
+    first, *rest = _run(work, tasks, None)
+    assert first == os.getpid()
+    assert len(rest) == 3 and os.getpid() not in rest
 
 
 def test_verify_finds_each_kind_of_change(cuhk: Path, tmp_path: Path) -> None:
@@ -758,6 +769,15 @@ def test_real_cuhk01_counts() -> None:
     pairs = [group for group in same.values() if len(group) > 1]
     assert len(pairs) == 13
     assert all(len(group) == 2 and group[0] == group[1] for group in pairs)
+
+
+@pytest.mark.skipif("LRREID_CUHK01" not in os.environ, reason="LRREID_CUHK01 names no folder")
+def test_real_cuhk01_manifest_is_the_one_of_the_published_figures(tmp_path: Path) -> None:
+    manifest = build(
+        build_recipe("mlr_cuhk01"), os.environ["LRREID_CUHK01"], tmp_path, progress=False
+    )
+    known = "f277a4c5a1a090917a83c945aa53c20fc4c6d283c0b73cfc3eee2d8b2ec85517"
+    assert manifest.hash == known
 
 
 @pytest.mark.skipif("LRREID_MARKET1501" not in os.environ, reason="LRREID_MARKET1501 not set")

@@ -126,12 +126,16 @@ def test_bad_folders_are_named(folders: Path, tmp_path: Path) -> None:
         splits.write_text(text)
         with pytest.raises(RecipeError, match=r"splits_classic_labeled\.json: can't be read"):
             images(of(), tmp_path)
-    splits.write_text('[{"query": [["portrait.png", 0, 0]]}]')
+    splits.write_text('[{"train": [], "query": [["portrait.png", 0, 0]]}]')
     with pytest.raises(RecipeError, match=r"'portrait\.png' is not named"):
         images(of(), copy)
     splits.write_text(whole)
     with pytest.raises(RecipeError, match="test set 0 has 3 people where 2 are expected"):
         images(of(train_identities=8), copy)
+    (copy / "images_labeled" / "2_002_1_01.png").rename(tmp_path / "kept.png")
+    with pytest.raises(RecipeError, match=r"2_002_1_01\.png: no such file, and 0 others of the 48"):
+        images(of(), copy)
+    (tmp_path / "kept.png").rename(copy / "images_labeled" / "2_002_1_01.png")
     for file in copy.glob("images_*/3_001_*"):
         file.unlink()
     with pytest.raises(RecipeError, match="9 identities where 10 are expected"):

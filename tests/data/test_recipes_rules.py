@@ -203,9 +203,9 @@ def test_caviar_keeps_genuine_images_as_they_are(caviar: Path, tmp_path: Path) -
     out = tmp_path / "out"
     manifest = quiet(build_recipe("caviar", {**CAVIAR, "split": 1}), caviar, out)
     assert manifest.counts() == {
-        "gallery": 9,
-        "query": 6,
-        "train": 15,
+        "gallery": 30,
+        "query": 30,
+        "train": 60,
         "train_identities": 3,
         "test_identities": 3,
     }
@@ -221,7 +221,7 @@ def test_caviar_keeps_genuine_images_as_they_are(caviar: Path, tmp_path: Path) -
         assert np.array_equal(np.asarray(Image.open(out / image.file)), source)
     content = json.loads((out / "manifest.json").read_text())
     assert content["seed"] is None
-    assert [i["factor"] for i in content["images"] if i["role"] == "query"] == [None] * 6
+    assert [i["factor"] for i in content["images"] if i["role"] == "query"] == [None] * 30
     assert (out / "manifest.json").read_text().count("NaN") == 0
 
 

@@ -9,13 +9,13 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import mini_sets
 import numpy as np
 import pytest
 import torch
-from conftest import load_script
 from PIL import Image
 
 from lrreid_ext.config import get_cfg
@@ -59,6 +59,11 @@ CASES: dict[str, Case] = {
         lambda root: mini_sets.market(root, 8, "_f0046182.jpg"),
         {},
         "query/0003_c1_f0046182.jpg",
+    ),
+    "mlr_folder": (
+        lambda root: mini_sets.market(root, 4, "-hall.png"),
+        {"lr_camera": 2},
+        "bounding_box_test/0001_c3x-hall.png",
     ),
     "vr_market1501": (mini_sets.market, {}, "query/0003_c1s1_000100_00.jpg"),
     "vr_msmt17": (
@@ -195,7 +200,7 @@ def test_the_source_is_found_below_the_root(
 ) -> None:
     recipe = of(name)
     if not recipe.source_folders:
-        pytest.skip("a table of one's own has no usual folder")
+        pytest.skip("one's own images have no usual folder")
     for folder in recipe.source_folders:
         place = tmp_path / folder / "datasets" / folder
         place.parent.mkdir(parents=True)
@@ -242,17 +247,79 @@ def test_splits_are_permutations_of_the_sorted_identities(
 
 
 def test_the_tool_lists_where_each_comes_from_and_its_terms() -> None:
-    blocks = load_script("tools/build_dataset.py").describe().split("\n\n")
-    listed = {block.split(":")[0]: block for block in blocks}
+    tool = import_module("lrreid_ext.commands.build")
+    listed = {line.split()[0]: line for line in tool.overview().splitlines() if line}
     for name in CASES:
         recipe = build_recipe(name)
-        for line in (
-            f"{name}: {recipe.description}",
-            f"    source   {recipe.source_name}",
-            f"    get it   {recipe.where_to_get}",
-            f"    terms    {recipe.terms}",
-        ):
-            assert line in listed[name].splitlines()
+        for part in (recipe.source_name, recipe.where_to_get, recipe.terms):
+            assert part in listed[name]
+        shown = tool.describe(name)
+        assert shown.startswith(f"{name}: {recipe.description}\n")
+        facts = [line.split(maxsplit=1) for line in shown.splitlines()]
+        for key, value in recipe.options().items():
+            assert ["--option", f"{key}={value}"] in facts
+        assert ":class:" not in shown and ":func:" not in shown
+
+
+#: Where other programs of the field put the sets, below their root.
+LAYOUTS = {
+    "mlr_viper": ("viper/VIPeR",),
+    "salr_prid": ("prid450s",),
+    "caviar": ("CAVIAR4REID/CAVIARa",),
+    "mlr_cuhk03": ("cuhk03", "cuhk03/cuhk03_release"),
+    "mlr_dukemtmc": ("dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID"),
+    "vr_market1501": ("market1501/Market-1501-v15.09.15", "Market-1501-v15.09.15"),
+    "vr_msmt17": ("msmt17/MSMT17_V1", "MSMT17_V2"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_of_other_programs_are_found(
+    name: str, trees: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = of(name)
+    for number, layout in enumerate(LAYOUTS[name]):
+        place = tmp_path / str(number) / layout
+        place.parent.mkdir(parents=True)
+        place.symlink_to(trees[name])
+        found = find_source(recipe, tmp_path / str(number))
+        assert found is not None and recipe.locate(found) == place
+
+
+@pytest.mark.parametrize("name", ["mlr_dukemtmc", "vr_market1501"])
+def test_a_part_of_a_whole_set_is_refused_and_a_set_named_alike_is_not(
+    name: str,
+    trees: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe, tree = of(name), trees[name]
+    counts = [
+        sum(1 for _ in (tree / folder).glob("*.jpg"))
+        for folder in ("bounding_box_train", "query", "bounding_box_test")
+    ]
+    with caplog.at_level(logging.WARNING):
+        recipe.read(tree)
+    assert "Is this another data set in its naming" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(type(recipe), "whole", tuple(counts))
+    recipe.read(tree)
+    assert not caplog.text
+    for wrong, folder in enumerate(("bounding_box_train", "query", "bounding_box_test")):
+        whole = [count + (k == wrong) for k, count in enumerate(counts)]
+        monkeypatch.setattr(type(recipe), "whole", tuple(whole))
+        message = f"{folder}: holds {counts[wrong]} images.* has {whole[wrong]} there"
+        with pytest.raises(RecipeError, match=message):
+            recipe.read(tree)
+
+
+def test_an_identity_of_caviar_with_too_few_images_is_named(
+    trees: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(trees["caviar"], tmp_path / "caviar")
+    (tmp_path / "caviar" / "0003017.jpg").unlink()
+    with pytest.raises(RecipeError, match="identity 0003 has 9 images by camera 2, not 10"):
+        of("caviar").read(tmp_path / "caviar")
 
 
 # ---------------------------------------------------------------------- as data sets
@@ -308,6 +375,7 @@ def test_data_set_builds_itself_and_is_evaluated(
         ("LRREID_VIPER", "salr_viper", (1064, 100, 100)),
         ("LRREID_PRID450S", "salr_prid", (800, 50, 50)),
         ("LRREID_CAVIAR", "caviar", (500, 250, 250)),
+        ("LRREID_CAVIAR", "salr_caviar", (840, 100, 100)),
         ("LRREID_SYSU", "mlr_sysu", (1506, 753, 753)),
         ("LRREID_MARKET1501", "vr_market1501", (12936, 3368, 15913)),
         ("LRREID_MSMT17", "vr_msmt17", (32621, 11659, 82161)),
@@ -333,3 +401,18 @@ def test_real_cuhk03_counts() -> None:
         assert {i.camid for i in images} == set(range(1, 11))
         people = Counter((i.pid // 1000, i.pid) for i in images).keys()
         assert Counter(pair for pair, _ in people) == {1: 843, 2: 440, 3: 77, 4: 58, 5: 49}
+        kinds = Counter(image.path.split("/")[0] for image in images)
+        assert kinds == {"images_labeled": 14096, "images_detected": 14097}
+
+
+@pytest.mark.skipif("LRREID_DUKE" not in os.environ, reason="LRREID_DUKE names no folder")
+def test_real_duke_counts() -> None:
+    """The copies that people still have: 16,522 + 2,228 + 17,661 images, 702 / 702 people."""
+    folder, queries = Path(os.environ["LRREID_DUKE"]), 0
+    for camera in range(1, 9):
+        recipe = build_recipe("mlr_dukemtmc", {"lr_camera": camera})
+        planned = recipe.plan(recipe.read(recipe.locate(folder)))
+        assert sum(p.role == "train" for p in planned) == 16522
+        assert len({p.image.pid for p in planned if p.role == "train"}) == 702
+        queries += sum(p.role == "query" for p in planned)
+    assert queries == 2228

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, TINY_OSNET, TINY_PSHRNET
+from conftest import TINY, TINY_OSNET, TINY_PSHRNET, assert_same, killed_at, state
 from fastreid.evaluation import DatasetEvaluator
 
 from lrreid_ext.config import ConfigError, load_cfg
@@ -19,34 +19,6 @@ from lrreid_ext.evaluation.inference import extract
 
 OSNET = "configs/osnet_copies.yml"
 PSHRNET = "projects/PSHRNet/mlr_market.yml"
-
-
-def state(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in trainer.raw_model.state_dict().items()}
-
-
-def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    different = [k for k in a if not torch.equal(a[k], b[k])]
-    assert not different
-
-
-class Killed(Exception):
-    pass
-
-
-def killed_at(trainer: Trainer, iteration: int) -> None:
-    """Run a trainer until it dies in the middle of that iteration's epoch."""
-    step = trainer.run_step
-
-    def dying() -> None:
-        if trainer.iter == iteration:
-            raise Killed
-        step()
-
-    trainer.run_step = dying  # type: ignore[method-assign]
-    with pytest.raises(Killed):
-        trainer.train()
 
 
 # With fastreid's own head, whose batch-norm bias is meant to stay frozen.
@@ -176,13 +148,14 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(make_cfg):
         trainer.enter(trainer.phases[0], resumed=False)
         weight = trainer.raw_model.frontend.layers[0].weight
         seen[count] = grads = []
-        step = trainer.optimizer.step
+        optimizer = trainer.optimizers["main"].optimizer
+        step = optimizer.step
 
         def spy(*args, w=weight, g=grads, s=step, **kwargs):
             g.append(w.grad.clone())
             return s(*args, **kwargs)
 
-        trainer.optimizer.step = spy
+        optimizer.step = spy
         trainer.train()
     one, two = seen["1"], seen["2"]
     assert len(one) == 4
@@ -228,7 +201,7 @@ def test_phases_load_copy_and_weigh(make_cfg):
         source = "teacher." + name if name.startswith("backbone.") else name
         assert torch.equal(b[name], a[source]), name
     losses = second._weigh({"loss_ps": torch.tensor(1.0), "loss_sr": torch.tensor(2.0)})
-    assert losses == {"loss_sr": torch.tensor(2.0)}
+    assert losses == {"main": {"loss_sr": torch.tensor(2.0)}}
     with pytest.raises(ConfigError, match="no loss 'loss_ps'"):
         second._weigh({"loss_sr": torch.tensor(2.0)})
 

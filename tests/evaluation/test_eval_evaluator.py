@@ -17,14 +17,18 @@ from fastreid.evaluation.query_expansion import aqe
 from fastreid.utils import comm
 
 from lrreid_ext.config import ConfigError, add_lrreid_config
+from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation import (
     CrossResolutionEvaluator,
+    bootstrap_intervals,
     load_results,
     rank_statistics,
+    results_table,
     single_shot,
+    single_shot_per_query,
 )
-from lrreid_ext.evaluation.evaluator import factor_parts
+from lrreid_ext.evaluation.groups import factor_parts, query_groups
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 
@@ -204,6 +208,7 @@ def test_results_file(
         "gallery_junk": 5,
         "distractors": 5,
         "identities": 10,
+        "gallery_lr": 0,
     }
     assert "wrong match" in content["tie_rule"]
     assert content["checkpoint"] == "model.pth"
@@ -262,14 +267,33 @@ def test_unmatched_queries_are_reported(
     assert "x2, multi_shot: 20 of 20 queries have no right answer" in caplog.text
 
 
-def test_no_query_with_an_answer(cfg: CfgNode, features: torch.Tensor) -> None:
+@pytest.mark.parametrize(
+    ("pid", "camid", "why"),
+    [
+        (1, 1, "its own camera took as well"),
+        (1, 0, "camera 0 took as well"),
+        (3, 1, "none of the queries' identities is in the gallery"),
+    ],
+)
+def test_no_query_with_an_answer(
+    cfg: CfgNode, features: torch.Tensor, pid: int, camid: int, why: str
+) -> None:
     samples = [
         Sample("a", 1, 0, "query"),
-        Sample("b", 1, 0, "gallery"),
-        Sample("c", 2, 1, "gallery"),
+        Sample("b", pid, 0, "gallery"),
+        Sample("c", 2, camid, "gallery"),
     ]
-    with pytest.raises(ValueError, match="'alone': no query has a right answer"):
+    with pytest.raises(ConfigError, match="'alone': no query has a right answer") as caught:
         run(cfg, TestSet("alone", samples), features[:3])
+    assert why in str(caught.value)
+
+
+def test_a_single_query_and_answer(cfg: CfgNode, features: torch.Tensor) -> None:
+    samples = [Sample("a", 1, 0, "query"), Sample("b", 1, 1, "gallery")]
+    cfg.TEST.CI.REPEATS = 10
+    found = run(cfg, TestSet("one", samples), features[:2])
+    assert found["single_shot/query/Rank-1"] == found["multi_shot/query/mAP"] == 100
+    assert found["multi_shot/query/mINP"] == 100
 
 
 def test_nan_features_name_their_group(
@@ -278,7 +302,7 @@ def test_nan_features_name_their_group(
     for group in ("x3", "gallery"):
         bad = features.clone()
         bad[[i for i, s in enumerate(test_set.samples) if s.group == group][:2], 3] = float("nan")
-        with pytest.raises(ValueError, match=f"{group}: 2 of .* NaN"):
+        with pytest.raises(ConfigError, match=f"'demo': {group}: 2 of .* NaN"):
             run(cfg, test_set, bad)
 
 
@@ -315,6 +339,14 @@ def test_model_outputs_are_checked(
         ("TEST.RANKS", [0]),
         ("TEST.TRIALS", 0),
         ("TEST.SEED", -1),
+        ("TEST.DRAW", "per-query"),
+        ("TEST.FACTOR_BINS", [2, 4]),
+        ("TEST.FACTOR_BINS", [1, 4, 4]),
+        ("TEST.FACTOR_BINS", []),
+        ("TEST.GALLERY.LR_SHARE", 1.5),
+        ("TEST.CI.REPEATS", 1),
+        ("TEST.CI.LEVEL", 1.0),
+        ("TEST.CI.BY", "image"),
     ],
 )
 def test_settings_that_cannot_be_followed(
@@ -327,7 +359,7 @@ def test_settings_that_cannot_be_followed(
 
 def test_test_set_needs_query_and_gallery(cfg: CfgNode) -> None:
     for group in ("query", "gallery"):
-        with pytest.raises(ValueError, match="needs both"):
+        with pytest.raises(ConfigError, match="needs both"):
             CrossResolutionEvaluator(cfg, TestSet("half", [Sample("a", 1, 1, group)]))
 
 
@@ -393,6 +425,123 @@ def test_no_compiler_is_called(
 
 def test_is_registered() -> None:
     assert EVALUATOR_REGISTRY.get("CrossResolutionEvaluator") is CrossResolutionEvaluator
+
+
+def test_per_query_draw(cfg: CfgNode, test_set: TestSet, features: torch.Tensor) -> None:
+    shared = run(cfg, test_set, features)
+    cfg.TEST.DRAW, cfg.TEST.TRIALS, cfg.TEST.SEED = "per_query", 6, 3
+    found = run(cfg, test_set, features)
+    query, q_pids, q_camids = arrays(test_set, features, "query")
+    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
+    args = (query, gallery, q_pids, g_pids, q_camids, g_camids)
+    shots = single_shot_per_query(*args, trials=6, seed=3)
+    assert found["single_shot/query/Rank-5"] == pytest.approx(100 * shots.mean((5,))[0])
+    assert found["single_shot/query/Rank-1_std"] != shared["single_shot/query/Rank-1_std"]
+    assert found["multi_shot/query/mAP"] == shared["multi_shot/query/mAP"]
+
+
+@pytest.mark.parametrize("by", ["identity", "query"])
+def test_intervals_are_those_of_the_pure_function(
+    cfg: CfgNode,
+    test_set: TestSet,
+    features: torch.Tensor,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    by: str,
+) -> None:
+    cfg.TEST.CI.REPEATS, cfg.TEST.CI.BY, cfg.TEST.SEED = 50, by, 4
+    with caplog.at_level(logging.INFO, logger="lrreid_ext"):
+        run(cfg, test_set, features, tmp_path)
+    content = load_results(tmp_path / "results_demo.json")
+    assert content["ci"] == {"level": 0.95, "repeats": 50, "by": by, "seed": 4}
+    query, q_pids, q_camids = arrays(test_set, features, "query")
+    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
+    args = (query, gallery, q_pids, g_pids, q_camids, g_camids)
+    ranked, shots = rank_statistics(*args), single_shot(*args, seed=4)
+    expected = {
+        "mAP": bootstrap_intervals(ranked.ap, q_pids, repeats=50, by=by, seed=4)[0],
+        "Rank-1": bootstrap_intervals(
+            (shots.first_rank <= 1).mean(0), q_pids, repeats=50, by=by, seed=4
+        )[0],
+    }
+    entry = content["groups"]["query"]
+    assert entry["multi_shot"]["mAP_ci"] == pytest.approx(100 * expected["mAP"], abs=1e-5)
+    assert entry["single_shot"]["Rank-1_ci"] == pytest.approx(100 * expected["Rank-1"], abs=1e-5)
+    low, high = entry["multi_shot"]["mAP_ci"]
+    assert low < entry["multi_shot"]["mAP"] < high
+    units = "identities" if by == "identity" else "queries"
+    assert f"95 % intervals, 50 bootstrap draws of {units}, seed 4" in caplog.text
+    assert f"[{low:.1f}, {high:.1f}]" in caplog.text
+    table = results_table([content], ["multi_shot/query/mAP"])
+    assert f"{entry['multi_shot']['mAP']:.1f} [{low:.1f}, {high:.1f}]" in table
+    assert f"50 bootstrap draws of {units}" in table
+
+
+def test_parts_by_the_galleries_factors(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    """As in the SALR sets: HR queries, each with an answer of another factor."""
+    samples = []
+    for s in test_set.samples:
+        if s.group == "gallery":
+            s = replace(s, factor=4 + 0.5 * s.pid + 0.1 * s.camid)
+        samples.append(replace(s, factor=1.0) if s.group == "query" else s)
+    salr = TestSet("salr", samples)
+    cfg.TEST.FACTOR_BINS = [1, 6, 8]
+    groups = query_groups(salr, cfg.TEST.FACTOR_BINS)
+    names = [name for name in groups if "@" in name]
+    assert names == ["query@gallery1-6", "query@gallery6-8", "query@gallery8+"]
+    for name, (low, high) in zip(names, [(1, 6), (6, 8), (8, 99)], strict=True):
+        for i in groups["query"]:
+            pid = salr.samples[i].pid
+            answers = [s.factor for s in salr.samples if s.group == "gallery" and s.pid == pid]
+            assert (i in groups[name]) == (low <= min(answers, default=0) < high)
+    found = run(cfg, salr, features)
+    assert "multi_shot/query@gallery1-6/mAP" in found
+
+
+def test_unknown_factors_have_no_part(test_set: TestSet) -> None:
+    """As in CAVIAR4REID: nobody knows by how much the queries are reduced."""
+    samples = [
+        replace(s, factor=float("nan")) if s.group == "query" else s for s in test_set.samples
+    ]
+    assert not [name for name in query_groups(TestSet("caviar", samples)) if "@" in name]
+    assert factor_parts(np.array([np.nan, np.nan, 2.0])) == []
+    parts = factor_parts(np.array([np.nan, 3.0, 2.0]))
+    assert [label for label, _ in parts] == ["2", "3"]
+
+
+def test_left_out_queries_have_a_column(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = [
+        replace(s, pid={"q0.png": 77, "q1.png": -1, "q2.png": 78}.get(s.path, s.pid))
+        for s in test_set.samples
+    ]
+    with caplog.at_level(logging.INFO, logger="lrreid_ext"):
+        run(cfg, TestSet("demo", samples), features)
+    lines = caplog.text.splitlines()
+    assert next(line for line in lines if line.startswith("MLR ")).split()[1:3] == ["20", "3"]
+    assert next(line for line in lines if line.startswith("HR -> HR ")).split()[3:5] == ["20", "0"]
+
+
+def test_mixed_gallery_is_told(
+    cfg: CfgNode,
+    test_set: TestSet,
+    features: torch.Tensor,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    mixed = mixed_gallery(test_set, 0.5, [2, 4], 0)
+    with caplog.at_level(logging.INFO, logger="lrreid_ext"):
+        run(cfg, mixed, features, tmp_path)
+    reduced = sum(s.group == "gallery" and s.factor > 1 for s in mixed.samples)
+    content = load_results(tmp_path / "results_demo.json")
+    assert content["counts"]["gallery_lr"] == reduced > 0
+    assert f"{reduced} low-resolution" in caplog.text
+    assert "50 % of the gallery reduced by 2, 4" in results_table([content])
+    # The queries are parted by their own factors, whatever the gallery's are.
+    assert list(content["groups"])[:2] == ["query", "query@2"]
 
 
 def test_factor_parts() -> None:

@@ -111,7 +111,7 @@ def test_same_features_as_the_evaluator_scores(
         seen.append(features)
         raise InterruptedError
 
-    monkeypatch.setattr(CrossResolutionEvaluator, "_score", score)
+    monkeypatch.setattr(CrossResolutionEvaluator, "score", score)
     from lrreid_ext.data.loaders import build_test_loader
 
     evaluator = CrossResolutionEvaluator(cfg, test_set)

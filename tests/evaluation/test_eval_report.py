@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lrreid_ext.evaluation import ResultsError, load_results, results_table
+from lrreid_ext.evaluation.report import draw_label, group_table, interval_table
 
 
 def content(rank1: float, **changes: Any) -> dict[str, Any]:
@@ -46,6 +47,26 @@ def save(folder: Path, data: Any) -> Path:
 def cells(table: str) -> list[list[str]]:
     rows = [line for line in table.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_results_of_before_there_were_draws_and_intervals() -> None:
+    old = content(40.0)
+    assert not {"draw", "ci", "counts", "parts"} & old.keys()
+    table = group_table(old)
+    assert "40.0 +- 4.0" in table
+    assert "out" not in table
+    assert interval_table(old) == ""
+    assert draw_label(old) == "10 trials"
+
+
+def test_another_training_set_is_told() -> None:
+    training = {"training": {"data_sets": ["mlr_market1501", "mlr_cuhk03"]}}
+    there = results_table([content(40.0, info=training)])
+    assert "cosine distance; trained on mlr_market1501, mlr_cuhk03; percent." in there
+    training = {"training": {"data_sets": ["demo", "mlr_cuhk03"]}}
+    assert "trained on" not in results_table([content(40.0, info=training)])
+    fold = content(40.0, info=training, test_set="demo_validation")
+    assert "trained on" not in results_table([fold])
 
 
 def test_rows_are_runs(tmp_path: Path) -> None:

@@ -111,6 +111,8 @@ def test_hrnet_refuses_bad_numbers():
         ("convnext_atto", (320, 2, 1)),
         ("vit_tiny_patch16_224", (192, 4, 2)),
         ("vit_wee_patch16_reg1_gap_256", (256, 4, 2)),
+        ("deit_tiny_distilled_patch16_224", (192, 4, 2)),
+        ("swin_tiny_patch4_window7_224", (768, 2, 1)),
         ("swinv2_cr_tiny_224", (768, 2, 1)),
         ("mixer_s32_224", (512, 2, 1)),
     ],
@@ -153,10 +155,26 @@ def test_timm_errors_say_what_is_right():
         build_backbone(timm_cfg("resnet5O", 2048))
     with pytest.raises(ValueError, match="coat_tiny makes no feature map"):
         build_backbone(timm_cfg("coat_tiny", 2048))
-    cfg = timm_cfg("vit_tiny_patch16_224", 192)
+    cfg = timm_cfg("mixer_s32_224", 512)
     cfg.INPUT.SIZE_TEST = [96, 32]
     with pytest.raises(ValueError, match=r"\[96, 32\]"):
         build_backbone(cfg)
+    # A row of patches cut off without a word would be a loss.
+    with pytest.raises(ValueError, match=r"\[60, 32\].*multiples.*\[16, 16\]"):
+        build_backbone(timm_cfg("vit_tiny_patch16_224", 192, size=(60, 32)))
+
+
+@pytest.mark.parametrize(
+    ("name", "dim", "shape"),
+    [("vit_tiny_patch16_224", 192, (6, 2)), ("swin_tiny_patch4_window7_224", 768, (3, 1))],
+)
+def test_a_test_size_of_its_own(name, dim, shape):
+    cfg = timm_cfg(name, dim)
+    cfg.INPUT.SIZE_TEST = [96, 32]
+    backbone = build_backbone(cfg).eval()
+    with torch.no_grad():
+        assert backbone(torch.zeros(1, 3, 96, 32)).shape == (1, dim, *shape)
+        assert backbone(torch.zeros(1, 3, 64, 32)).shape[2] < shape[0]
 
 
 def with_file(cfg, path):
@@ -252,7 +270,7 @@ def test_the_hosts_backbones_fail_as_clearly(monkeypatch, tmp_path):
 
     monkeypatch.setattr(resnet, "init_pretrained_weights", unreachable)
     cfg = get_cfg()
-    cfg.MODEL.BACKBONE.DEPTH = "18x"
+    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = "18x", 512
     assert_says_what_to_do(cfg)
     path = tmp_path / "other.pth"
     torch.save({"stem.weight": torch.zeros(1)}, path)
@@ -268,4 +286,27 @@ def test_an_unknown_backbone_names_the_nearest():
     cfg = get_cfg()
     cfg.MODEL.BACKBONE.NAME = "build_hrnet_backbon"
     with pytest.raises(ConfigError, match="build_hrnet_backbone"):
+        build_backbone(cfg)
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "width"),
+    [
+        ("build_osnet_backbone", "x0_25", 128),
+        ("build_resnet_backbone", "18x", 512),
+        ("build_resnet_backbone", "50x", 2048),
+        ("build_mobilenetv2_backbone", "1.0x", 1280),
+        ("build_shufflenetv2_backbone", "1.0x", 1024),
+    ],
+)
+def test_a_wrong_width_of_the_hosts_maps_names_the_right_one(name, depth, width):
+    cfg = get_cfg()
+    node = cfg.MODEL.BACKBONE
+    node.NAME, node.DEPTH, node.FEAT_DIM, node.PRETRAIN = name, depth, width, False
+    cfg.INPUT.SIZE_TRAIN = [64, 32]
+    backbone = build_backbone(cfg)
+    assert not any(p.is_meta for p in backbone.parameters())
+    assert backbone(torch.randn(2, 3, 64, 32)).shape[:2] == (2, width)
+    node.FEAT_DIM = 99
+    with pytest.raises(ConfigError, match=rf"FEAT_DIM is 99; {name} makes maps of {width}"):
         build_backbone(cfg)

@@ -413,7 +413,7 @@ def test_bad_values_name_their_key(key, value):
 def test_a_wrong_width_names_the_right_one():
     cfg = dual_cfg()
     cfg.MODEL.BACKBONE.FEAT_DIM = 2048
-    with pytest.raises(ConfigError, match=r"FEAT_DIM is 2048; build_resnet_backbone has 512"):
+    with pytest.raises(ConfigError, match=r"is 2048; build_resnet_backbone makes maps of 512"):
         build_backbone(cfg)
 
 

@@ -25,7 +25,7 @@ from lrreid_ext.data.recipes.manifest import (
     load_manifest,
     verify,
 )
-from lrreid_ext.data.recipes.market1501 import MarketRecipe, VRMarketRecipe
+from lrreid_ext.data.recipes.market1501 import FolderRecipe, MarketRecipe, VRMarketRecipe
 from lrreid_ext.data.recipes.msmt17 import VRMSMT17Recipe
 from lrreid_ext.data.recipes.prid import SALRPridRecipe
 from lrreid_ext.data.recipes.rules import MLRRecipe, SALRRecipe, VariedWidthRecipe
@@ -33,6 +33,7 @@ from lrreid_ext.data.recipes.synth import SynthRecipe
 from lrreid_ext.data.recipes.sysu import SysuRecipe
 from lrreid_ext.data.recipes.table import TableRecipe
 from lrreid_ext.data.recipes.viper import SALRViperRecipe, ViperRecipe
+from lrreid_ext.data.recipes.written import recipe_named, register_recipe_file
 
 __all__ = [
     "RECIPE_REGISTRY",
@@ -40,6 +41,7 @@ __all__ = [
     "CUHK03Recipe",
     "CaviarRecipe",
     "DukeRecipe",
+    "FolderRecipe",
     "ImageRecord",
     "MLRRecipe",
     "Manifest",
@@ -67,6 +69,8 @@ __all__ = [
     "find_source",
     "load_manifest",
     "preset",
+    "recipe_named",
+    "register_recipe_file",
     "test_set_of",
     "verify",
 ]
@@ -128,6 +132,12 @@ for _entry in (
         "mlr_dukemtmc",
         "DukeMTMC-reID, withdrawn by its owners: the recipe without a source; camera 1 "
         "low-resolution, factors 2, 3 and 4 per image",
+    ),
+    preset(
+        FolderRecipe,
+        "mlr_folder",
+        "your own images in Market-1501's naming; camera 1 low-resolution, factors 2, 3 and 4 per "
+        "image",
     ),
     preset(
         TableRecipe,

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from fastreid.utils.registry import Registry
 from PIL import Image, ImageOps
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import names, suggest
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "SourceImage",
     "build_recipe",
     "file_digest",
+    "own_source",
     "preset",
 ]
 
@@ -41,7 +43,7 @@ together with the data set of the same name.
 TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
 
 
-class RecipeError(ValueError):
+class RecipeError(ConfigError):
     """A recipe, option or source that can't be used; the message names it."""
 
 
@@ -84,6 +86,7 @@ class PlannedImage:
         width: if above 0, the image is reduced to this width in the place of a given factor; an
             image that is narrower already stays as it is.
         kernel, rounding, encoding: how, where it is reduced.
+        seed: of what the kernel draws, by a hash of it and ``stem``.
         twin: store the undegraded image too, in the role ``query_hr``.
     """
 
@@ -95,6 +98,7 @@ class PlannedImage:
     kernel: str = "bicubic"
     rounding: str = "nearest"
     encoding: str = "png"
+    seed: int = 0
     twin: bool = False
 
     def factor_of(self, native: Image.Image) -> float | None:
@@ -126,6 +130,8 @@ class Recipe(ABC):
     terms: ClassVar[str]
     #: Folder names under which the source is looked for below the data set root.
     source_folders: ClassVar[tuple[str, ...]] = ()
+    #: Whether the images show no real person.
+    synthetic: ClassVar[bool] = False
     #: Whether there is a source folder at all.
     needs_source: ClassVar[bool] = True
     #: Height and width of every source image in pixels, or () if they may vary.
@@ -289,6 +295,12 @@ def build_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
                 f"Options: {', '.join(known)}."
             )
     return entry(**options)
+
+
+def own_source(recipe: Recipe) -> Path | None:
+    """The source folder that the recipe's registry entry names, if it does (``entry.source``)."""
+    source = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "source", None)
+    return None if source is None else Path(source)
 
 
 def _canonical_hash(value: Any) -> str:

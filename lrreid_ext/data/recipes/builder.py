@@ -1,7 +1,8 @@
 """Build a recipe's data set: small files and a manifest, the same on every machine.
 
 PNGs are written uncompressed, for compressed bytes depend on the zlib that made them; images of
-people are small, and reading becomes faster. (The ``jpeg`` encoding's bytes do depend on libjpeg.)
+people are small, and reading becomes faster. (The ``jpeg`` encoding's bytes, and those of kernels
+that compress, do depend on libjpeg, as what a JPEG source decodes to does.)
 
 Each finished source image is noted in a journal. A build that was interrupted reads it and makes
 only what is missing, changed, or made from another source file. The manifest is written last, so
@@ -18,6 +19,7 @@ import multiprocessing
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -31,8 +33,15 @@ from typing import TextIO
 from PIL import Image
 from tqdm import tqdm
 
-from lrreid_ext.data.degrade import degrade
-from lrreid_ext.data.recipes.base import PlannedImage, Recipe, RecipeError, file_digest
+from lrreid_ext.data.degrade import Draws, degrade
+from lrreid_ext.data.kernels import Parameters
+from lrreid_ext.data.recipes.base import (
+    PlannedImage,
+    Recipe,
+    RecipeError,
+    file_digest,
+    own_source,
+)
 from lrreid_ext.data.recipes.manifest import (
     MANIFEST_FILE,
     SCHEMA,
@@ -44,6 +53,7 @@ from lrreid_ext.data.recipes.manifest import (
 )
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.files import atomic
+from lrreid_ext.plugins import import_plugin, imported_plugins
 from lrreid_ext.processes import clean_context
 
 try:
@@ -51,14 +61,16 @@ try:
 except ImportError:  # Windows: two builds into one folder aren't kept apart there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["build", "default_workers", "encode_png"]
+__all__ = ["build", "cores", "encode_png"]
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_FILE = ".build.jsonl"
 JPEG_QUALITY = 95
 _CHUNK = 32
-_MANY = 8192
+# Workers take some seconds to start: they do so where this process has worked for _TRIED seconds,
+# and would work for _WORTH more.
+_TRIED, _WORTH = 2.0, 10.0
 _STORED = 0xFFFF
 
 Records = list[ImageRecord]
@@ -102,7 +114,13 @@ def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[
     native = recipe.load(root, source)
     digest = recipe.source_digest(root, source)
 
-    def record(role: str, image: Image.Image, factor: float | None, encoding: str) -> ImageRecord:
+    def record(
+        role: str,
+        image: Image.Image,
+        factor: float | None,
+        encoding: str,
+        parameters: Parameters,
+    ) -> ImageRecord:
         data = encode_png(image) if encoding == "png" else _encode_jpeg(image)
         file = f"{role}/{planned.stem}.{'png' if encoding == 'png' else 'jpg'}"
         _write(out / file, data)
@@ -118,13 +136,17 @@ def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[
             size=(image.height, image.width),
             sha256=hashlib.sha256(data).hexdigest(),
             source_sha256=digest,
+            parameters=parameters,
         )
 
     factor = planned.factor_of(native)
-    small = native if factor is None else degrade(native, factor, planned.kernel, planned.rounding)
-    records = [record(planned.role, small, factor, planned.encoding)]
+    draws = Draws.hashed(planned.stem, planned.seed)
+    small = native
+    if factor is not None:
+        small = degrade(native, factor, planned.kernel, planned.rounding, draws)
+    records = [record(planned.role, small, factor, planned.encoding, draws.parameters)]
     if planned.twin:
-        records.append(record(QUERY_HR, native, 1.0, "png"))
+        records.append(record(QUERY_HR, native, 1.0, "png", {}))
     return records
 
 
@@ -151,8 +173,9 @@ def _work(
     ]
 
 
-def _end_with_parent() -> None:
-    """In a worker: end when the build is killed, instead of waiting for work for ever."""
+def _begin(plugins: Sequence[str]) -> None:
+    """In a worker: end when the build is killed, instead of waiting for work for ever; and know
+    the recipes and kernels that plugins bring."""
     parent = multiprocessing.parent_process()
     if parent is not None:
 
@@ -161,31 +184,56 @@ def _end_with_parent() -> None:
             os._exit(1)
 
         threading.Thread(target=watch, daemon=True).start()
+    for name in plugins:
+        import_plugin(name, "the building process")
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _run(
-    work: Callable[[list[Task]], list[Records]], tasks: Sequence[Task], workers: int
+    work: Callable[[list[Task]], list[Records]], tasks: Sequence[Task], workers: int | None
 ) -> Iterator[list[Records]]:
-    """The results of ``work`` on chunks of ``tasks``, as they finish."""
+    """The results of ``work`` on chunks of ``tasks``, as they finish.
+
+    With None, this process begins, and all cores take over if that is worth starting them.
+    """
     chunks = [list(tasks[i : i + _CHUNK]) for i in range(0, len(tasks), _CHUNK)]
+    if workers is None:
+        workers = cores()
+        began = time.monotonic()
+        for done, chunk in enumerate(chunks, start=1):
+            yield work(chunk)
+            spent = time.monotonic() - began
+            if workers > 1 and spent > _TRIED and spent / done * (len(chunks) - done) > _WORTH:
+                chunks = chunks[done:]
+                break
+        else:
+            return
     if workers == 1:
         yield from map(work, chunks)
         return
     context = clean_context(__name__)
-    with ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
+    plugins = (imported_plugins(),)
+    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=plugins) as pool:
         waiting = iter(chunks)
         running = {pool.submit(work, chunk) for chunk in islice(waiting, 2 * workers)}
         try:
             while running:
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(work, chunk) for chunk in islice(waiting, len(done))}
-                for future in done:
+                done_now, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= {pool.submit(work, chunk) for chunk in islice(waiting, len(done_now))}
+                for future in done_now:
                     yield future.result()
         except BrokenProcessPool as error:
             raise RecipeError(
                 "a worker process died: for want of memory, because the calling script lacks "
-                '`if __name__ == "__main__"`, or because the recipe is in a module that can\'t be '
-                "imported by name. Run it again with 1 worker; finished files are kept."
+                '`if __name__ == "__main__"`, or because the recipe or kernel is in a module that '
+                "is no plugin and can't be imported by name. Run it again with 1 worker; finished "
+                "files are kept."
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -261,11 +309,6 @@ def _key(record: ImageRecord) -> tuple[str, str]:
     return role, Path(record.file).stem
 
 
-def default_workers(images: int) -> int:
-    """Worker processes for so many images: none of their own for few, for each has to start."""
-    return 1 if images < _MANY else min(os.cpu_count() or 1, 8)
-
-
 def build(
     recipe: Recipe,
     source: str | Path | None,
@@ -281,11 +324,11 @@ def build(
 
     Args:
         recipe: from :func:`~lrreid_ext.data.recipes.build_recipe`.
-        source: folder of the ordinary data set; None for a recipe that needs none.
+        source: folder of the ordinary data set; None for a recipe that needs none, or names it.
         out: an empty or new folder, or one that the same recipe was built into.
-        workers: processes; 1 works in this one; None chooses by the number of images. More than
-            1 asks of the calling script what ``multiprocessing`` does, an
-            ``if __name__ == "__main__"``.
+        workers: processes; 1 works in this one; None uses all cores where there is more than
+            some seconds' work. More than one asks of the calling script what ``multiprocessing``
+            does, an ``if __name__ == "__main__"``.
         progress: show a bar.
 
     Raises:
@@ -294,6 +337,8 @@ def build(
     """
     if workers is not None and workers < 1:
         raise RecipeError(f"workers: {workers}; needs at least 1.")
+    if source is None:
+        source = own_source(recipe)
     if recipe.needs_source and source is None:
         raise RecipeError(
             f"recipe {recipe.name} is built from {recipe.source_name}: name its folder. "
@@ -311,7 +356,6 @@ def build(
         known = {_key(records[0]): records for records in [*noted, *previous] if records}
         tasks = [(p, known.get((p.role, p.stem), [])) for p in planned]
         made: list[ImageRecord] = []
-        workers = workers or default_workers(len(tasks))
         results = _run(partial(_work, recipe, root, out), tasks, workers)
         # None: tqdm shows its bar on a terminal only, and so keeps log files clean.
         hidden = None if progress else True

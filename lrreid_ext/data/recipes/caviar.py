@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ __all__ = ["CaviarRecipe", "SALRCaviarRecipe"]
 
 _NAME = re.compile(r"(\d{4})(\d{3})\.jpg")
 HR_CAMERA, LR_CAMERA = 1, 2
+# Images of each identity by each camera that saw it.
+SHOTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,7 @@ class CaviarRecipe(IdentitySplit, ByCamera):
 
     def read(self, root: Path) -> list[SourceImage]:
         found = []
-        cameras: dict[str, set[int]] = {}
+        shots: Counter[tuple[str, int]] = Counter()
         for name in image_names(root):
             match = _NAME.fullmatch(name)
             if match is None or not 1 <= int(match[2]) <= 20 or int(match[1]) == 0:
@@ -70,10 +73,17 @@ class CaviarRecipe(IdentitySplit, ByCamera):
                     f"{root / name}: not a CAVIAR4REID name (PPPPIII.jpg, III 001 to 020)."
                 )
             camid = HR_CAMERA if int(match[2]) <= 10 else LR_CAMERA
-            cameras.setdefault(match[1], set()).add(camid)
+            shots[match[1], camid] += 1
             found.append((name, match[1], camid))
-        both = {person for person, seen in cameras.items() if len(seen) == 2}
-        train = self.training(root, both) | self._one_camera(cameras.keys() - both)
+        people = {person for person, _ in shots}
+        both = {person for person in people if len({(person, 1), (person, 2)} & shots.keys()) == 2}
+        train = self.training(root, both) | self._one_camera(people - both)
+        for (person, camid), count in sorted(shots.items()):
+            if count != SHOTS:
+                raise RecipeError(
+                    f"{root}: identity {person} has {count} images by camera {camid}, not {SHOTS}. "
+                    "Get the data set again."
+                )
         return [
             SourceImage(
                 path=name,

@@ -118,6 +118,8 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
         people = {(pair, person) for _, _, pair, person, _ in found}
         self.check_count(root, [_key(person) for person in people])
         tests = self._test_people(root, people)
+        if not _mat(root):
+            self._check_files(root, {(kind, name) for kind, name, *_ in found})
         return [
             SourceImage(
                 path=f"images_{kind}/{name}",
@@ -140,6 +142,18 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
                     "(pair 1 to 5, person, view 1 or 2, image)."
                 )
             yield match
+
+    def _check_files(self, root: Path, found: set[tuple[str, str]]) -> None:
+        """Raises RecipeError unless every image that the splits name is there."""
+        for kind in self._kinds:
+            file = root / f"splits_classic_{kind}.json"
+            named = _json_names(file, self.split) if file.is_file() else []
+            if missing := sorted(name for name in named if (kind, name) not in found):
+                raise RecipeError(
+                    f"{root / f'images_{kind}' / missing[0]}: no such file, and {len(missing) - 1} "
+                    f"others of the {len(named)} that {file.name} names are missing. Extract the "
+                    "images again."
+                )
 
     def _test_people(self, root: Path, people: set[Person]) -> set[Person]:
         if _mat(root):
@@ -206,22 +220,30 @@ def _splits_file(folder: Path) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-def _json_tests(file: Path, split: int) -> set[Person]:
-    """The test people of a list of 20 ``{"query": [[path of image, ...], ...], ...}``."""
+def _json_names(file: Path, split: int, parts: Sequence[str] = ("train", "query")) -> list[str]:
+    """Names of the images of one of 20 ``{"query": [[path of image, ...], ...], "train": ...}``;
+    the gallery is the queries once more."""
     try:
-        paths = [str(item[0]) for item in json.loads(file.read_text("utf-8"))[split]["query"]]
+        content = json.loads(file.read_text("utf-8"))[split]
+        paths = [str(item[0]) for part in parts for item in content[part]]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise RecipeError(
             f"{file}: can't be read as CUHK03's {SPLITS} splits ({error!r}). Extract the images "
             "again, or remove the file."
         ) from error
-    matches = [_NAME.fullmatch(re.split(r"[/\\]", path)[-1]) for path in paths]
-    if None in matches:
+    names = [re.split(r"[/\\]", path)[-1] for path in paths]
+    if wrong := [name for name in names if not _NAME.fullmatch(name)]:
         raise RecipeError(
-            f"{file}: {paths[matches.index(None)]!r} is not named P_III_V_KK.png. Extract the "
-            "images again, or remove the file."
+            f"{file}: {wrong[0]!r} is not named P_III_V_KK.png. Extract the images again, or "
+            "remove the file."
         )
-    return {(int(match[1]), int(match[2])) for match in matches if match}
+    return names
+
+
+def _json_tests(file: Path, split: int) -> set[Person]:
+    """The test people of one split."""
+    names = _json_names(file, split, ("query",))
+    return {(int(name[0]), int(name[2:5])) for name in names}
 
 
 # ---------------------------------------------------------------------- the mat

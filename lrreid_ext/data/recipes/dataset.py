@@ -11,7 +11,13 @@ from typing import Any
 from fastreid.data.datasets.bases import ImageDataset
 from fastreid.utils import comm
 
-from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, RecipeError, build_recipe
+from lrreid_ext.data.recipes.base import (
+    RECIPE_REGISTRY,
+    Recipe,
+    RecipeError,
+    build_recipe,
+    own_source,
+)
 from lrreid_ext.data.recipes.builder import build
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ImageRecord, load_manifest
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
@@ -23,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def find_source(recipe: Recipe, root: str | Path) -> Path | None:
-    """The folder below ``root`` that holds the recipe's source, or None."""
+    """The folder that holds the recipe's source, or None: the one that the recipe itself names, or
+    one of its usual names below ``root``."""
+    own = own_source(recipe)
+    if own is not None:
+        return own
     for folder in (*recipe.source_folders, ""):
         try:
             recipe.locate(Path(root) / folder)
@@ -42,7 +52,8 @@ def build_command(recipe: Recipe, source: str | Path, out: str | Path) -> str:
         if value != defaults[name]
     ]
     where = f" --source {source}" if recipe.needs_source else ""
-    return f"python tools/build_dataset.py {recipe.name}{where} --out {out}{''.join(changed)}"
+    name = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "file", recipe.name)
+    return f"python tools/build_dataset.py {name}{where} --out {out}{''.join(changed)}"
 
 
 class RecipeDataset(ImageDataset):
@@ -67,6 +78,7 @@ class RecipeDataset(ImageDataset):
         root: str = "datasets",
         source: str = "",
         options: Mapping[str, Any] | None = None,
+        folder: str | Path = "",
         **kwargs: Any,
     ) -> None:
         """Load the built data set, or build it first (the main process does; others wait).
@@ -76,6 +88,7 @@ class RecipeDataset(ImageDataset):
                 ``root/<name>-<hash of the options>``.
             source: folder of the ordinary data set; "" looks for its usual names below ``root``.
             options: recipe fields to change.
+            folder: where the built data set is, if it is elsewhere than below ``root``.
             kwargs: fastreid's (``mode``, ``combineall``, ``transform``, ``verbose``).
 
         Raises:
@@ -86,7 +99,7 @@ class RecipeDataset(ImageDataset):
         """
         self.recipe = build_recipe(self.dataset_name, options)
         self.genuine_lr = self.recipe.genuine_lr
-        self.folder = Path(root) / self.recipe.folder()
+        self.folder = Path(folder) if folder else Path(root) / self.recipe.folder()
         try:
             if comm.is_main_process() and not (self.folder / MANIFEST_FILE).is_file():
                 self._build(Path(root), source)
@@ -160,23 +173,31 @@ class RecipeDataset(ImageDataset):
         # A recipe without kernel degrades nothing, and so has no twins.
         kernel = options.get("kernel", "none")
         samples += twin_samples(
-            [(self._path(r), r.pid, r.camid) for r in twins], factors, hr, kernel
+            [(self._path(r), r.pid, r.camid) for r in twins],
+            factors,
+            hr,
+            kernel,
+            options.get("seed", 0),
         )
         info: dict[str, object] = {"recipe": self.recipe.name}
         info |= {key: options[key] for key in ("seed", "split") if key in options}
         info |= {"options": options, "counts": self.manifest.counts()}
-        return TestSet(self.dataset_name, samples, self.manifest.hash, info)
+        return TestSet(self.dataset_name, samples, self.manifest.hash, info, self.recipe.synthetic)
 
 
 def twin_samples(
-    items: Sequence[tuple[str, int, int]], factors: Sequence[float], hr: bool, kernel: str
+    items: Sequence[tuple[str, int, int]],
+    factors: Sequence[float],
+    hr: bool,
+    kernel: str,
+    seed: int = 0,
 ) -> list[Sample]:
     if bad := [f for f in factors if f < 1]:
         raise ValueError(f"factor {bad[0]!r}: a degradation factor is >= 1")
     samples = [Sample(*item, QUERY_HR) for item in items] if hr else []
     for factor in dict.fromkeys(float(f) for f in factors):
         samples += [
-            Sample(*item, factor_group(factor), factor=factor, degrade=factor, kernel=kernel)
+            Sample(*item, factor_group(factor), factor, degrade=factor, kernel=kernel, seed=seed)
             for item in items
         ]
     return samples

@@ -25,3 +25,4 @@ class DukeRecipe(MarketRecipe):
         "withdrawn by its owners; nobody gives leave to use it. Prefer another data set"
     )
     source_folders: ClassVar[tuple[str, ...]] = ("DukeMTMC-reID", "dukemtmc-reid")
+    whole: ClassVar[tuple[int, ...]] = (16522, 2228, 17661)

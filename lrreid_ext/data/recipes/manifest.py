@@ -6,12 +6,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from lrreid_ext.data.kernels import Parameters
 from lrreid_ext.data.recipes.base import Recipe, RecipeError, file_digest
 from lrreid_ext.files import write_text
 
@@ -53,6 +54,7 @@ class ImageRecord:
         sha256: of the file.
         source_sha256: of the source file (of a rendered image: of the renderer's code). Says
             whether a rebuild may reuse the file; no part of the manifest's hash.
+        parameters: what its kernel drew, by name; left out of the file where that is nothing.
     """
 
     file: str
@@ -66,9 +68,13 @@ class ImageRecord:
     size: tuple[int, int]
     sha256: str
     source_sha256: str
+    parameters: Parameters = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "size": list(self.size)}
+        values = {**asdict(self), "size": list(self.size)}
+        if not self.parameters:
+            del values["parameters"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ImageRecord:

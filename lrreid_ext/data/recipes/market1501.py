@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from lrreid_ext.data.recipes.base import (
 from lrreid_ext.data.recipes.rules import MLRRecipe, VariedWidthRecipe
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 
-__all__ = ["MARKET_NAME", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
+__all__ = ["MARKET_NAME", "FolderRecipe", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
+
+logger = logging.getLogger(__name__)
 
 #: Groups: identity, camera.
 MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d).*")
@@ -44,22 +47,23 @@ class MarketSource(Recipe):
         "market1501",
         "Market-1501",
     )
+    #: Image files in the three folders of the data set itself; () where there is no such set.
+    whole: ClassVar[tuple[int, ...]] = (12936, 3368, 19732)
 
     def locate(self, source: Path) -> Path:
         return first_folder(
             self,
             source,
-            ("", self.source_folders[0]),
+            ("", *self.source_folders[:1]),
             lambda folder: all((folder / name).is_dir() for name in FOLDERS),
             f"the folders {', '.join(FOLDERS)}",
         )
 
     def read(self, root: Path) -> list[SourceImage]:
+        listed = {folder: image_names(root / folder) for folder in FOLDERS}
+        self._check_counts(root, [len(names) for names in listed.values()])
         images = []
-        for folder in FOLDERS:
-            names = image_names(root / folder)
-            if not names:
-                raise RecipeError(f"{root / folder}: holds no image.")
+        for folder, names in listed.items():
             for name in names:
                 match = MARKET_NAME.fullmatch(name)
                 if match is None:
@@ -80,6 +84,29 @@ class MarketSource(Recipe):
                     )
                 )
         return images
+
+    def _check_counts(self, root: Path, counts: list[int]) -> None:
+        """Other data sets may be named alike, and hold what they do. But where one folder is as
+        large as the data set's own, another that isn't was cut short."""
+        for folder, count in zip(FOLDERS, counts, strict=True):
+            if not count:
+                raise RecipeError(f"{root / folder}: holds no image.")
+        if not self.whole or tuple(counts) == self.whole:
+            return
+        same = [count == whole for count, whole in zip(counts, self.whole, strict=True)]
+        if any(same):
+            wrong = same.index(False)
+            raise RecipeError(
+                f"{root / FOLDERS[wrong]}: holds {counts[wrong]} images; {self.source_name} has "
+                f"{self.whole[wrong]} there, and {FOLDERS[same.index(True)]} is as in it. Get the "
+                "data set again."
+            )
+        logger.warning(
+            "%s: holds %s images where %s has %s. Is this another data set in its naming, or "
+            "a part of it?",
+            *(root, " + ".join(map(str, counts)), self.source_name),
+            " + ".join(map(str, self.whole)),
+        )
 
     def _source_role(self, folder: str, pid: int) -> str:
         return {"bounding_box_train": TRAIN, "query": QUERY}.get(folder, GALLERY)
@@ -104,6 +131,24 @@ class MarketRecipe(MarketSource, MLRRecipe):
     def _source_role(self, folder: str, pid: int) -> str:
         role = super()._source_role(folder, pid)
         return EITHER if role == GALLERY and self.queries == "all" and pid > 0 else role
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRecipe(MarketRecipe):
+    """Your own images, in folders and files named as Market-1501 names its own.
+
+    ``bounding_box_train``, ``query`` and ``bounding_box_test`` hold files called
+    ``0002_c1<anything>.jpg`` (or png, bmp): identity 2, camera 1. Identity 0 is a distractor, which
+    only the gallery may hold, and -1 is passed over.
+    """
+
+    source_name: ClassVar[str] = "a folder in Market-1501's naming"
+    where_to_get: ClassVar[str] = (
+        "you name the files, bounding_box_train/0002_c1_<anything>.jpg: identity 2, camera 1"
+    )
+    terms: ClassVar[str] = "those of your images; the people in them have a say"
+    source_folders: ClassVar[tuple[str, ...]] = ()
+    whole: ClassVar[tuple[int, ...]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,8 @@ class PairSource(IdentitySplit):
 
     #: What image files are called; its first group is the identity's number.
     file_name: ClassVar[re.Pattern[str]]
+    #: What the names of images begin with, where folders hold other image files too.
+    prefix: ClassVar[str] = ""
     #: Such a name.
     example: ClassVar[str]
     #: What is added to the identity's number, for 0 means a distractor.
@@ -37,6 +39,8 @@ class PairSource(IdentitySplit):
         """
         found: dict[str, str] = {}
         for name in image_names(folder):
+            if not name.startswith(self.prefix):
+                continue
             match = self.file_name.fullmatch(name)
             if match is None:
                 raise RecipeError(

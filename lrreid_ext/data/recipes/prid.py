@@ -17,7 +17,8 @@ class SALRPridRecipe(PairSource, SALRRecipe):
     """SALR-PRID, of PRID450S: HR queries from camera A, LR gallery from camera B; 400 people
     train, 50 test.
 
-    Files are called ``cam_a/img_NNNN.png``, N the identity. Images keep their own size; CSR-GAN
+    Files are called ``cam_a/img_NNNN.png``, N the identity; others beside them, such as masks, are
+    passed over. Images keep their own size; CSR-GAN
     brought all to 168 x 80 before reducing them, which the ratio doesn't depend on.
     """
 
@@ -28,6 +29,7 @@ class SALRPridRecipe(PairSource, SALRRecipe):
     terms: ClassVar[str] = "no licence is stated; made for research, cite Roth et al. 2014"
     source_folders: ClassVar[tuple[str, ...]] = ("prid_450s", "prid450s", "PRID450S")
     file_name: ClassVar[re.Pattern[str]] = re.compile(r"img_(\d*[1-9]\d*)\.png")
+    prefix: ClassVar[str] = "img_"
     example: ClassVar[str] = "img_0001.png"
 
     identities: int = 450

@@ -16,7 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from lrreid_ext.data.degrade import KERNELS, ROUNDINGS, draw_factor, draw_width, hash_unit
+from lrreid_ext.data.degrade import (
+    ROUNDINGS,
+    draw_factor,
+    draw_width,
+    hash_unit,
+    known_kernels,
+)
 from lrreid_ext.data.recipes.base import (
     EITHER,
     GALLERY,
@@ -96,7 +102,8 @@ class DegradingRecipe(Recipe):
     """A recipe that reduces some of its test images.
 
     Attributes:
-        kernel: one of :data:`lrreid_ext.data.degrade.KERNELS`.
+        kernel: one of :func:`lrreid_ext.data.degrade.known_kernels`. What it draws, it draws by a
+            hash of the image's name and the seed.
         encoding: how reduced images are stored, ``png`` or ``jpeg`` (quality 95); everything else
             is a PNG always.
         seed: of everything that is drawn.
@@ -108,12 +115,12 @@ class DegradingRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._choice("kernel", KERNELS)
+        self._choice("kernel", known_kernels())
         self._choice("encoding", ENCODINGS)
 
     def degraded(self, planned: PlannedImage, **how: Any) -> PlannedImage:
         """``planned``, reduced ``how`` (fields of :class:`PlannedImage`)."""
-        return replace(planned, kernel=self.kernel, encoding=self.encoding, **how)
+        return replace(planned, kernel=self.kernel, encoding=self.encoding, seed=self.seed, **how)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,7 @@ class SynthRecipe(MLRRecipe):
     where_to_get: ClassVar[str] = "made here, no download"
     terms: ClassVar[str] = "this project's licence; no real person is shown"
     needs_source: ClassVar[bool] = False
+    synthetic: ClassVar[bool] = True
 
     split: int = 0
     identities: int = 240

@@ -38,8 +38,7 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
 
     source_name: ClassVar[str] = "SYSU-mReID"
     where_to_get: ClassVar[str] = (
-        "its authors send it (Chen et al., An Asymmetric Distance Model for Cross-View Feature "
-        "Mapping in Person Re-identification, TCSVT 2017; Sun Yat-sen University)"
+        "its authors send it (Chen, Zheng, Lai and Yuen, TCSVT 2017; Sun Yat-sen University)"
     )
     terms: ClassVar[str] = "for research, as agreed with its authors"
     source_folders: ClassVar[tuple[str, ...]] = ("SYSU-mReID", "sysu-mreid", "SYSU")

@@ -7,6 +7,7 @@ from lrreid_ext.modeling.backbones.hrnet import (
     build_hrnet_backbone,
     build_hrnet_cls_backbone,
 )
+from lrreid_ext.modeling.backbones.levels import Level, find_levels, levels_of, tapped
 from lrreid_ext.modeling.backbones.pretrained import build_backbone
 from lrreid_ext.modeling.backbones.timm import TimmBackbone, build_timm_backbone
 
@@ -14,6 +15,7 @@ __all__ = [
     "DGD",
     "DualStream",
     "HRNet",
+    "Level",
     "TimmBackbone",
     "build_backbone",
     "build_dgd_backbone",
@@ -21,4 +23,7 @@ __all__ = [
     "build_hrnet_backbone",
     "build_hrnet_cls_backbone",
     "build_timm_backbone",
+    "find_levels",
+    "levels_of",
+    "tapped",
 ]

@@ -358,7 +358,7 @@ def build_dual_stream_backbone(cfg: CfgNode) -> DualStream:
     base's. It is built twice: pretrained weights are the same in both streams, random ones are not.
 
     Raises:
-        ConfigError: a key with a value that can't be used, or a wrong ``MODEL.BACKBONE.FEAT_DIM``.
+        ConfigError: a key with a value that can't be used.
         PretrainedError, WeightsError, FileNotFoundError: see
             :func:`~lrreid_ext.modeling.backbones.pretrained.build_backbone`.
     """
@@ -378,9 +378,4 @@ def build_dual_stream_backbone(cfg: CfgNode) -> DualStream:
         widest=node.WIDEST,
         size=cfg.INPUT.SIZE_TRAIN,
     )
-    if backbone.out_channels != cfg.MODEL.BACKBONE.FEAT_DIM:
-        raise ConfigError(
-            f"MODEL.BACKBONE.FEAT_DIM is {cfg.MODEL.BACKBONE.FEAT_DIM}; {node.BASE} has "
-            f"{backbone.out_channels}"
-        )
     return backbone

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import timm
+import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
-from lrreid_ext.errors import PretrainedError
+from lrreid_ext.errors import ConfigError, PretrainedError
 from lrreid_ext.registry import BACKBONE_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
@@ -35,19 +36,44 @@ def build_backbone(cfg: CfgNode, name: str = "", key: str = "MODEL.BACKBONE.NAME
         key: the config key that holds the name, for the message.
 
     Raises:
-        ConfigError: the name isn't registered.
+        ConfigError: the name isn't registered, or ``MODEL.BACKBONE.FEAT_DIM`` isn't the width of
+            the map that one of fastreid's makes.
         FileNotFoundError: ``MODEL.BACKBONE.PRETRAIN_PATH`` names no file.
         PretrainedError: pretrained weights can't be downloaded or loaded.
         WeightsError: none of the file's names belongs to the backbone.
     """
-    from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
-
     node = cfg.MODEL.BACKBONE
     name = name or node.NAME
     builder = lookup(BACKBONE_REGISTRY, name, key)
-    if not (node.PRETRAIN and builder.__module__.startswith("fastreid.")):
+    if not builder.__module__.startswith("fastreid."):
         return builder(cfg)
-    path = node.PRETRAIN_PATH
+    backbone = _with_host_weights(cfg, name, builder) if node.PRETRAIN else builder(cfg)
+    made = map_width(backbone, tuple(cfg.INPUT.SIZE_TRAIN))
+    if made != node.FEAT_DIM:
+        raise ConfigError(
+            f"MODEL.BACKBONE.FEAT_DIM is {node.FEAT_DIM}; {name} makes maps of {made} channels"
+        )
+    return backbone
+
+
+def map_width(backbone: nn.Module, size: tuple[int, int]) -> int:
+    """Channels of the map (B, C, h, w) that a backbone makes of images of a size, height first.
+
+    Nothing is computed: shapes alone pass through it.
+    """
+    state = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    shapes = {key: torch.empty_like(value, device="meta") for key, value in state.items()}
+    images = torch.empty(2, 3, *size, device="meta")
+    with torch.no_grad():
+        return int(torch.func.functional_call(backbone, shapes, (images,)).shape[1])
+
+
+def _with_host_weights(
+    cfg: CfgNode, name: str, builder: Callable[[CfgNode], nn.Module]
+) -> nn.Module:
+    from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
+
+    path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     file = read_state_dict(path, PATH_KEY) if path else None
     try:
         backbone = builder(cfg)
@@ -92,17 +118,20 @@ def load_pretrained(
         return
     path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     source = f"{PATH_KEY}: {path}" if path else "timm's hub"
-    state = read_state_dict(path, PATH_KEY) if path else dict(hub())
-    # timm's own remapping of names, and resizing of position embeddings, for this architecture.
-    adapt = getattr(sys.modules[_timm_module(model)], "checkpoint_filter_fn", None)
-    if adapt is not None:
-        state = adapt(state, model)
+    state: Mapping[str, Tensor] = read_state_dict(path, PATH_KEY) if path else hub()
+    state = filtered(model, state)
     classifier = tuple(classifier)
     state = {k: v for k, v in state.items() if not (classifier and k.startswith(classifier))}
     # Files older than PyTorch 0.4.1 don't count batches.
     counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     load_strictly(model, {**counters, **state}, source)
     logger.info("Backbone weights taken from %s", source)
+
+
+def filtered(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """What timm makes of a file for a model: names that changed, position embeddings resized."""
+    adapt = getattr(sys.modules[_timm_module(model)], "checkpoint_filter_fn", None)
+    return dict(state) if adapt is None else adapt(dict(state), model)
 
 
 def _timm_module(model: nn.Module) -> str:
@@ -112,8 +141,13 @@ def _timm_module(model: nn.Module) -> str:
     )
 
 
-def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
+def hub_weights(name: str, *, ways_out: str = WAYS_OUT, **kwargs: Any) -> Mapping[str, Tensor]:
     """All weights of a timm model from timm's hub, classifier included.
+
+    Args:
+        name: the model, by timm's name.
+        ways_out: what to do instead, for the message.
+        kwargs: of ``timm.create_model``.
 
     Raises:
         PretrainedError: they can't be downloaded, or there are none; says what to do instead.
@@ -123,5 +157,5 @@ def hub_weights(name: str, **kwargs: Any) -> Mapping[str, Tensor]:
     except Exception as error:  # each of timm's hubs raises its own kinds
         raise PretrainedError(
             f"pretrained weights of {name!r} could not be downloaded "
-            f"({type(error).__name__}: {error}). {WAYS_OUT}"
+            f"({type(error).__name__}: {error}). {ways_out}"
         ) from error

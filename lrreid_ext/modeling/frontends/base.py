@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from lrreid_ext.registry import FRONTEND_REGISTRY, lookup
 
+# Restored images and their high-resolution twins, stage by stage.
+Pairs = list[tuple[Tensor, Tensor]]
+
 
 @dataclass
 class FrontendOutput:
@@ -17,11 +20,38 @@ class FrontendOutput:
 
     Attributes:
         images: (B, 3, H, W) RGB, 0-255 float, the images that the re-ID network sees.
-        extras: whatever the front-end's own losses need (intermediate stages, masks).
+        extras: whatever the front-end's own losses need (intermediate stages, masks): tensors with
+            a row for each image.
     """
 
     images: Tensor
     extras: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, chosen: Tensor) -> FrontendOutput:
+        """The output of some of the images.
+
+        Args:
+            chosen: (B,) bool.
+        """
+        return FrontendOutput(self.images[chosen], {k: v[chosen] for k, v in self.extras.items()})
+
+    def spread(self, images: Tensor, chosen: Tensor) -> FrontendOutput:
+        """This output, of some rows of a batch, in its place; the other rows' extras are 0.
+
+        Args:
+            images: (B, 3, H, W), the whole batch as it came.
+            chosen: (B,) bool, the rows that this is the output of.
+        """
+        at = chosen.nonzero()[:, 0]
+
+        def placed(whole: Tensor, part: Tensor) -> Tensor:
+            return whole.index_copy(0, at, part.to(whole.dtype))
+
+        extras = {
+            key: placed(value.new_zeros(len(images), *value.shape[1:]), value)
+            for key, value in self.extras.items()
+        }
+        return FrontendOutput(placed(images, self.images), extras)
 
 
 class Frontend(nn.Module):
@@ -33,10 +63,12 @@ class Frontend(nn.Module):
     Attributes:
         learns: whether there is anything to train.
         size_divisor: height and width must be multiples of this.
+        stages: how many outputs :meth:`pairs` tells apart.
     """
 
     learns: bool = True
     size_divisor: int = 1
+    stages: int = 1
 
     def forward(self, images: Tensor, native_size: Tensor | None = None) -> FrontendOutput:
         """Restore a batch.
@@ -57,18 +89,31 @@ class Frontend(nn.Module):
         """
         return {}
 
+    def pairs(self, output: FrontendOutput, hr: Tensor) -> Pairs:
+        """Restored images and their twins, stage by stage, for losses that know no front-end.
+
+        Args:
+            output: what :meth:`forward` returned for the LR images.
+            hr: (B, 3, H, W) RGB, 0-255 float, the high-resolution twins.
+
+        Returns:
+            :attr:`stages` pairs of (n, 3, h, w) RGB, 0-255.
+        """
+        return [(output.images, hr)]
+
 
 def build_frontend(cfg: Any) -> Frontend:
     """Build the front-end named in ``MODEL.SR.NAME`` and load ``MODEL.SR.WEIGHTS`` if given."""
     from lrreid_ext.engine.checkpoint import load_weights
 
     frontend: Frontend = lookup(FRONTEND_REGISTRY, cfg.MODEL.SR.NAME, "MODEL.SR.NAME")(cfg)
-    height, width = cfg.INPUT.SIZE_TRAIN
     divisor = frontend.size_divisor
-    if height % divisor or width % divisor:
-        raise ValueError(
-            f"INPUT.SIZE_TRAIN {[height, width]}: {cfg.MODEL.SR.NAME} needs multiples of {divisor}"
-        )
+    for key in ("SIZE_TRAIN", "SIZE_TEST"):
+        height, width = cfg.INPUT[key]
+        if height % divisor or width % divisor:
+            raise ValueError(
+                f"INPUT.{key} {[height, width]}: {cfg.MODEL.SR.NAME} needs multiples of {divisor}"
+            )
     if cfg.MODEL.SR.WEIGHTS:
         load_weights(frontend, cfg.MODEL.SR.WEIGHTS, key="MODEL.SR.WEIGHTS", prefix="frontend.")
     return frontend

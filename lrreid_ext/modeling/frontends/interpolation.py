@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from fastreid.config import CfgNode, configurable
 from torch import Tensor
 
 from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput, same_device
+from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
 
@@ -48,6 +50,8 @@ class _Interpolation(Frontend):
 
     learns = False
     mode: str
+    table_rows: Tensor
+    table_columns: Tensor
 
     @configurable
     def __init__(self) -> None:
@@ -66,12 +70,16 @@ class _Interpolation(Frontend):
         native_size = same_device(images, native_size)
         if native_size is None:
             return FrontendOutput(images)
-        if native_size.shape != (images.shape[0], 2) or bool((native_size < 1).any()):
+        if native_size.shape != (images.shape[0], 2) or (
+            not is_exporting() and bool((native_size < 1).any())
+        ):
             raise ValueError(
                 f"native_size must be {images.shape[0]} positive (height, width) pairs, not "
                 f"{native_size.tolist()}"
             )
         height, width = images.shape[-2:]
+        if is_exporting():
+            return FrontendOutput(self._refitted(images, native_size))
         native = native_size.minimum(native_size.new_tensor([height, width]))
         sizes, group = native.unique(dim=0, return_inverse=True)
         out = torch.empty_like(images)
@@ -85,6 +93,21 @@ class _Interpolation(Frontend):
                     batch = batch @ _refit(w, width, self.mode).to(batch).T
             out[chosen] = batch
         return FrontendOutput(out)
+
+    def before_export(self, size: Sequence[int]) -> None:
+        """Work out the matrices of every native size, for a graph can't: 75 MB at 256x128."""
+        for name, side in zip(("rows", "columns"), size, strict=True):
+            matrices = [_refit(n, side, self.mode) for n in range(1, side)]
+            # At full size nothing is refitted.
+            table = torch.stack([*matrices, torch.eye(side, dtype=torch.float64)]).float()
+            self.register_buffer(f"table_{name}", table, persistent=False)
+
+    def _refitted(self, images: Tensor, native_size: Tensor) -> Tensor:
+        """All images by their own matrices, looked up."""
+        rows, columns = self.table_rows, self.table_columns
+        down = rows[native_size[:, 0].clamp(max=len(rows)) - 1][:, None]
+        across = columns[native_size[:, 1].clamp(max=len(columns)) - 1][:, None]
+        return down @ images @ across.transpose(2, 3)
 
 
 @FRONTEND_REGISTRY.register()
@@ -105,11 +128,12 @@ class Bicubic(_Interpolation):
     mode = "bicubic"
 
 
-def _enlargement(native: int, size: int, mode: str) -> Tensor:
-    """(size, native) float64: the matrix that enlarges one side.
+@lru_cache(maxsize=1024)
+def resampling(native: int, size: int, mode: str) -> Tensor:
+    """(size, native) float64: the matrix that resizes one side.
 
-    With ``antialias`` torch's bicubic kernel is Pillow's (a = -0.5); nothing is smoothed, as there
-    is nothing to smooth when enlarging.
+    With ``antialias`` torch's bicubic kernel is Pillow's (a = -0.5); nothing is smoothed when
+    enlarging, as there is nothing to smooth.
     """
     unit = torch.eye(native, dtype=torch.float64)[None, None]
     return F.interpolate(unit, size=(size, native), mode=mode, antialias=True)[0, 0]
@@ -118,6 +142,4 @@ def _enlargement(native: int, size: int, mode: str) -> Tensor:
 @lru_cache(maxsize=1024)
 def _refit(native: int, size: int, mode: str) -> Tensor:
     """(size, size) float64: from a side enlarged by bicubic to the same enlarged by ``mode``."""
-    return _enlargement(native, size, mode) @ torch.linalg.pinv(
-        _enlargement(native, size, "bicubic")
-    )
+    return resampling(native, size, mode) @ torch.linalg.pinv(resampling(native, size, "bicubic"))

@@ -13,6 +13,12 @@ from lrreid_ext.modeling.losses.functional import IMAGE_LOSSES, image_loss
 LAST_STD = 1e-3
 
 
+def check_loss(loss: str) -> None:
+    """Raise ValueError if there is no pixel loss of this name."""
+    if loss not in IMAGE_LOSSES:
+        raise ValueError(f"MODEL.SR.LOSS: {loss!r} is not one of {', '.join(IMAGE_LOSSES)}")
+
+
 class Restoration(Frontend):
     """A front-end with one pixel loss, ``loss_sr``, that works on the 0-1 scale inside.
 
@@ -28,8 +34,7 @@ class Restoration(Frontend):
 
     def __init__(self, loss: str) -> None:
         super().__init__()
-        if loss not in IMAGE_LOSSES:
-            raise ValueError(f"MODEL.SR.LOSS: {loss!r} is not one of {', '.join(IMAGE_LOSSES)}")
+        check_loss(loss)
         self.loss = loss
 
     def restore(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
 
@@ -22,6 +22,7 @@ __all__ = [
     "image_loss",
     "l1_image",
     "mse_image",
+    "no_loss",
     "pseudo_siamese",
     "sequence_triplet",
     "smooth_cross_entropy",
@@ -32,6 +33,16 @@ __all__ = [
 def widen(x: Tensor) -> Tensor:
     """``x`` in float32, or as it is if it already has that precision or more."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def no_loss(module: nn.Module) -> Tensor:
+    """0, which gives every parameter of ``module`` that learns a gradient of 0.
+
+    For a part that had nothing to do in a step: several processes have to reach the same
+    parameters.
+    """
+    empty = [p.reshape(-1)[:0].sum() for p in module.parameters() if p.requires_grad]
+    return torch.stack(empty).sum() if empty else torch.zeros(())
 
 
 def _unit_difference(images: Tensor, hr: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import factor_group
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch.pipeline import Pipeline
+from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import META_ARCH_REGISTRY, lookup
 
 
@@ -59,6 +60,7 @@ class Anchors(nn.Module):
         self.current = len(factors) - 1
         # Which have been trained; in checkpoints, so that an evaluation knows it.
         self.register_buffer("trained", torch.zeros(len(factors), dtype=torch.bool))
+        self._settled: list[int] = []
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -71,6 +73,15 @@ class Anchors(nn.Module):
     def model(self, index: int) -> Any:
         """The anchor at a position of :attr:`factors`."""
         return self.anchors[self.names[index].replace(".", "_")]
+
+    def optimizer_parts(self) -> dict[str, list[str]]:
+        """The named optimisers of the models; one of a name steps its parts in all anchors."""
+        parts: dict[str, list[str]] = {}
+        for anchor, model in self.anchors.items():
+            offer = getattr(model, "optimizer_parts", None)
+            for name, prefixes in ({} if offer is None else offer()).items():
+                parts.setdefault(name, []).extend(f"anchors.{anchor}.{p}" for p in prefixes)
+        return parts
 
     def check_phase(self, cfg: CfgNode) -> None:
         """What the step's anchor has to say of a phase's config."""
@@ -106,9 +117,15 @@ class Anchors(nn.Module):
         nothing = torch.full_like(found[ready[0]], torch.nan)
         return torch.stack([found.get(k, nothing) for k in range(len(self.factors))], dim=1)
 
+    def before_export(self, size: Sequence[int]) -> None:
+        """Keep what a graph can't read off a buffer: which anchors are trained."""
+        self._settled = self.ready
+
     @property
     def ready(self) -> list[int]:
         """Positions of the trained anchors; of the step's, while none is."""
+        if is_exporting():
+            return self._settled
         return self.trained.nonzero().flatten().tolist() or [self.current]
 
     def restore(self, batch: dict[str, Any]) -> FrontendOutput:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
+from lrreid_ext.modeling.routing import is_exporting, picked
 from lrreid_ext.registry import (
     LOSS_REGISTRY,
     META_ARCH_REGISTRY,
@@ -40,6 +41,19 @@ def loss_key(name: str) -> str:
     """The key a loss is logged under: ``loss_batch_hard_triplet`` for BatchHardTripletLoss."""
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z0-9]*|[a-z0-9]+", name.removesuffix("Loss"))
     return "_".join(["loss", *words]).lower()
+
+
+def take(outputs: dict[str, Any], rows: slice | Tensor, total: int) -> dict[str, Any]:
+    """Some rows of everything in a head's outputs for ``total`` images that has a row for each."""
+
+    def taken(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim and len(value) == total:
+            return value[rows]
+        if isinstance(value, (list, tuple)):
+            return [taken(v) for v in value]
+        return value
+
+    return {key: taken(value) for key, value in outputs.items()}
 
 
 @META_ARCH_REGISTRY.register()
@@ -136,14 +150,14 @@ class Pipeline(nn.Module):
         if self.sr_apply == "all":
             return self.frontend(images, native)
         low = self.low_resolution(batch)
+        if is_exporting():
+            return FrontendOutput(picked(low, self.frontend(images, native).images, images))
         if bool(low.all()):
             return self.frontend(images, native)
-        out = images.clone()
-        if bool(low.any()):
-            restored = self.frontend(images[low], None if native is None else native[low])
-            out[low] = restored.images.to(out.dtype)
-            return FrontendOutput(out, restored.extras)
-        return FrontendOutput(out)
+        if not bool(low.any()):
+            return FrontendOutput(images)
+        restored = self.frontend(images[low], None if native is None else native[low])
+        return restored.spread(images, low)
 
     def low_resolution(self, batch: dict[str, Any]) -> Tensor:
         """(B,) bool: images reduced by a factor above 1; where the factor is unknown (NaN, or none
@@ -187,13 +201,15 @@ class Pipeline(nn.Module):
             The head's outputs, and the backbone's own losses.
         """
         images = self.normalise(images)
+        # Images without a label pass as well; no loss looks at what the head makes of them.
+        targets = batch["targets"].clamp(min=0)
         backbone: Any = self.backbone
         if not hasattr(backbone, "forward_with_extras"):
-            return self.heads(backbone(images), batch["targets"]), {}
+            return self.heads(backbone(images), targets), {}
         features, extras = backbone.forward_with_extras(images)
         learns = any(p.requires_grad for p in backbone.parameters())
         losses = backbone.losses(extras, batch) if learns else {}
-        return self.heads(features, batch["targets"]), losses
+        return self.heads(features, targets), losses
 
     def train_sr(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """The front-end's losses alone, not weighed: MODEL.SR.LOSS_WEIGHT sets them against others.
@@ -209,36 +225,63 @@ class Pipeline(nn.Module):
             )
         return losses
 
-    def identity_losses(self, outputs: dict[str, Any], targets: Tensor) -> dict[str, Tensor]:
-        """Every loss of MODEL.LOSSES.NAME, and the share of right classifications."""
+    def identity_losses(
+        self, outputs: dict[str, Any], targets: Tensor, chosen: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Every loss of MODEL.LOSSES.NAME, and the share of right classifications.
+
+        Args:
+            outputs: the head's, in training.
+            targets: (B,) int64; images of target -1 have no label and don't count.
+            chosen: (B,) bool: others that don't count either, if not all do.
+        """
+        total, weight = len(targets), 1.0
+        counted = targets >= 0 if chosen is None else chosen & (targets >= 0)
+        if not bool(counted.all()):
+            if not bool(counted.any()):
+                # Every process has to give the same losses, also for a batch without a label.
+                counted = torch.arange(total, device=targets.device) == 0
+                weight = 0.0
+            outputs, targets = take(outputs, counted, total), targets[counted].clamp(min=0)
+        right = (outputs["pred_class_logits"].detach().argmax(1) == targets).float().mean()
         losses = {name: loss(outputs, targets) for name, loss in self.losses.items()}
-        right = outputs["pred_class_logits"].detach().argmax(1) == targets
-        return {**losses, "cls_accuracy": right.float().mean()}
+        if weight == 0:
+            losses = {name: 0.0 * loss for name, loss in losses.items()}
+        return {**losses, "cls_accuracy": weight * right}
 
     def frontend_losses(
         self, restored: FrontendOutput, batch: dict[str, Any], weight: float | None = None
     ) -> dict[str, Tensor]:
         """The front-end's losses over the images that passed through it and whose HR twin is known.
 
-        Times ``weight``, or else MODEL.SR.LOSS_WEIGHT. The batch's masks go along, as
-        ``extras["masks"]``."""
+        Times ``weight``, or else MODEL.SR.LOSS_WEIGHT."""
         learns = any(p.requires_grad for p in self.frontend.parameters())
         weight = self.sr_weight if weight is None else weight
         if not learns or weight == 0:
             return {}
-        hr = batch["images_hr"]
+        output, hr, share = self.supervised(restored, batch)
+        losses = self.frontend.losses(output, hr)
+        return {name: share * weight * loss for name, loss in losses.items()}
+
+    def supervised(
+        self, restored: FrontendOutput, batch: dict[str, Any]
+    ) -> tuple[FrontendOutput, Tensor, float]:
+        """What the front-end made of the images that passed through it and whose HR twin is known.
+
+        Returns:
+            That output, with the batch's masks as ``extras["masks"]``; the HR twins; and what
+            losses of the two are multiplied with: 1, or 0 where the batch has no such image. (The
+            first image then stands in: every process has to give the same losses.)
+        """
+        hr, share = batch["images_hr"], 1.0
         chosen = self.restorable(batch)
-        masks = {"masks": batch["masks"]} if "masks" in batch else {}
-        if not bool(chosen.any()):
-            # Every process has to give the same losses, also for a batch without such images.
+        if bool(chosen.all()):
+            output = restored
+        elif bool(chosen.any()):
+            output = restored.rows(chosen)
+        else:
             chosen = torch.arange(len(hr), device=hr.device) == 0
             native = None if batch.get("native_size") is None else batch["native_size"][chosen]
-            output, weight = self.frontend(batch["images"][chosen], native), 0.0
-        elif bool(chosen.all()):
-            output = restored
-        else:
-            output = FrontendOutput(restored.images[chosen], restored.extras)
-        masks = {k: v[chosen] for k, v in masks.items()}
-        output = FrontendOutput(output.images, {**output.extras, **masks})
-        losses = self.frontend.losses(output, hr[chosen])
-        return {name: weight * loss for name, loss in losses.items()}
+            output, share = self.frontend(batch["images"][chosen], native), 0.0
+        masks = {"masks": batch["masks"][chosen]} if "masks" in batch else {}
+        return FrontendOutput(output.images, {**output.extras, **masks}), hr[chosen], share

@@ -1,0 +1,184 @@
+"""Build a cross-resolution data set from an ordinary one, or check a built one.
+
+python tools/build_dataset.py list
+python tools/build_dataset.py list mlr_cuhk01
+python tools/build_dataset.py synth_pedestrians
+python tools/build_dataset.py mlr_market1501 --source Market-1501-v15.09.15
+python tools/build_dataset.py mlr_csv --source my_images --option lr_camera=2
+python tools/build_dataset.py my_recipe.yml
+python tools/build_dataset.py mlr_market1501 --verify
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tabulate import tabulate
+
+from lrreid_ext.config import get_cfg
+from lrreid_ext.data.recipes import (
+    RECIPE_REGISTRY,
+    Recipe,
+    RecipeError,
+    build,
+    build_recipe,
+    find_source,
+    load_manifest,
+    recipe_named,
+    verify,
+)
+from lrreid_ext.registry import names
+
+# A docstring's reference, and in it the name.
+_ROLE = re.compile(r":\w+:`(?:[\w.]*\.)?(\w+)`")
+DEFAULT_ROOT = os.environ.get("FASTREID_DATASETS", "datasets")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    out = argparse.ArgumentParser(
+        prog="lrreid build",
+        description=description,
+        epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a recipe's name or YAML file; or `list`: all of them, or the one called NAME",
+    )
+    out.add_argument("name", metavar="NAME", nargs="?", help="with `list`: the recipe to show")
+    out.add_argument(
+        "--source", metavar="DIR", help="the ordinary data set (default: looked for beside --out)"
+    )
+    out.add_argument(
+        "--out",
+        metavar="DIR",
+        help=f"folder to build into, or to verify (default: {DEFAULT_ROOT}/<recipe>, with options "
+        "changed <recipe>-<hash>)",
+    )
+    out.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes (default: all cores, if there is more than some seconds' work)",
+    )
+    out.add_argument(
+        "--verify",
+        action="store_true",
+        help="check the built folder against its manifest, build nothing; status 1 if it differs",
+    )
+    out.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change an option of the recipe, e.g. factors=[2,3,4] or lr_camera=3; repeatable",
+    )
+    out.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this module (or .py or .yml file) first, for a recipe or kernel of your own; "
+        "repeatable",
+    )
+    return out
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["factors=[2,3]", "kernel=area"]`` as a dictionary; values are read as YAML.
+
+    Raises:
+        RecipeError: names a pair that isn't ``KEY=VALUE``.
+    """
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--option {pair}: the value can't be read.") from error
+        if not equals or not key.strip():
+            raise RecipeError(f"--option {pair}: write KEY=VALUE.")
+    return options
+
+
+def overview() -> str:
+    """A line for each recipe: what it is built from, where to get that, and on what terms."""
+    recipes = [build_recipe(name) for name in names(RECIPE_REGISTRY)]
+    rows = [(r.name, r.source_name, f"{r.where_to_get} | {r.terms}") for r in recipes]
+    headers = ("recipe", "built from", "where to get it | terms of use")
+    table = tabulate(rows, headers, tablefmt="plain", disable_numparse=True)
+    return f"{table}\n\n`list NAME` shows the rule and the options of one."
+
+
+def describe(name: str) -> str:
+    """One recipe: its rule, its source, where to get that, its terms, and its options."""
+    recipe = build_recipe(name)
+    below = ", ".join(recipe.source_folders) if recipe.needs_source else ""
+    facts = [
+        ("source", recipe.source_name),
+        ("get it", recipe.where_to_get),
+        ("terms", recipe.terms),
+        ("found as", below),
+        *(("--option", f"{key}={value}") for key, value in recipe.options().items()),
+    ]
+    width = max(len(key) for key, _ in facts)
+    lines = [f"    {key:<{width}}  {value}" for key, value in facts if value]
+    rules = [kind.__doc__ for kind in type(recipe).__mro__ if issubclass(kind, Recipe)]
+    texts = [_ROLE.sub(r"\1", inspect.cleandoc(rule)) for rule in rules[:-1] if rule]
+    return "\n\n".join([f"{name}: {recipe.description}", "\n".join(lines), *texts])
+
+
+def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
+    if given or not recipe.needs_source:
+        return Path(given) if given else None
+    found = find_source(recipe, out.parent)
+    if found is None:
+        raise RecipeError(
+            f"{recipe.name}: no {recipe.source_name} below {out.parent}; give --source DIR. "
+            f"Where to get it: {recipe.where_to_get}."
+        )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status (2 for an error, by way of argparse)."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    try:
+        if args.plugin:
+            get_cfg(args.plugin)
+        if args.recipe in ("list", "show"):
+            print(describe(recipe_named(args.name)) if args.name else overview())
+            return 0
+        if args.name:
+            raise RecipeError(f"{args.name}: one recipe at a time; to see one: list {args.recipe}")
+        recipe = build_recipe(recipe_named(args.recipe), parse_options(args.option))
+        out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
+        if args.verify:
+            problems = verify(out, progress=True)
+            for problem in problems:
+                print(problem, file=sys.stderr)
+            if not problems:
+                print(f"{out}: as its manifest says, hash {load_manifest(out).hash}")
+            return 1 if problems else 0
+        manifest = build(recipe, _source(recipe, args.source, out), out, workers=args.workers)
+    except (RecipeError, ImportError, OSError) as error:
+        cli.error(" ".join(str(error).split()))
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    counts = ", ".join(f"{value} {key}" for key, value in manifest.counts().items())
+    print(f"{out}: {counts}\nmanifest hash {manifest.hash}")
+    return 0

@@ -1,0 +1,103 @@
+"""Write a trained model for other runtimes: ONNX, torch.export, or a folder of safetensors.
+
+tools/export.py logs/pshrnet --to onnx torch
+
+writes <RUN>/export/model.onnx and model.pt2: from 8-bit crops of any size to the embedding that is
+compared, resize and normalisation inside. Each is compared with the model in PyTorch, on batches of
+1, 3 and 8 crops of mixed native sizes, and written only if it agrees. The third kind, safetensors,
+is a folder hub/ with config.yaml, model.safetensors and a model card, as the Hugging Face hub keeps
+models; --push owner/name uploads it. docs/deploy.md says how each is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrreid_ext.analysis.runs import load_run, run_parser
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.export.deployable import Deployable
+from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
+from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
+from lrreid_ext.export.parity import TOLERANCE, Parity, ParityError
+
+KINDS = ("onnx", "torch", "safetensors")
+FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "hub"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = run_parser("lrreid export", __doc__, several=False)
+    out.add_argument(
+        "--to", nargs="+", required=True, choices=KINDS, metavar="KIND",
+        help=f"any of {', '.join(KINDS)}",
+    )  # fmt: skip
+    out.add_argument("--out", type=Path, metavar="DIR", help="(default: <RUN>/export)")
+    out.add_argument(
+        "--resized", action="store_true",
+        help="images come at the network's input size, resized outside: for runtimes without "
+        "float64 or sizes that change",
+    )  # fmt: skip
+    out.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, metavar="X",
+        help="largest difference let pass, as a share of the largest value (default: %(default)g)",
+    )  # fmt: skip
+    out.add_argument(
+        "--push", default="", metavar="OWNER/NAME", help="upload the folder to this hub repository"
+    )
+    out.add_argument(
+        "--license", default=LICENSE, metavar="ID",
+        help="the model card's license, by the hub's identifier (default: %(default)s)",
+    )  # fmt: skip
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write and say how far each agrees; 0, or 2 for what a user can put right."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    if not args.tolerance > 0:
+        cli.error("--tolerance must be above 0")
+    if args.push and "safetensors" not in args.to:
+        cli.error("--push uploads what --to safetensors writes")
+    # fastreid's way to make tensors.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    try:
+        export(args)
+    except (*USER_ERRORS, ParityError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    if "onnx" in args.to:
+        runtime()  # said before the model is loaded
+    run = load_run(args.run, [*args.opts, "MODEL.DEVICE", "cpu"])
+    folder = args.out or Path(run.cfg.OUTPUT_DIR) / "export"
+    kinds = [kind for kind in ("onnx", "torch") if kind in args.to]
+    if kinds:
+        deployable = Deployable(run.cfg, run.model, resized=args.resized)
+        parity = Parity(run.cfg, run.model, resized=args.resized, tolerance=args.tolerance)
+        for kind in kinds:
+            path = folder / FILES[kind]
+            write = write_onnx if kind == "onnx" else write_torch
+            found = write(path, deployable, parity, describe(run, deployable))["parity"]
+            print(
+                f"{path}: written, {path.stat().st_size / 1e6:.1f} MB; differs from PyTorch by "
+                f"{found['largest_difference']:.1e} of the largest value"
+            )
+    if "safetensors" in args.to:
+        path = folder / FILES["safetensors"]
+        save_pretrained(run, path, license=args.license)
+        print(f"{path}: config.yaml, model.safetensors and README.md written")
+        if args.push:
+            print(f"{push_to_hub(path, args.push)}: uploaded")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Put images of people into a gallery, and rank it for low-resolution queries.
+
+tools/gallery.py build people crops/ --model logs/demo/pshrnet
+tools/gallery.py add people more_crops/
+tools/gallery.py search people query.png --top 5 --json answers.json --html answers.html
+tools/gallery.py remove people crops/0007.png
+tools/gallery.py info people
+
+A gallery is a folder, searched by faiss; or milvus:FILE.db (Milvus's embedded form), or
+milvus:http://HOST:19530 (a server or cluster), with #NAME for another collection than `gallery`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lrreid_ext.api import TrainedModel, load_model
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.evaluation.provenance import provenance, write_json
+from lrreid_ext.files import write_text
+from lrreid_ext.retrieval import Change, Gallery, GalleryError, Store, open_store
+from lrreid_ext.retrieval.ann import KINDS
+from lrreid_ext.retrieval.page import html_page, screen
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, examples = (__doc__ or "").partition("\n\n")
+    out = argparse.ArgumentParser(
+        prog="gallery.py",
+        description=description,
+        epilog="examples:\n" + examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = out.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="embed images into a new gallery")
+    add = actions.add_parser("add", help="embed what of images isn't in it yet")
+    search = actions.add_parser("search", help="rank the gallery for query images")
+    remove = actions.add_parser("remove", help="take images out; nothing of them is kept")
+    info = actions.add_parser("info", help="what is in it, and what it was made with")
+    for action in (build, add, search, remove, info):
+        action.add_argument("gallery", metavar="GALLERY", help="folder, or milvus:...")
+    for action, name in ((build, "images"), (add, "images"), (search, "queries")):
+        action.add_argument(name, nargs="+", metavar="PATH", help="image files, and folders")
+        action.add_argument(
+            "--model", metavar="RUN", required=action is build,
+            help="folder that tools/train_net.py trained into, or a checkpoint in it"
+            + ("" if action is build else " (default: the one that the gallery was built with)"),
+        )  # fmt: skip
+        action.add_argument("--device", default="cpu", help="cpu, cuda ... (default: %(default)s)")
+        action.add_argument(
+            "--batch", type=int, default=64, metavar="N", help="images at a time (default: 64)"
+        )
+        action.add_argument(
+            "--labels", default="market", metavar="HOW",
+            help="identities and cameras: none; market, from names like 0002_c1s1_000451_03.jpg; "
+            "or a CSV file with the columns path,identity,camera (default: market)",
+        )  # fmt: skip
+        action.add_argument(
+            "--opts", nargs="+", default=[], metavar="KEY VALUE",
+            help="overrides of the model's config, such as TEST.FUSION.SIGMA 0.2",
+        )  # fmt: skip
+    build.add_argument(
+        "--kind", choices=("auto", *KINDS), default="auto",
+        help="of the index; auto chooses by size (default: auto)",
+    )  # fmt: skip
+    build.add_argument(
+        "--recall", type=float, default=0.95, metavar="R",
+        help="share of the exact nearest that an approximate index must find, measured on the "
+        "gallery itself; a kind that can't gives way to a more exact one (default: 0.95)",
+    )  # fmt: skip
+    build.add_argument(
+        "--replace", action="store_true", help="take the place of a gallery that is there"
+    )
+    search.add_argument("--top", type=int, default=10, metavar="K", help="matches (default: 10)")
+    search.add_argument(
+        "--native-size", type=int, nargs=2, metavar=("H", "W"),
+        help="size that the queries had before somebody enlarged them (default: the files')",
+    )  # fmt: skip
+    search.add_argument("--json", type=Path, metavar="FILE", help="write the answers here too")
+    search.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
+    remove.add_argument("files", nargs="*", metavar="FILE", help="paths, or hashes' beginnings")
+    remove.add_argument("--identity", metavar="ID", help="all images of this identity")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 with one clear message for what a user can put right."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    # fastreid's way to make tensors; said once by every loader worker.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    act = {"build": _build, "add": _add, "search": _search, "remove": _remove, "info": _info}
+    if args.action == "remove" and bool(args.files) == bool(args.identity):
+        cli.error("remove: name files, or an --identity")
+    if getattr(args, "batch", 1) < 1:
+        cli.error("--batch must be at least 1")
+    try:
+        act[args.action](args)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the gallery is as it was before", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _build(args: argparse.Namespace) -> None:
+    gallery, change = Gallery.build(
+        args.gallery,
+        load_model(args.model, args.device, args.opts),
+        args.images,
+        labels=args.labels,
+        kind=args.kind,
+        recall=args.recall,
+        batch_size=args.batch,
+        run=str(Path(args.model).resolve()),
+        replace=args.replace,
+    )
+    _report(gallery.store, change)
+
+
+def _add(args: argparse.Namespace) -> None:
+    gallery = _opened(args)
+    _report(gallery.store, gallery.add(args.images, labels=args.labels, batch_size=args.batch))
+
+
+def _search(args: argparse.Namespace) -> None:
+    gallery = _opened(args)
+    answers = gallery.search(
+        args.queries,
+        args.top,
+        native_size=tuple(args.native_size) if args.native_size else None,
+        labels=args.labels,
+        batch_size=args.batch,
+    )
+    print(screen(answers))
+    store = gallery.store
+    about = {
+        "gallery": store.where,
+        "images": len(store),
+        "index": _index(store),
+        "metric": store.made.metric,
+        "model": store.made.run,
+        "model_hash": store.made.model,
+    }
+    if store.made.anchors:
+        sigma = float(gallery.model.cfg.TEST.FUSION.SIGMA)
+        about["fusion"] = {"anchors": list(store.made.anchors), "sigma": sigma}
+    if args.json:
+        where = provenance(gallery.model.cfg.MODEL.WEIGHTS, gallery.model.cfg.MODEL.DEVICE)
+        write_json(args.json, {**about, "answers": [a.plain() for a in answers], **where})
+    if args.html:
+        write_text(args.html, html_page(answers, about))
+    written = [str(path) for path in (args.json, args.html) if path]
+    if written:
+        print(f"\n{' and '.join(written)} written")
+
+
+def _remove(args: argparse.Namespace) -> None:
+    gallery = Gallery(open_store(args.gallery))
+    if args.identity:
+        gone = gallery.remove(lambda entry: entry.identity == args.identity)
+        if not gone:
+            raise GalleryError(f"{args.gallery}: holds no image of identity {args.identity}")
+    else:
+        gone = gallery.remove_files(args.files)
+    for entry in gone:
+        print(f"removed: {entry.file}")
+    print(f"{args.gallery}: {len(gone)} removed, {len(gallery.store)} images left")
+
+
+def _info(args: argparse.Namespace) -> None:
+    print(json.dumps(Gallery(open_store(args.gallery)).info(), indent=2))
+
+
+def _opened(args: argparse.Namespace) -> Gallery:
+    """The gallery with its model, by default the one that it was built with."""
+    store = open_store(args.gallery)
+    run = args.model or store.made.run
+    if not Path(run).exists():
+        raise GalleryError(
+            f"{args.gallery}: was built with {run}, which is gone; name the model with --model"
+        )
+    model: TrainedModel = load_model(run, args.device, [*_test_of(store, args.opts), *args.opts])
+    return Gallery(store, model)
+
+
+def _test_of(store: Store, opts: Sequence[str]) -> list[Any]:
+    """The overrides of TEST that the gallery was built with, but for those given anew."""
+    made = {
+        "TEST.METRIC": store.made.metric,
+        "TEST.FLIP.ENABLED": str(store.made.flip),
+    }
+    if store.made.anchors:
+        made["TEST.FUSION.ANCHORS"] = yaml.safe_dump(list(store.made.anchors)).strip()
+    return [word for key, value in made.items() if key not in opts for word in (key, value)]
+
+
+def _report(store: Store, change: Change) -> None:
+    """What was done, damaged images and duplicates named."""
+    for file, why in change.damaged:
+        print(f"damaged, left out: {file}: {why}", file=sys.stderr)
+    for file, other in change.duplicates:
+        print(f"duplicate, left out: {file} is the same image as {other}")
+    for file in change.replaced:
+        print(f"replaced, for it has changed: {file}")
+    counts = {
+        "added": change.added,
+        "unchanged": change.unchanged,
+        "duplicates": len(change.duplicates),
+        "junk": len(change.junk),
+        "damaged": len(change.damaged),
+    }
+    said = ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "added")
+    print(f"{store.where}: {said}; {len(store)} images, {_index(store)}")
+
+
+def _index(store: Store) -> str:
+    recall = store.recall
+    if store.kind == "exact":
+        return "exact search"
+    return (
+        f"{store.kind}, recall of the nearest {recall.neighbours} {recall.measured:.3f} "
+        f"(asked: {recall.target:g})"
+    )

@@ -1,0 +1,106 @@
+"""Show what there is: front-ends, backbones, heads, methods, recipes ... with a line on each."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from lrreid_ext.config import get_cfg
+from lrreid_ext.data.recipes import RECIPE_REGISTRY
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.plugins import bundled_projects, projects_root
+from lrreid_ext.registry import (
+    BACKBONE_REGISTRY,
+    EVALUATOR_REGISTRY,
+    FRONTEND_REGISTRY,
+    HOOK_REGISTRY,
+    KERNEL_REGISTRY,
+    LOSS_REGISTRY,
+    META_ARCH_REGISTRY,
+    REID_HEADS_REGISTRY,
+    names,
+    suggest,
+)
+
+Rows = list[tuple[str, str]]
+
+
+def registered(registry: Any) -> Callable[[], Rows]:
+    """Entries of a registry, each with the first sentence of its docstring."""
+    return lambda: [(name, first_line(registry.get(name).__doc__)) for name in names(registry)]
+
+
+def first_line(doc: str | None) -> str:
+    """The first paragraph's first sentence, in one line; "" for no docstring."""
+    paragraph = " ".join((doc or "").strip().split("\n\n")[0].split())
+    return re.split(r"(?<!al)(?<!Eq)(?<!Fig)(?<!: \d)\. ", paragraph, maxsplit=1)[0].rstrip(".:")
+
+
+def methods() -> Rows:
+    """The bundled projects, each with the first paragraph of its README."""
+    root = projects_root() or Path()
+    rows = []
+    for name in bundled_projects():
+        readme = root / name / "README.md"
+        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        paragraphs = [p for p in text.split("\n\n") if p.strip() and not p.startswith(("#", "<"))]
+        rows.append((name, first_line(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", paragraphs[0]))))
+    return rows
+
+
+KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
+    "methods": ("projects/", methods),
+    "frontends": ("MODEL.SR.NAME", registered(FRONTEND_REGISTRY)),
+    "backbones": ("MODEL.BACKBONE.NAME", registered(BACKBONE_REGISTRY)),
+    "heads": ("MODEL.HEADS.NAME", registered(REID_HEADS_REGISTRY)),
+    "architectures": ("MODEL.META_ARCHITECTURE", registered(META_ARCH_REGISTRY)),
+    "losses": ("MODEL.LOSSES.NAME", registered(LOSS_REGISTRY)),
+    "recipes": ("DATASETS.NAMES", registered(RECIPE_REGISTRY)),
+    "kernels": ("INPUT.LR.KERNEL, and a recipe's option kernel", registered(KERNEL_REGISTRY)),
+    "evaluators": ("TEST.EVALUATORS", registered(EVALUATOR_REGISTRY)),
+    "hooks": ("HOOKS", registered(HOOK_REGISTRY)),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(prog="lrreid list", description=__doc__)
+    out.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; or all")
+    out.add_argument(
+        "--plugins", nargs="+", default=[], metavar="MODULE", help="load these first, as PLUGINS do"
+    )
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print; 0, or 2 for a kind that there isn't or a plugin that can't be imported."""
+    args = parser().parse_args(argv)
+    for kind in args.kinds:
+        if kind not in KINDS:
+            print(
+                f"error: {kind!r} is no kind.{suggest(kind, KINDS)} Kinds: {', '.join(KINDS)}",
+                file=sys.stderr,
+            )
+            return 2
+    try:
+        get_cfg(args.plugins)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    blocks = []
+    for kind in args.kinds or KINDS:
+        key, rows = KINDS[kind]
+        found = rows()
+        if found:
+            table = tabulate(
+                found, tablefmt="plain", disable_numparse=True, maxcolwidths=[None, 96]
+            )
+            blocks.append(f"{kind} ({key})\n\n{table}")
+    print("\n\n".join(blocks))
+    return 0

@@ -1,0 +1,161 @@
+"""Write one HTML page about trained models: figures, curves, pictures, and where they came from.
+
+tools/report.py copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/report.html
+
+Everything is measured anew from the checkpoints, on one test set, and compared with the results
+stored beside them. The page needs no other file and no network; style, script and images stand in
+it. It shows: results with their spread; CMC curves; Rank-1 against the factor, seen and unseen;
+figures by camera; restored images; ranked galleries; the hardest failures; t-SNE by identity and
+factor; gate weights; cost against accuracy; training curves; differences of the configs; and the
+manifest, commits, machines and commands. What doesn't apply is left out, and the page says why.
+
+Pictures of people: data sets of this field show real people. A page with their pictures is
+personal data, and most data sets' terms forbid to publish it. So pictures are shown only of
+synthetic data sets (synth_pedestrians), unless --images asks for them; the page then says what
+it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrreid_ext.analysis.runs import load_run, run_names, run_parser
+from lrreid_ext.analysis.scored import score_runs
+from lrreid_ext.analysis.tsne import PEOPLE
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.evaluation.provenance import commit
+from lrreid_ext.files import write_text
+from lrreid_ext.report import SECTIONS, Context, build, render
+
+FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)
+
+NOTICE = (
+    "This page shows pictures of real people. Keep it to those who may see them, don't publish it, "
+    "and follow the data set's terms."
+)
+
+
+def page(
+    texts: Sequence[str],
+    *,
+    data_set: str = "",
+    factors: Sequence[float] | None = FACTORS,
+    images: bool = False,
+    queries: int = 8,
+    depth: int = 8,
+    people: int = PEOPLE,
+    seed: int = 0,
+    without: Sequence[str] = (),
+    title: str = "",
+    opts: Sequence[str] = (),
+) -> str:
+    """The page about some runs, as text.
+
+    Args:
+        texts: the runs, ``[NAME=]FOLDER`` or ``[NAME=]CHECKPOINT``.
+        data_set: name of the test set; "" is the first of the first run's DATASETS.TESTS.
+        factors: queries' HR twins are reduced by each; None means TEST.FACTORS.
+        images: whether to show pictures of real people.
+        queries, depth, people, seed, without: see :class:`Context` and :func:`build`.
+        title: the page's heading; "" makes one.
+        opts: overrides of every run's config.
+
+    Raises:
+        ConfigError, FileNotFoundError, WeightsError: runs that can't be used.
+    """
+    names = run_names(texts)
+    runs = [load_run(text, opts) for text in texts]
+    _say("extracting features")
+    scored = score_runs(runs, data_set, factors)
+    test_set = scored[0].test_set
+    context = Context(
+        scored, images or test_set.synthetic, queries=queries, depth=depth, people=people, seed=seed
+    )
+    sections, left = build(context, without, _say)
+    heading = title or f"{' and '.join(names) if len(names) < 3 else f'{len(names)} runs'} on "
+    heading = heading if title else heading + test_set.name
+    count = len({s.pid for s in test_set.samples if s.pid > 0})
+    subtitle = (
+        f"Low-resolution person re-identification. {test_set.name}: {count} persons, "
+        f"{len(test_set.samples)} images"
+        + (f", manifest {test_set.manifest_hash[:12]}" if test_set.manifest_hash else "")
+        + (". Synthetic people; nobody is shown." if test_set.synthetic else ".")
+    )
+    written = f"Written by lrreid report on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
+    written += f", commit {commit()}." if commit() else "."
+    notice = NOTICE if context.images and not test_set.synthetic else ""
+    return render(heading, subtitle, sections, left, notice=notice, written=written)
+
+
+def _say(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = run_parser("lrreid report", __doc__)
+    out.add_argument(
+        "--out", type=Path, default=Path("logs/report.html"), metavar="FILE",
+        help="page to write (default: %(default)s)",
+    )  # fmt: skip
+    out.add_argument(
+        "--images", action="store_true",
+        help="show pictures of people, also of real ones: such a page is personal data (default: "
+        "of synthetic people only)",
+    )  # fmt: skip
+    out.add_argument(
+        "--data-set", default="", metavar="NAME", help="default: the first of the first run's tests"
+    )
+    out.add_argument(
+        "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
+        help="the queries' HR twins are reduced by each (default: "
+        f"{' '.join(f'{f:g}' for f in FACTORS)})",
+    )  # fmt: skip
+    out.add_argument(
+        "--queries", type=int, default=8, metavar="N",
+        help="ranked galleries, failures and restored images shown, at most (default: %(default)s)",
+    )  # fmt: skip
+    out.add_argument(
+        "--depth", type=int, default=8, metavar="N", help="matches of each (default: %(default)s)"
+    )
+    out.add_argument(
+        "--people", type=int, default=PEOPLE, metavar="N",
+        help="persons in the t-SNE (default: %(default)s)",
+    )  # fmt: skip
+    out.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
+    out.add_argument(
+        "--without", nargs="+", default=[], choices=list(SECTIONS), metavar="SECTION",
+        help=f"leave out some of: {', '.join(SECTIONS)}",
+    )  # fmt: skip
+    out.add_argument("--title", default="", help="the page's heading")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and write; 0, or 2 with one clear message for what a user can put right."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    for name in ("queries", "depth"):
+        if getattr(args, name) < 1:
+            cli.error(f"--{name} must be at least 1")
+    if args.seed < 0:
+        cli.error("--seed must be at least 0")
+    # fastreid's way to make tensors; said once by every loader worker.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    try:
+        text = page(
+            args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
+            queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
+            without=args.without, title=args.title, opts=args.opts,
+        )  # fmt: skip
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(args.out, text)
+    print(f"{args.out}: written, {len(text.encode()) / 1e6:.1f} MB")
+    return 0

@@ -1,0 +1,214 @@
+"""Score trained models, or files of their features, by any protocol.
+
+tools/score.py logs/sing logs/copies --data-set caviar --opts TEST.CI.REPEATS 1000
+tools/score.py logs/features/caviar-0123456789abcdef.safetensors --opts TEST.DRAW per_query
+
+A run's features are extracted once and kept in --cache; the next time they are read from there,
+unless weights, config or images have changed: then they are extracted anew. With --data-set a model
+trained on one data set is tested on others.
+
+A file of features needs neither images nor network. If its checkpoint or its data set is at hand
+and has changed since, the file is refused. Options that decide the features (TEST.FLIP, INPUT ...)
+can't be changed for it: name the run instead. Writes results_<test set>.json for each into --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lrreid_ext.analysis.runs import changed, run_cfg, run_names, run_parser, run_path
+from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.data.samples import TestSet
+from lrreid_ext.engine.checkpoint import read_state_dict
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.trainer import (
+    checkpoint_of,
+    classes_in,
+    load_trained,
+    training_info_of,
+    with_num_classes,
+)
+from lrreid_ext.evaluation.cache import (
+    SUFFIX,
+    CachedFeatures,
+    CacheError,
+    cache_key,
+    cached_features,
+    feed,
+    find_cache,
+    load_cache,
+    stale,
+)
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_config
+from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.provenance import tensors_hash
+from lrreid_ext.evaluation.report import load_results, results_table
+from lrreid_ext.registry import suggest
+
+# What of TEST bears on scoring alone, and can be changed for features that stand.
+SCORING = (
+    "AQE", "CI", "DRAW", "FACTOR_BINS", "FUSION", "METRIC", "PROTOCOLS", "RANKS", "RERANK", "ROC",
+    "SEED", "TRIALS",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+def run_features(
+    cfg: CfgNode, data_set: str, cache: Path
+) -> tuple[CfgNode, TestSet, Features, bool]:
+    """A run's features of one data set, from the cache if they are there.
+
+    The network is built only if they aren't.
+
+    Returns:
+        The config with MODEL.WEIGHTS filled in, the test set, its features, and whether they were
+        read.
+    """
+    path = checkpoint_of(cfg)
+    training = training_info_of(path)
+    test_set = build_test_set(cfg, data_set)
+    if training:
+        test_set = replace(test_set, info={**test_set.info, "training": training})
+    state = read_state_dict(path, "MODEL.WEIGHTS")
+    if not cfg.MODEL.HEADS.NUM_CLASSES:
+        cfg = with_num_classes(cfg, classes_in(state))
+    ready = find_cache(cache, cache_key(cfg, tensors_hash(state), test_set), test_set)
+    if ready is not None:
+        return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.found, True
+    cfg, model, _ = load_trained(cfg)
+    found = cached_features(cfg, model, test_set, cache)
+    assert found is not None  # this is the only process
+    return cfg, test_set, found, False
+
+
+def file_cfg(cached: CachedFeatures, opts: Sequence[str]) -> CfgNode:
+    """A config to score a file of features with.
+
+    Raises:
+        ConfigError: an option that decides the features, or isn't one.
+    """
+    cfg = get_cfg()
+    if len(opts) % 2:
+        raise ConfigError(f"--opts come in pairs KEY VALUE; {opts[-1]!r} has no partner")
+    for key in opts[::2]:
+        parts = key.split(".")
+        if parts[0] != "TEST" or len(parts) < 2 or parts[1] not in SCORING:
+            known = [f"TEST.{name}" for name in SCORING]
+            raise ConfigError(
+                f"--opts {key}: can't be changed for features that stand in a file."
+                f"{suggest(key, known)} Can be: {', '.join(known)}"
+            )
+    about = cached.about
+    try:
+        cfg.merge_from_list(list(opts))
+    except (KeyError, ValueError, AssertionError) as error:
+        raise ConfigError(f"--opts: {error}") from error
+    settings = (
+        ("MODEL.ANCHORS.FACTORS", list(about["anchors"])),
+        ("MODEL.WEIGHTS", about["checkpoint"]),
+        ("MODEL.DEVICE", "cuda" if "gpu" in about["machine"] else "cpu"),
+        ("TEST.FLIP.ENABLED", about["flip"]),
+    )
+    return changed(cfg, *settings)
+
+
+def open_file(path: str) -> CachedFeatures:
+    """A file of features, if its checkpoint and data set haven't changed since.
+
+    Raises:
+        CacheError: they have.
+    """
+    cached = load_cache(path)
+    differs, unknown = stale(cached)
+    if differs:
+        raise CacheError(
+            f"{path}: {'; '.join(differs)}, so that these features are no longer the model's. Name "
+            "the run instead of the file to extract them anew"
+        )
+    for line in unknown:
+        print(f"note: {path}: {line}; not checked")
+    return cached
+
+
+def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> dict[str, Any]:
+    """Score features by ``cfg``, write the results file into ``out``, and return its content."""
+    evaluator = CrossResolutionEvaluator(cfg, test_set, str(out))
+    feed(evaluator, found)
+    return load_results(out / f"results_{test_set.name}.json")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = run_parser("lrreid score", __doc__)
+    out.add_argument(
+        "--data-set", nargs="+", default=[], metavar="NAME",
+        help="test a run on these (default: its DATASETS.TESTS)",
+    )  # fmt: skip
+    out.add_argument("--out", type=Path, default=Path("logs/score"), metavar="DIR")
+    out.add_argument(
+        "--cache", type=Path, default=Path("logs/features"), metavar="DIR",
+        help="where features are kept (default: %(default)s)",
+    )  # fmt: skip
+    out.add_argument(
+        "--columns", nargs="+", metavar="C", help="figures of the table, as protocol/group/figure"
+    )
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Score and print a table; 0, or 2 for what a user can put right."""
+    args = parser().parse_args(argv)
+    # fastreid's way to make tensors; said once by every loader worker.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    results, labels = [], []
+    try:
+        for name, text in zip(run_names(args.runs), args.runs, strict=True):
+            path = str(run_path(text))
+            if path.endswith(SUFFIX) and is_features(path):
+                if args.data_set:
+                    raise ConfigError(f"--data-set: {path} holds features of one data set already")
+                cached = open_file(path)
+                cfg = file_cfg(cached, args.opts)
+                check_config(cfg)
+                results.append(score(cfg, cached.test_set, cached.found, args.out / name))
+                labels.append(name)
+                continue
+            cfg = run_cfg(text, args.opts)
+            check_config(cfg)
+            tests = args.data_set or list(cfg.DATASETS.TESTS)
+            if not tests:
+                raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
+            for data_set in tests:
+                own, test_set, found, read = run_features(cfg, data_set, args.cache)
+                print(f"{name} on {data_set}: features {'read' if read else 'extracted'}")
+                results.append(score(own, test_set, found, args.out / name))
+                labels.append(f"{name} on {data_set}" if len(tests) > 1 else name)
+        table = results_table(results, args.columns, names=labels, style="plain")
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"\n{table}\n{args.out}: results written")
+    return 0
+
+
+def is_features(path: str) -> bool:
+    """Whether a safetensors file holds features; else it holds weights."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file of features")
+    try:
+        with safe_open(path, "pt") as opened:
+            return "lrreid_features" in (opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CacheError(f"{path}: can't be read as a file of features: {error}") from error

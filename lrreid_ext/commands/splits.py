@@ -1,0 +1,171 @@
+"""Train and evaluate on several random splits of a recipe, and average the results.
+
+tools/splits.py --config-file projects/SING/caviar.yml --splits 0-9 OUTPUT_DIR logs/caviar
+tools/splits.py --mean logs/a/results_caviar.json logs/b/results_caviar.json --out logs/mean
+
+Each split is a run of its own in OUTPUT_DIR/split_<number>: the recipe's option `split` is set in
+it for every data set that has one. A split that has been evaluated is not run again, and one that
+was interrupted goes on where it stopped. The mean and standard deviation over splits x trials go
+into OUTPUT_DIR/results_<test set>.json, which is a results file like any other.
+
+--mean averages results that stand, of several splits or of runs that differ by their SEED.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import main as train
+from lrreid_ext.evaluation.aggregate import aggregate
+from lrreid_ext.evaluation.provenance import write_json
+from lrreid_ext.evaluation.report import ResultsError, group_table, load_results, results_table
+
+
+def numbers(text: str) -> list[int]:
+    """``"0-3,7"`` as 0, 1, 2, 3, 7.
+
+    Raises:
+        ConfigError: something else, or a number twice.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise ConfigError(f"--splits {text}: write numbers from 0 and ranges, as in 0-9 or 0,3")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    if len(set(found)) < len(found):
+        raise ConfigError(f"--splits {text}: names a split twice")
+    return found
+
+
+def split_options(cfg: CfgNode, split: int) -> list[str]:
+    """Overrides that choose a split of every data set that has splits.
+
+    Raises:
+        ConfigError: a data set that is tested on has none.
+    """
+    options = []
+    for name in dict.fromkeys([*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS]):
+        known = build_recipe(name).options() if name in RECIPE_REGISTRY._obj_map else {}
+        if "split" in known:
+            options += [f"DATASETS.OPTIONS.{name}.split", str(split)]
+        elif name in cfg.DATASETS.TESTS:
+            raise ConfigError(
+                f"DATASETS.TESTS: {name} has no option 'split', so that there is nothing to "
+                "average over"
+            )
+    return options
+
+
+def finished(folder: Path, tests: Sequence[str], eval_only: bool) -> bool:
+    """Whether a split's run has trained to its end and been evaluated."""
+    evaluated = all((folder / f"results_{name}.json").is_file() for name in tests)
+    return evaluated and (eval_only or (folder / "model_final.pth").is_file())
+
+
+def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
+    """Run what isn't finished.
+
+    Returns:
+        The test sets' names and the folder of all splits; or the status of the one that failed.
+    """
+    cfg = load_cfg(args.config_file, args.opts)
+    out, tests = Path(cfg.OUTPUT_DIR), list(cfg.DATASETS.TESTS)
+    if not tests:
+        raise ConfigError("DATASETS.TESTS: is empty; a mean is over test results")
+    for split in numbers(args.splits):
+        folder = out / f"split_{split}"
+        if finished(folder, tests, args.eval_only):
+            print(f"split {split}: {folder} stands")
+            continue
+        words = ["--config-file", args.config_file, "--num-gpus", str(args.processes)]
+        options = [*args.opts, *split_options(cfg, split), "OUTPUT_DIR", str(folder)]
+        status = 0
+        if not args.eval_only:
+            resume = ["--resume"] * (folder / "last_checkpoint").is_file()
+            status = train([*words, *resume, *options])
+        # Training evaluates only where TEST.EVAL_PERIOD says so.
+        if not status and not finished(folder, tests, args.eval_only):
+            status = train([*words, "--eval-only", *options])
+        if status:
+            print(f"split {split} stopped; the same command goes on with it", file=sys.stderr)
+            return status
+    return tests, out
+
+
+def mean(files: Sequence[Path], out: Path) -> str:
+    """Average results files, write the mean into ``out``, and return its tables.
+
+    Raises:
+        ResultsError: see :func:`lrreid_ext.evaluation.aggregate.aggregate`.
+    """
+    content = aggregate({str(file): load_results(file) for file in files})
+    path = out / f"results_{content['test_set']}.json"
+    if path.resolve() in [file.resolve() for file in files]:
+        raise ResultsError(f"--out {out}: {path} is one of the results to be averaged")
+    write_json(path, content)
+    table = results_table([content], names=["mean"], style="plain")
+    return f"{group_table(content)}\n\n{table}\n{path} written"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    description, _, details = (__doc__ or "").partition("\n\n")
+    out = argparse.ArgumentParser(
+        prog="lrreid splits",
+        description=description,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("--config-file", metavar="FILE", help="YAML to run on every split")
+    out.add_argument(
+        "--splits", default="0-9", metavar="N", help="numbers and ranges (default: %(default)s)"
+    )
+    out.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="don't train; evaluate MODEL.WEIGHTS, trained on another data set, on each split",
+    )
+    out.add_argument(
+        "--num-gpus", "--num-processes", type=int, default=1, dest="processes", metavar="N",
+        help="processes on this machine: one per GPU, or any number on a CPU",
+    )  # fmt: skip
+    out.add_argument(
+        "--mean", nargs="+", type=Path, default=[], metavar="FILE",
+        help="average these results files, run nothing",
+    )  # fmt: skip
+    out.add_argument("--out", type=Path, metavar="DIR", help="where --mean writes")
+    out.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run and average; 0, or 2 for what a user can put right."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    if bool(args.mean) == bool(args.config_file):
+        cli.error("give either --config-file or --mean")
+    if args.mean and not args.out:
+        cli.error("--mean needs --out, the folder to write into")
+    try:
+        if args.mean:
+            print(mean(args.mean, args.out))
+            return 0
+        done = run_splits(args)
+        if isinstance(done, int):
+            return done
+        tests, out = done
+        folders = [out / f"split_{split}" for split in numbers(args.splits)]
+        for name in tests:
+            print(mean([folder / f"results_{name}.json" for folder in folders], out))
+    except (*USER_ERRORS, ResultsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

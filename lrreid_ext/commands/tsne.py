@@ -1,0 +1,82 @@
+"""Draw t-SNE of features by identity and by factor: does a person stay put when reduced?
+
+tools/tsne.py copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/tsne
+
+takes some persons of the test set, with all their gallery images and their queries at each factor,
+and draws each run's features of them in a plane, once by person and once by factor. Writes
+tsne_<run>.svg and .png, tsne.csv with every point, and tsne.json with where they came from. t-SNE
+shows neighbourhoods alone; it measures nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrreid_ext.analysis.plots import save
+from lrreid_ext.analysis.runs import load_run, run_names, run_parser
+from lrreid_ext.analysis.scored import score_runs
+from lrreid_ext.analysis.tsne import PEOPLE, draw, embed, table
+from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.evaluation.provenance import provenance, write_json
+from lrreid_ext.files import write_text
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = run_parser("lrreid tsne", __doc__)
+    out.add_argument("--out", type=Path, default=Path("logs/tsne"), help="folder to write")
+    out.add_argument(
+        "--data-set", default="", metavar="NAME", help="default: the first of the first run's tests"
+    )
+    out.add_argument(
+        "--people", type=int, default=PEOPLE, metavar="N",
+        help="persons, drawn at random (default: %(default)s)",
+    )  # fmt: skip
+    out.add_argument(
+        "--factors", type=float, nargs="+", default=[2.0, 4.0, 8.0], metavar="F",
+        help="the queries' HR twins are reduced by each (default: 2 4 8)",
+    )  # fmt: skip
+    out.add_argument("--seed", type=int, default=0, help="of the persons and of t-SNE")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, draw and write; 0, or 2 with one clear message for what a user can put right."""
+    cli = parser()
+    args = cli.parse_args(argv)
+    if args.seed < 0:
+        cli.error("--seed must be at least 0")
+    # fastreid's way to make tensors; said once by every loader worker.
+    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+    try:
+        run_names(args.runs)
+        runs = [load_run(text, args.opts) for text in args.runs]
+        scored = score_runs(runs, args.data_set, args.factors)
+        found = {run.name: embed(run, args.people, args.seed) for run in scored}
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    write_text(args.out / "tsne.csv", table(found))
+    for name, embedding in found.items():
+        figure = draw(embedding, name)
+        for ending in ("svg", "png"):
+            save(figure, args.out / f"tsne_{name.replace('/', '_')}.{ending}")
+    test_set = scored[0].test_set
+    content = {
+        "test_set": test_set.name,
+        "manifest_hash": test_set.manifest_hash,
+        "people": args.people,
+        "seed": args.seed,
+        "runs": {
+            run.name: {"training": run.run.training, **provenance(run.cfg.MODEL.WEIGHTS)}
+            for run in scored
+        },
+    }
+    write_json(args.out / "tsne.json", content)
+    count = len(next(iter(found.values())).points)
+    print(f"{args.out}: tsne.csv and .json, a .svg and .png per run written; {count} images each")
+    return 0

@@ -1,0 +1,316 @@
+"""Features of a test set kept in a file, to be scored many times without images or network.
+
+A file is named by the hash of all that its features depend on: the weights, what of the config
+reaches the features, and the images with their groups. So what changed is never found under the old
+name; and what a file says of itself is checked again when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastreid.utils import comm
+from torch import nn
+
+from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.evaluation.features import Features, extract_features
+from lrreid_ext.evaluation.provenance import (
+    config_hash,
+    provenance,
+    relative_path,
+    tensors_hash,
+    weights_hash,
+)
+from lrreid_ext.files import atomic
+
+__all__ = [
+    "CacheError",
+    "CachedFeatures",
+    "cache_key",
+    "cached_features",
+    "load_cache",
+    "save_cache",
+]
+
+SCHEMA = 1
+SUFFIX = ".safetensors"
+
+logger = logging.getLogger(__name__)
+
+
+class CacheError(ConfigError):
+    """A file of features that can't be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """A test set, what a model made of it, and where that came from.
+
+    Attributes:
+        test_set: the images by name, with all their labels; the files themselves need not be there.
+        found: their features.
+        key: what the features depend on, as :func:`cache_key` gives it.
+        about: ``checkpoint``, ``folder`` (of the built data set, or ""), ``anchors`` (their
+            factors) and where the features were made.
+    """
+
+    test_set: TestSet
+    found: Features
+    key: dict[str, str]
+    about: dict[str, Any]
+
+
+# ---------------------------------------------------------------- what features depend on
+def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
+    """Hashes of all that features depend on.
+
+    Args:
+        cfg: the config.
+        weights: :func:`lrreid_ext.evaluation.provenance.weights_hash` of the model.
+        test_set: the images; its ``info["training"]`` may name the phase of training whose step
+            decides what an architecture evaluates.
+
+    Returns:
+        ``weights``, ``config``, ``manifest`` (of a data set without one, over the files' bytes)
+        and ``samples`` (over the images' names, labels, groups and degradation).
+    """
+    training: Any = test_set.info.get("training") or {}
+    config = {
+        "model": config_hash(cfg),
+        "native_size": cfg.INPUT.NATIVE_SIZE,
+        "flip": bool(cfg.TEST.FLIP.ENABLED),
+        "phase": cfg.TEST.PHASE or training.get("phase", ""),
+    }
+    samples = [
+        [
+            _short(s.path),
+            s.pid,
+            s.camid,
+            s.group,
+            f"{s.factor:.12g}",
+            f"{s.degrade:.12g}",
+            s.kernel,
+            s.seed,
+        ]
+        for s in test_set.samples
+    ]
+    return {
+        "weights": weights,
+        "config": _digest(config),
+        "manifest": test_set.manifest_hash or _files_digest(test_set),
+        "samples": _digest([test_set.name, samples]),
+    }
+
+
+def _short(path: str) -> str:
+    """A file's folder and name; where the data set itself lies doesn't matter."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _files_digest(test_set: TestSet) -> str:
+    digest = hashlib.sha256()
+    for path in dict.fromkeys(sample.path for sample in test_set.samples):
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return f"files-{digest.hexdigest()}"
+
+
+def _file_name(key: Mapping[str, str], test_set: TestSet) -> str:
+    return f"{test_set.name}-{_digest(dict(key))[:16]}{SUFFIX}"
+
+
+# ---------------------------------------------------------------- files
+def save_cache(path: Path, cached: CachedFeatures) -> None:
+    """Write a file of features, whole or not at all."""
+    from safetensors.torch import save_file
+
+    samples = cached.test_set.samples
+    groups = list(dict.fromkeys(s.group for s in samples))
+    kernels = list(dict.fromkeys(s.kernel for s in samples))
+    tensors = {
+        "features": cached.found.features.contiguous(),
+        "native_size": cached.found.native_size.contiguous(),
+        "pids": torch.tensor([s.pid for s in samples]),
+        "camids": torch.tensor([s.camid for s in samples]),
+        "groups": torch.tensor([groups.index(s.group) for s in samples]),
+        "factors": torch.tensor([s.factor for s in samples], dtype=torch.float64),
+        "degrade": torch.tensor([s.degrade for s in samples], dtype=torch.float64),
+        "kernels": torch.tensor([kernels.index(s.kernel) for s in samples]),
+    }
+    content = {
+        "schema": SCHEMA,
+        "test_set": cached.test_set.name,
+        "manifest_hash": cached.test_set.manifest_hash,
+        "info": json.loads(json.dumps(cached.test_set.info, default=str)),
+        "paths": [_short(s.path) for s in samples],
+        "groups": groups,
+        "kernels": kernels,
+        "key": cached.key,
+        "about": cached.about,
+        "content": tensors_hash(tensors),
+    }
+    with atomic(path) as temporary:
+        save_file(tensors, str(temporary), {"lrreid_features": json.dumps(content)})
+
+
+def load_cache(path: str | Path) -> CachedFeatures:
+    """Read a file of features.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CacheError: not a file of features, of another schema, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of features")
+    try:
+        with safe_open(str(path), "pt") as opened:
+            text = (opened.metadata() or {}).get("lrreid_features", "")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CacheError(f"{path}: can't be read as a file of features: {error}") from error
+    if not text:
+        raise CacheError(f"{path}: holds tensors, but no features of a test set")
+    content = json.loads(text)
+    if content.get("schema") != SCHEMA:
+        raise CacheError(f"{path}: schema {content.get('schema')}; this version reads {SCHEMA}")
+    if content["content"] != tensors_hash(tensors):
+        raise CacheError(f"{path}: is damaged, its content isn't what was written; remove it")
+    labels = {name: tensors[name].tolist() for name in tensors if tensors[name].ndim == 1}
+    samples = [
+        Sample(
+            file,
+            labels["pids"][i],
+            labels["camids"][i],
+            content["groups"][labels["groups"][i]],
+            labels["factors"][i],
+            labels["degrade"][i],
+            content["kernels"][labels["kernels"][i]],
+        )
+        for i, file in enumerate(content["paths"])
+    ]
+    test_set = TestSet(content["test_set"], samples, content["manifest_hash"], content["info"])
+    found = Features(tensors["features"], tensors["native_size"])
+    return CachedFeatures(test_set, found, content["key"], content["about"])
+
+
+# ---------------------------------------------------------------- extract or read
+def cached_features(
+    cfg: CfgNode, model: nn.Module, test_set: TestSet, folder: str | Path
+) -> Features | None:
+    """Features of a test set: read from ``folder`` if they are there, else extracted and kept.
+
+    All processes must call it.
+
+    Args:
+        cfg, model, test_set: as :func:`lrreid_ext.evaluation.features.extract_features` takes them.
+        folder: where files of features are.
+
+    Returns:
+        The features; None on all processes but the first.
+    """
+    ready: CachedFeatures | None = None
+    key: dict[str, str] = {}
+    path = Path()
+    if comm.is_main_process():
+        key = cache_key(cfg, weights_hash(model), test_set)
+        path = Path(folder) / _file_name(key, test_set)
+        ready = find_cache(folder, key, test_set)
+    if comm.all_gather(ready is not None)[0]:
+        return ready.found if ready else None
+    found = extract_features(cfg, model, test_set)
+    if found is not None:
+        save_cache(path, CachedFeatures(test_set, found, key, _about(cfg, test_set)))
+        logger.info("Features of %s kept in %s", test_set.name, path)
+    return found
+
+
+def find_cache(
+    folder: str | Path, key: Mapping[str, str], test_set: TestSet
+) -> CachedFeatures | None:
+    """The file in ``folder`` whose features have this key, or None.
+
+    One that is damaged or says that it has another key is not used, and a warning names it.
+    """
+    path = Path(folder) / _file_name(key, test_set)
+    if not path.is_file():
+        return None
+    try:
+        cached = load_cache(path)
+    except CacheError as error:
+        logger.warning("%s; the features are extracted anew", error)
+        return None
+    if cached.key != dict(key):
+        logger.warning("%s: holds other features than its name says; extracted anew", path)
+        return None
+    logger.info("Features of %s read from %s", test_set.name, path)
+    return cached
+
+
+def _about(cfg: CfgNode, test_set: TestSet) -> dict[str, Any]:
+    folder = ""
+    if test_set.manifest_hash and test_set.samples:
+        # A built data set's images lie in one folder each role.
+        folder = relative_path(str(Path(test_set.samples[0].path).resolve().parents[1]))
+    anchors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
+    return {
+        "anchors": anchors,
+        "folder": folder,
+        "flip": bool(cfg.TEST.FLIP.ENABLED),
+        **provenance(cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE),
+    }
+
+
+def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
+    """Whether the checkpoint and the data set that the features came from are as they were.
+
+    Returns:
+        What has changed, and what can't be told because the file or folder isn't there; a line for
+        each.
+    """
+    from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, load_manifest
+    from lrreid_ext.engine.checkpoint import read_state_dict
+
+    changed, unknown = [], []
+    checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]
+    if checkpoint and Path(checkpoint).is_file():
+        if tensors_hash(read_state_dict(checkpoint, "checkpoint")) != cached.key["weights"]:
+            changed.append(f"the checkpoint {checkpoint} has other weights now")
+    else:
+        unknown.append(f"its checkpoint {checkpoint or '(none)'} is not at hand")
+    if folder and (Path(folder) / MANIFEST_FILE).is_file():
+        if load_manifest(folder).hash != cached.test_set.manifest_hash:
+            changed.append(f"the data set {folder} has another manifest now")
+    else:
+        unknown.append(f"its data set {folder or cached.test_set.name} is not at hand")
+    return changed, unknown
+
+
+def feed(evaluator: Any, found: Features | None) -> dict[str, Any]:
+    """An evaluator's figures of features that have been extracted.
+
+    Args:
+        evaluator: takes batches of features, as those without ``attach`` do.
+        found: all features; None on all processes but the first.
+    """
+    evaluator.reset()
+    if found is not None:
+        index = torch.from_numpy(np.arange(len(found.features)))
+        evaluator.process({"index": index, "native_size": found.native_size}, found.features)
+    figures: dict[str, Any] = evaluator.evaluate()
+    return figures

@@ -1,0 +1,193 @@
+"""The model card: what a model is, was trained on, reaches, and must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import lrreid_ext
+from lrreid_ext.analysis.runs import Run
+from lrreid_ext.evaluation.cost import parameters
+from lrreid_ext.evaluation.portable import portable
+from lrreid_ext.evaluation.provenance import config_hash, weights_hash
+from lrreid_ext.evaluation.report import load_results, results_table
+from lrreid_ext.hub import HUB
+
+__all__ = ["model_card"]
+
+TAGS = ["person-re-identification", "image-retrieval", "low-resolution", "super-resolution"]
+
+USE = """\
+It compares pictures of persons that people agreed to have compared, or where the law clearly allows
+it: research on resolution, and systems whose operators answer for each match. A person looks at
+every match before anything follows from it.
+
+It isn't meant for following people without their knowledge or against their will, for deciding
+about anybody without a human, for telling age, sex, origin, health or feelings, or for recognising
+faces."""
+
+PRIVACY = """\
+The weights hold no images, but they were made from pictures of people, and the classifier among
+them has one row for each training identity. Embeddings are personal data where the pictures are:
+keep them as safe as the pictures, and no longer than needed. Training sets' terms bind who uses
+what was made from them."""
+
+
+def model_card(run: Run, license: str) -> str:
+    """The card in Markdown, with the front matter that the Hugging Face hub reads.
+
+    Args:
+        run: the model. Figures come from the ``results_*.json`` in its folder (OUTPUT_DIR).
+        license: the hub's identifier of the license.
+
+    Raises:
+        ResultsError: a results file that can't be used.
+    """
+    files = sorted(Path(run.cfg.OUTPUT_DIR).glob("results_*.json"))
+    results = [portable(load_results(file)) for file in files]
+    front = {
+        "license": license,
+        "library_name": "lrreid-ext",
+        "pipeline_tag": "image-feature-extraction",
+        "tags": TAGS,
+    }
+    sections = {
+        "What it is": _model(run),
+        "Use": _usage(run),
+        "Data": _data(run, results),
+        "Training": _training(run),
+        "Figures": _figures(run, results),
+        "Limits": _limits(run, results),
+        "Intended use": USE,
+        "Privacy": PRIVACY,
+        "License": _license(license),
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+    head = yaml.safe_dump(front, sort_keys=False)
+    return f"---\n{head}---\n\n# {run.name}\n\n{body}\n"
+
+
+def _list(rows: dict[str, Any]) -> str:
+    return "\n".join(
+        f"- {name}: {value}" for name, value in rows.items() if value not in ("", None)
+    )
+
+
+def _model(run: Run) -> str:
+    cfg = run.cfg
+    node = cfg.MODEL
+    method = node.META_ARCHITECTURE
+    if method == "Anchors":
+        factors = ", ".join(f"x{f:g}" for f in node.ANCHORS.FACTORS)
+        method = f"one {node.ANCHORS.OF} for each of the factors {factors}"
+    backbone = node.BACKBONE.NAME
+    if backbone == "build_timm_backbone":
+        backbone += f" ({node.BACKBONE.TIMM_NAME})"
+    height, width = cfg.INPUT.SIZE_TEST
+    applied = {"lr": ", on low-resolution images", "all": ""}[node.SR.APPLY]
+    rows = {
+        "architecture": method,
+        "front-end": f"{node.SR.NAME}{applied}",
+        "backbone": backbone,
+        "head": node.HEADS.NAME,
+        "input": f"RGB crops of any size, resized to {height}x{width}; their native size is used "
+        "where the model asks for it",
+        "parameters": f"{parameters(run.model) / 1e6:.2f} M",
+        "compared by": f"{cfg.TEST.METRIC} distance",
+        "config hash": f"`{config_hash(cfg)}`",
+        "weights hash": f"`{weights_hash(run.model)}`",
+    }
+    return (
+        "Person re-identification across resolutions, by "
+        f"lrreid-ext {lrreid_ext.__version__}: a picture of a person to an embedding that is near "
+        "those of the same person, also where one picture has few pixels.\n\n" + _list(rows)
+    )
+
+
+def _usage(run: Run) -> str:
+    plugins = [Path(p).name for p in run.cfg.PLUGINS if p.endswith(".py")]
+    needs = "".join(f"\nNeeds the plugin {name} beside `config.yaml`.\n" for name in plugins)
+    return (
+        f"{needs}\n```python\nfrom lrreid_ext import load_model\n\n"
+        f'model = load_model("{HUB}owner/name")\n'
+        'features = model.embed(["query.png", "gallery.png"])\n```'
+    ).lstrip()
+
+
+def _data(run: Run, results: Sequence[dict[str, Any]]) -> str:
+    lr = run.cfg.INPUT.LR
+    drawn = ", ".join(f"{f:g}" for f in lr.FACTORS)
+    if lr.RANGE:
+        drawn = "{:g} to {:g}".format(*lr.RANGE)
+    reduced = f"factors {drawn}, {lr.KERNEL}"
+    if lr.WIDTHS:
+        reduced = "widths {} to {} pixels, {}".format(*lr.WIDTHS, lr.KERNEL)
+    manifests = {r["test_set"]: r["manifest_hash"] for r in results if r["manifest_hash"]}
+    rows = {
+        "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not said",
+        "identities trained on": run.cfg.MODEL.HEADS.NUM_CLASSES,
+        "images shown in training": f"{lr.TRAIN_ON} (low-resolution twins: {reduced})",
+        **{f"manifest of {name}": f"`{digest}`" for name, digest in manifests.items()},
+    }
+    return _list(rows)
+
+
+def _training(run: Run) -> str:
+    told = portable(run.training)
+    if not told:
+        return "The file that the weights come from doesn't say how they were made."
+    machine = told.get("machine", {})
+    rows = {
+        "command": f"`{told['command']}`" if told.get("command") else "",
+        "commit": told.get("commit", ""),
+        "seed": told.get("seed"),
+        "epochs": f"{told.get('epochs')} of {told.get('of')}, phase {told.get('phase') or 'only'}",
+        "machine": ", ".join(
+            str(machine[key]) for key in ("gpu", "cpu", "torch") if machine.get(key)
+        ),
+    }
+    return _list(rows)
+
+
+def _figures(run: Run, results: Sequence[dict[str, Any]]) -> str:
+    if not results:
+        return "None: this run hasn't been evaluated."
+    names = [run.name] * len(results)
+    commands = dict.fromkeys(r.get("command", "") for r in results)
+    made = "\n".join(c for c in commands if c)
+    return (
+        "MLR: low-resolution queries against a high-resolution gallery; x2, x4: all queries "
+        "reduced by that factor. Measured here, not taken from a paper.\n\n"
+        + results_table(results, names=names)
+        + (f"\n```\n{made}\n```" if made else "")
+    )
+
+
+def _limits(run: Run, results: Sequence[dict[str, Any]]) -> str:
+    sets = list(dict.fromkeys(r["test_set"] for r in results))
+    measured = f"on {', '.join(sets)} alone" if sets else "nowhere yet"
+    lines = [
+        f"Measured {measured}. Other cameras, countries, seasons and crowds give other figures, "
+        "and mostly lower ones.",
+        "People in like clothes are taken for each other; who changes clothes isn't found again.",
+        "Where low resolution was made by reducing pictures: real cameras also blur, compress and "
+        "add noise.",
+        "Nobody has measured whether it errs more for some groups of people than for others.",
+    ]
+    if run.cfg.MODEL.SR.NAME != "Identity":
+        lines.append(
+            "Restored pictures are guesses that help the comparison. They are no evidence."
+        )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _license(license: str) -> str:
+    if license == "other":
+        return (
+            "Not chosen by who published this model. The terms of the training sets named above "
+            "bind in any case; many allow research only."
+        )
+    return f"`{license}`, for the weights. The terms of the training sets named above bind as well."

@@ -1,0 +1,148 @@
+"""Other people's super-resolution networks, as spandrel reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from fastreid.config import CfgNode, configurable
+from torch import Tensor, nn
+
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.frontends.interpolation import resampling
+from lrreid_ext.modeling.frontends.restoration import Restoration
+from lrreid_ext.registry import FRONTEND_REGISTRY
+
+KEY = "MODEL.SR.SPANDREL.WEIGHTS"
+INPUTS = ("reduced", "full")
+
+
+@FRONTEND_REGISTRY.register()
+class Spandrel(Restoration):
+    """Any super-resolution checkpoint that spandrel recognises, frozen or trained on.
+
+    The architecture is told from the names and shapes in the file, so that no other key describes
+    it. A network that enlarges k times gets the image reduced to 1/k of the input's size, which
+    keeps all that an image of so few native pixels has; or the image as it is, and its result is
+    reduced: k * k times the work, and nothing is lost of an image with more native pixels.
+    Height and width are padded to the multiples that the network needs.
+
+    Args:
+        weights: a ``.pth`` or ``.safetensors`` file of tensors, of whatever size; pickled code is
+            refused. "" is for a model whose own checkpoint is loaded next, and names the network.
+        frozen: leave the network as it is, also its batch-norm statistics.
+        feed: ``reduced`` or ``full``, see above.
+        loss: see :class:`~lrreid_ext.modeling.frontends.restoration.Restoration`.
+
+    Attributes:
+        scale: how many times the network enlarges.
+
+    Raises:
+        ConfigError: spandrel isn't installed, or its network for the file isn't one of RGB images.
+        FileNotFoundError, WeightsError: a file that isn't there, or can't be read.
+    """
+
+    net: nn.Module | None
+
+    @configurable
+    def __init__(
+        self, *, weights: str, frozen: bool = True, feed: str = "reduced", loss: str = "l1"
+    ) -> None:
+        from lrreid_ext.engine.checkpoint import read_state_dict
+
+        super().__init__(loss)
+        if feed not in INPUTS:
+            raise ConfigError(f"MODEL.SR.SPANDREL.FEED: {feed!r} is none of {', '.join(INPUTS)}")
+        self.frozen, self.feed = frozen, feed
+        self.learns = not frozen
+        self.net, self.scale = None, 1
+        if weights:
+            self._build(read_state_dict(weights, KEY), f"{KEY}: {weights}")
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        node = cfg.MODEL.SR.SPANDREL
+        return {
+            "weights": node.WEIGHTS,
+            "frozen": node.FROZEN,
+            "feed": node.FEED,
+            "loss": cfg.MODEL.SR.LOSS,
+        }
+
+    def _build(self, state: Mapping[str, Tensor], what: str) -> None:
+        try:
+            import spandrel
+        except ImportError as error:
+            raise ConfigError(
+                "MODEL.SR.NAME: Spandrel needs spandrel: pip install lrreid-ext[spandrel]"
+            ) from error
+        try:
+            found: Any = spandrel.ModelLoader().load_from_state_dict(
+                spandrel.canonicalize_state_dict(dict(state))
+            )
+        except (spandrel.UnsupportedModelError, RuntimeError, KeyError, ValueError) as error:
+            names = ", ".join(list(state)[:3])
+            raise ConfigError(
+                f"{what}: spandrel knows no network with such weights ({names} ...): {error}"
+            ) from error
+        if not isinstance(found, spandrel.ImageModelDescriptor):
+            raise ConfigError(f"{what}: {found.architecture.name} fills masks; it restores nothing")
+        if (found.input_channels, found.output_channels) != (3, 3):
+            raise ConfigError(
+                f"{what}: {found.architecture.name} maps {found.input_channels} channels to "
+                f"{found.output_channels}; networks of RGB images can be used"
+            )
+        self.net = found.model.float().train(self.training and not self.frozen)
+        self.net.requires_grad_(not self.frozen)
+        self.scale = int(found.scale)
+        self._needs = found.size_requirements
+        # How the network is called; spandrel's own call is for inference alone, and clamps.
+        self._call = found._call_fn
+
+    def adopt_state(self, state: Mapping[str, Tensor]) -> None:
+        """Become the network that a checkpoint of this front-end holds, where none is known yet."""
+        own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+        if self.net is None and own:
+            self._build(own, "checkpoint")
+
+    def prepare(self, dataset: Any) -> None:
+        """Before training: refuse to begin without a network.
+
+        Raises:
+            ConfigError: names the key.
+        """
+        if self.net is None:
+            raise ConfigError(f"{KEY}: name a super-resolution network's file")
+
+    def train(self, mode: bool = True) -> Spandrel:
+        """Set the mode; a frozen network stays in evaluation."""
+        super().train(mode)
+        if self.net is not None and self.frozen:
+            self.net.eval()
+        return self
+
+    def restore(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB on the 0-1 scale to the same."""
+        if self.net is None:
+            raise ConfigError(f"{KEY}: name a super-resolution network's file")
+        height, width = (int(side) for side in images.shape[-2:])
+        if self.feed == "reduced":
+            images = resized(images, -(-height // self.scale), -(-width // self.scale))
+        rows, columns = (int(side) for side in images.shape[-2:])
+        right, below = self._needs.get_padding(columns, rows)
+        if right or below:
+            images = F.pad(images, (0, right, 0, below), mode="replicate")
+        restored = self._call(self.net, images)
+        restored = restored[..., : rows * self.scale, : columns * self.scale]
+        return resized(restored, height, width)
+
+
+def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """(B, 3, h, w) to (B, 3, height, width) by Pillow's bicubic kernel, not rounded or clamped."""
+    rows, columns = (int(side) for side in images.shape[-2:])
+    if rows != height:
+        images = resampling(rows, height, "bicubic").to(images) @ images
+    if columns != width:
+        images = images @ resampling(columns, width, "bicubic").to(images).T
+    return images

@@ -1,0 +1,7 @@
+"""One self-contained HTML page about trained models."""
+
+from lrreid_ext.report.context import Context
+from lrreid_ext.report.page import render
+from lrreid_ext.report.sections import SECTIONS, build
+
+__all__ = ["SECTIONS", "Context", "build", "render"]

@@ -1,0 +1,256 @@
+"""What a section of the page is made of; ``templates/report.html`` says how each looks."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from markupsafe import Markup
+from PIL import Image
+
+from lrreid_ext.analysis.plots import svg
+
+__all__ = [
+    "Block",
+    "Cell",
+    "Details",
+    "Figure",
+    "Gallery",
+    "Grid",
+    "Left",
+    "Match",
+    "Note",
+    "Picture",
+    "Row",
+    "Section",
+    "Table",
+    "Tiles",
+    "figure_of",
+    "picture_of",
+]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell.
+
+    Attributes:
+        text: what it shows.
+        value: what it is sorted by, if that isn't the text.
+        strong: whether it stands out.
+    """
+
+    text: str
+    value: float | None = None
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that can be sorted by each of its columns.
+
+    Attributes:
+        caption: what it shows.
+        headers: one per column; the first column names the row.
+        rows: cells, or plain texts.
+        words: columns, by position, that hold words and not numbers; the first always does.
+    """
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    words: Sequence[int] = ()
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows with every text made a cell."""
+        return [[c if isinstance(c, Cell) else Cell(c) for c in row] for row in self.rows]
+
+    def is_number(self, column: int) -> bool:
+        """Whether a column holds numbers."""
+        return column > 0 and column not in self.words
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing.
+
+    Attributes:
+        svg: an ``<svg>`` element.
+        alt: what it shows, for who can't see it.
+        caption: below it.
+    """
+
+    kind: ClassVar[str] = "figure"
+    svg: Markup
+    alt: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A photograph, inlined.
+
+    Attributes:
+        src: data URI.
+        alt: what it shows.
+        caption: lines below it.
+        pixels: whether its pixels are to be seen as they are.
+    """
+
+    src: str
+    alt: str
+    caption: Sequence[str] = ()
+    pixels: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures of one thing, side by side."""
+
+    label: str
+    pictures: Sequence[Picture | None]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows of pictures under common headings."""
+
+    kind: ClassVar[str] = "grid"
+    headers: Sequence[str]
+    rows: Sequence[Row]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """One place of a ranked gallery."""
+
+    picture: Picture
+    right: bool
+    rank: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """One query and what each run ranks first; a run's ``note`` says where the right one stands."""
+
+    kind: ClassVar[str] = "gallery"
+    title: str
+    query: Picture
+    runs: Sequence[tuple[str, str, Sequence[Match]]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Headline figures: ``(label, figure, what stands below it)``."""
+
+    kind: ClassVar[str] = "tiles"
+    tiles: Sequence[tuple[str, str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph; ``warning`` if it must not be overlooked."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Details:
+    """Text behind a line that opens it."""
+
+    kind: ClassVar[str] = "details"
+    summary: str
+    text: str = ""
+    blocks: Sequence[Any] = ()
+
+
+Block = Table | Figure | Grid | Gallery | Tiles | Note | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with its own heading.
+
+    Attributes:
+        key: its name in links and options.
+        title: its heading.
+        blocks: what stands in it.
+    """
+
+    key: str
+    title: str
+    blocks: Sequence[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A section that isn't there, and why."""
+
+    key: str
+    title: str
+    why: str
+
+
+# What the page's style decides: black, the grid, and the colours that are too dark on black.
+_OWN_COLOURS = {
+    "#000000": "currentColor",
+    "#dddddd": "var(--grid)",
+    **{c: f"var(--c{c[1:]})" for c in ("#0072b2", "#d55e00", "#009e73", "#56b4e9")},
+}
+
+
+def figure_of(drawn: Any, key: str, alt: str, caption: str = "") -> Figure:
+    """A matplotlib figure for the page.
+
+    Its text and axes take the page's own colour, so that it can be read on white and on black.
+
+    Args:
+        drawn: the figure.
+        key: different for every figure of the page: it keeps their ids apart.
+        alt, caption: see :class:`Figure`.
+    """
+    text = svg(drawn)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{key}-", text)
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    # Style properties alone: never what a text says.
+    for fixed, own in _OWN_COLOURS.items():
+        text = re.sub(rf"(fill|stroke): {fixed}\b", rf"\1: {own}", text, flags=re.IGNORECASE)
+    # Its width is the page's affair; the view box keeps the proportions.
+    head, rest = text.split(">", 1)
+    width = re.search(r'width="([\d.]+)pt"', head)
+    head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
+    size = f' style="width:{float(width.group(1)) * 4 / 3:.0f}px"' if width else ""
+    label = Markup(' role="img" aria-label="{}"').format(alt)
+    # Drawn by this program from numbers and from texts that matplotlib has escaped.
+    return Figure(Markup(f"{head}{size}{label}>{rest}"), alt, caption)
+
+
+def picture_of(
+    image: Image.Image, alt: str, caption: Sequence[str] = (), *, lossless: bool = False
+) -> Picture:
+    """An image for the page.
+
+    Args:
+        image: RGB.
+        alt, caption: see :class:`Picture`.
+        lossless: keep every pixel, and show them as they are; else it becomes a JPEG.
+    """
+    data = io.BytesIO()
+    if lossless or image.height < 64:
+        image.save(data, "PNG", optimize=True)
+        kind = "png"
+    else:
+        image.save(data, "JPEG", quality=88)
+        kind = "jpeg"
+    src = f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
+    return Picture(src, alt, tuple(caption), pixels=lossless or image.height < 64)

@@ -1,0 +1,87 @@
+"""What the sections of the page look at, and how they write figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from fastreid.data.transforms import build_transforms
+from numpy.typing import NDArray
+
+from lrreid_ext.analysis import tsne
+from lrreid_ext.analysis.scored import Scored
+from lrreid_ext.data.paired import TestDataset, collate
+from lrreid_ext.data.samples import TestSet
+from lrreid_ext.report.blocks import Block, Cell
+
+__all__ = ["Context", "Found", "Rows", "batch_of", "figure_cell", "percent"]
+
+
+@dataclass
+class Context:
+    """What the sections look at.
+
+    Attributes:
+        runs: the runs' features of one test set.
+        images: whether pictures of people may be shown.
+        queries: queries, failures and restored people shown, at most.
+        depth: matches shown of each.
+        people: persons in the t-SNE.
+        seed: of everything drawn at random.
+    """
+
+    runs: Sequence[Scored]
+    images: bool
+    queries: int = 8
+    depth: int = 8
+    people: int = tsne.PEOPLE
+    seed: int = 0
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.results = [run.results() for run in self.runs]
+
+    @property
+    def test_set(self) -> TestSet:
+        """The images, the same for all runs."""
+        return self.runs[0].test_set
+
+    @property
+    def protocol(self) -> str:
+        """The first protocol that every run is scored by, or that of the first run."""
+        common = [p for p in self.results[0]["protocols"] if self._everywhere(p)]
+        return (common or self.results[0]["protocols"])[0]
+
+    def _everywhere(self, protocol: str) -> bool:
+        return all(protocol in results["protocols"] for results in self.results)
+
+
+#: What a section makes: its blocks, or the reason why it isn't there.
+Found = list[Block] | str
+
+#: Rows of a table.
+Rows = list[Sequence[Cell | str]]
+
+
+def batch_of(run: Scored, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+    """Some of the test set's images as the model gets them."""
+    data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
+    return collate([data[int(i)] for i in index])
+
+
+def percent(value: tuple[float, float | None] | None) -> str:
+    """``24.6 ± 3.5``, ``24.6`` without a spread, or a dash."""
+    if value is None:
+        return "–"  # noqa: RUF001 - a dash for a figure that isn't there
+    mean, spread = value
+    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+
+
+def figure_cell(
+    value: tuple[float, float | None] | None, best: float | None = None, runs: int = 1
+) -> Cell:
+    """A figure as a cell; strong if it is the best of several runs."""
+    strong = runs > 1 and value is not None and best is not None and value[0] >= best
+    return Cell(percent(value), None if value is None else value[0], strong)

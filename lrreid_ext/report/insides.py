@@ -1,0 +1,99 @@
+"""Sections that look into the models: feature space, gates, training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lrreid_ext.analysis import gates, history, tsne
+from lrreid_ext.commands.gates import measure
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.blocks import Block, Note, figure_of
+from lrreid_ext.report.context import Context, Found
+
+__all__ = ["gate_weights", "planes", "training"]
+
+# Images that the gates are read from, at each factor.
+GATE_IMAGES = 200
+
+
+def planes(context: Context) -> Found:
+    """t-SNE by identity and by factor."""
+    blocks: list[Block] = []
+    for k, run in enumerate(context.runs):
+        try:
+            found = tsne.embed(run, context.people, context.seed)
+        except (ConfigError, ValueError) as error:
+            return str(error)
+        alt = (
+            f"t-SNE of {run.name}: {len(found.points)} images of "
+            f"{len(np.unique(found.pids))} persons, once by person and once by factor"
+        )
+        blocks.append(figure_of(tsne.draw(found, run.name), f"tsne{k}", alt))
+    blocks.append(
+        Note(
+            "Each point is an image: gallery, and the queries at each factor, of persons drawn at "
+            f"random (seed {context.seed}). Where resolution does not disturb a network, a "
+            "person's points lie together whatever their factor. t-SNE shows neighbourhoods alone: "
+            "axes, sizes and distances of clusters mean nothing."
+        )
+    )
+    return blocks
+
+
+def gate_weights(context: Context) -> Found:
+    """Weights of dual streams against resolution."""
+    blocks: list[Block] = []
+    whys = []
+    for k, run in enumerate(context.runs):
+        try:
+            gates.dual_stream_of(run.run.model)
+            rows, _, verdict = measure(
+                run.cfg, run.run.model, run.data_set, gates.FACTORS, GATE_IMAGES
+            )
+        except ConfigError as error:
+            whys.append(str(error))
+            continue
+        alt = f"Gates of {run.name} against the resolution r. {verdict}"
+        drawn = gates.draw(rows)
+        drawn.suptitle(run.name, fontsize="medium")
+        blocks += [
+            figure_of(drawn, f"gates{k}", alt, "Bands: a standard deviation over the images."),
+            Note(verdict + ". Numbers are Spearman's rank correlations with r."),
+        ]
+    if not blocks:
+        dual = [w for w in whys if "DUAL" in w]
+        return dual[0] if dual else "no run has a dual-stream backbone"
+    return blocks
+
+
+def training(context: Context) -> Found:
+    """Losses, training accuracy and learning rate over the iterations."""
+    blocks: list[Block] = []
+    missing = []
+    for k, run in enumerate(context.runs):
+        path = Path(run.cfg.OUTPUT_DIR) / history.METRICS_FILE
+        if not path.is_file():
+            missing.append(run.name)
+            continue
+        found = history.read_history(path)
+        if "total_loss" not in found:
+            missing.append(run.name)
+            continue
+        last = float(found["total_loss"][0][-1])
+        done = run.run.training.get("epochs") == run.run.training.get("of")
+        starts = history.phase_starts(run.cfg, last) if done else []
+        losses = found["total_loss"][1]
+        alt = (
+            f"Training of {run.name}: total loss from {losses[0]:.2f} to {losses[-1]:.2f} in "
+            f"{last + 1:.0f} iterations"
+        )
+        blocks.append(figure_of(history.draw(found, starts, run.name), f"training{k}", alt))
+    if not blocks:
+        return f"no {history.METRICS_FILE} in the runs' folders"
+    caption = "Smoothed over a twenty-fifth of the training. Dotted lines: a phase begins."
+    blocks.append(Note(caption))
+    if missing:
+        blocks.append(Note(f"No {history.METRICS_FILE}: {', '.join(missing)}."))
+    return blocks

@@ -1,0 +1,258 @@
+"""Sections of pictures: restored images, ranked galleries, and the hardest failures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastreid.data.transforms import build_transforms
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lrreid_ext.analysis.ranked import draw_queries, hardest
+from lrreid_ext.analysis.scored import Scored
+from lrreid_ext.analysis.tsne import factor_name
+from lrreid_ext.data.paired import sample_image
+from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
+from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
+from lrreid_ext.evaluation.inference import Isolated
+from lrreid_ext.evaluation.report import group_label
+from lrreid_ext.report.blocks import (
+    Block,
+    Cell,
+    Gallery,
+    Grid,
+    Match,
+    Note,
+    Picture,
+    Row,
+    Table,
+    picture_of,
+)
+from lrreid_ext.report.context import Context, Found, Rows, batch_of
+
+__all__ = ["failures", "galleries", "restored"]
+
+PRIVACY = (
+    "pictures of real people are left out unless they are asked for (--images); tables and curves "
+    "show none"
+)
+
+
+def restored(context: Context) -> Found:
+    """LR image, bicubic enlargement, what each front-end makes of it, and the HR twin."""
+    able = [r for r in context.runs if r.cfg.MODEL.SR.NAME != "Identity"]
+    able = [r for r in able if callable(getattr(r.run.model, "restore", None))]
+    if not able:
+        return "no run has a super-resolution front-end"
+    twins = twin_files(context.test_set)
+    index = _twinned(context, twins)
+    quality = _quality(context, able)
+    if not len(index):
+        return "the data set knows no HR twins to set restored images against"
+    if not context.images:
+        return [quality, Note(f"No pictures: {PRIVACY}.")] if quality else PRIVACY
+    samples = context.test_set.samples
+    results_of = {r.name: _restorations(r, index) for r in able}
+    hr = {r.name: _hr_images(r, [twins[i] for i in index]) for r in able}
+    given = {r.name: batch_of(r, index)["images"] for r in able}
+    first = able[0].name
+    rows = []
+    for k, i in enumerate(index):
+        sample = samples[i]
+        who = f"person {sample.pid}, camera {sample.camid}"
+        small = sample_image(sample)
+        pictures: list[Picture | None] = [
+            picture_of(
+                small, f"{who}: as the camera delivered it, {small.width} by {small.height} pixels",
+                [f"{small.width} x {small.height} px"], lossless=True,
+            ),
+            _compared(given[first][k], hr[first][k], f"{who}: bicubic enlargement"),
+        ]  # fmt: skip
+        pictures += [
+            _compared(results_of[r.name][k], hr[r.name][k], f"{who}: restored by {r.name}")
+            for r in able
+        ]
+        twin = _image(hr[first][k])
+        pictures.append(picture_of(twin, f"{who}: HR", [f"{twin.width} x {twin.height} px"]))
+        rows.append(Row(f"{factor_name(sample.factor)}, {who}", pictures))
+    caption = (
+        "PSNR (dB) and SSIM of each image against its own HR twin, at the network's input size. "
+        f"Persons drawn at random, seed {context.seed}. A front-end that is trained for "
+        "re-identification needn't please the eye."
+    )
+    grid = Grid(
+        ["LR", "bicubic", *(f"{r.name} ({r.cfg.MODEL.SR.NAME})" for r in able), "HR"], rows, caption
+    )
+    return [grid, *([quality] if quality else [])]
+
+
+def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
+    """LR queries with HR twins: a few persons, each at several factors, worst last."""
+    samples = context.test_set.samples
+    levels = sorted({samples[i].factor for i in twins if samples[i].group != QUERY})
+    if not levels:
+        own = np.array(sorted(twins), dtype=np.int64)
+        factors = np.array([samples[i].factor for i in own])
+        drawn = draw_queries(factors, np.ones(len(own), dtype=bool), context.queries, context.seed)
+        return own[drawn]
+    shown = levels if len(levels) <= 3 else [levels[0], levels[len(levels) // 2], levels[-1]]
+    by_file: dict[str, dict[float, int]] = {}
+    for i, file in twins.items():
+        if samples[i].group != QUERY:
+            by_file.setdefault(file, {})[samples[i].factor] = i
+    files = np.random.default_rng(context.seed).permutation(sorted(by_file))
+    count = max(context.queries // len(shown), 1)
+    chosen = [by_file[f][level] for f in files[:count] for level in shown]
+    return np.array(chosen, dtype=np.int64)
+
+
+class _Restore(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        images: Tensor = self.model.restore(batch).images
+        return images
+
+
+def _restorations(run: Scored, index: NDArray[np.int64]) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = Isolated(_Restore(run.run.model))(batch_of(run, index))
+    return out.float().cpu()
+
+
+def _hr_images(run: Scored, files: Sequence[str]) -> Tensor:
+    transform = build_transforms(run.cfg, is_train=False)
+    return torch.stack([transform(sample_image(Sample(f, 1, 0, QUERY_HR))) for f in files])
+
+
+def _compared(pixels: Tensor, hr: Tensor, alt: str) -> Picture:
+    db = float(psnr(pixels[None], hr[None]))
+    like = float(ssim(pixels[None], hr[None]))
+    return picture_of(
+        _image(pixels), f"{alt}, PSNR {db:.1f} dB, SSIM {like:.3f}", [f"{db:.2f} dB", f"{like:.3f}"]
+    )
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    """(3, H, W) RGB, 0-255 float, as an image."""
+    values = pixels.clamp(0, 255).round().byte().permute(1, 2, 0)
+    return Image.fromarray(values.numpy())
+
+
+def _quality(context: Context, able: Sequence[Scored]) -> Table | None:
+    """Mean PSNR and SSIM, as ImageQualityEvaluator left them beside the checkpoints."""
+    rows: Rows = []
+    for run in able:
+        path = Path(run.cfg.OUTPUT_DIR) / f"quality_{context.test_set.name}.json"
+        if not path.is_file():
+            continue
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["manifest_hash"] != context.test_set.manifest_hash:
+            continue
+        for group, entry in kept["groups"].items():
+            digits = (("PSNR_input", 2), ("PSNR", 2), ("SSIM_input", 3), ("SSIM", 3))
+            cells = [Cell(f"{entry[name]:.{n}f}", entry[name]) for name, n in digits]
+            rows.append([run.name, group_label(group), str(entry["images"]), *cells])
+    if not rows:
+        return None
+    return Table(
+        "Means over all images, from the quality file beside each checkpoint. Input: bicubic.",
+        ["run", "queries", "images", "PSNR input (dB)", "PSNR (dB)", "SSIM input", "SSIM"],
+        rows,
+        words=[1],
+    )
+
+
+def galleries(context: Context) -> Found:
+    """What each run ranks first, of queries drawn at random."""
+    if not context.images:
+        return PRIVACY
+    query = context.runs[0].groups[QUERY]
+    valid = context.runs[0].statistics(query).valid
+    drawn = draw_queries(context.runs[0].factors[query], valid, context.queries, context.seed)
+    return [
+        Note(
+            "LR queries drawn at random, each factor in its turn "
+            f"(seed {context.seed}), and the gallery images that each run ranks first. "
+            "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
+            "Numbers are distances."
+        ),
+        *_rankings(context, query[drawn]),
+    ]
+
+
+def failures(context: Context) -> Found:
+    """The queries that all runs together rank worst."""
+    query = context.runs[0].groups[QUERY]
+    ranks = [run.statistics(query).first_rank for run in context.runs]
+    worst = hardest(ranks, context.queries)
+    if not len(worst):
+        return "every LR query that has a right match is matched rightly at rank 1"
+    rows: Rows = [
+        [
+            f"person {context.runs[0].pids[i]}", f"camera {context.runs[0].camids[i]}",
+            factor_name(context.runs[0].factors[i]),
+            *(str(r[at]) for r in ranks),
+        ]
+        for at, i in ((at, query[at]) for at in worst)
+    ]  # fmt: skip
+    names = [run.name for run in context.runs]
+    of_all = "geometric mean over the runs" if len(names) > 1 else "rank"
+    table = Table(
+        f"LR queries whose first right match ranks last ({of_all}); multi-shot.",
+        ["query", "camera", "factor", *(f"rank, {n}" for n in names)],
+        rows,
+        words=[1, 2],
+    )
+    if not context.images:
+        return [table, Note(f"No pictures: {PRIVACY}.")]
+    return [table, *_rankings(context, query[worst])]
+
+
+def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
+    samples, gallery = context.test_set.samples, context.runs[0].gallery
+    found = {run.name: run.nearest(index, context.depth) for run in context.runs}
+    blocks: list[Block] = []
+    for q, i in enumerate(index):
+        query = samples[i]
+        small = sample_image(query)
+        title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
+        shown = picture_of(
+            small, f"query: {title}, {small.width} by {small.height} pixels",
+            [f"{small.width} x {small.height} px"], lossless=True,
+        )  # fmt: skip
+        runs = []
+        for name, matches in found.items():
+            row = [
+                _match(samples[gallery[place]], k + 1, bool(matches.right[q, k]),
+                       float(matches.distance[q, k]))
+                for k, place in enumerate(matches.order[q]) if place >= 0
+            ]  # fmt: skip
+            rank = int(matches.first_rank[q])
+            if rank > len(row):
+                sample = samples[gallery[matches.first_right[q]]]
+                row.append(_match(sample, rank, True, None))
+            note = f"right at rank {rank}" if rank else "no right match in the gallery"
+            runs.append((name, note, row))
+        blocks.append(Gallery(title, shown, runs))
+    return blocks
+
+
+def _match(sample: Sample, rank: int, right: bool, distance: float | None) -> Match:
+    word = "right" if right else "wrong"
+    far = "" if distance is None else f"{distance:.3f}"
+    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}" + (
+        f", distance {far}" if far else ""
+    )
+    image = sample_image(sample)
+    if image.height > 128:
+        image = image.resize((max(round(image.width * 128 / image.height), 1), 128))
+    return Match(picture_of(image, alt), right, rank, far)

@@ -1,0 +1,339 @@
+"""Sections of figures: results, CMC curves, by factor, by camera, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrreid_ext.analysis.tsne import factor_name
+from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import QUERY, QUERY_HR
+from lrreid_ext.engine.phases import phase_cfg, phases_of
+from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
+from lrreid_ext.evaluation.report import (
+    ResultsError,
+    column_label,
+    default_columns,
+    figure,
+    group_label,
+    load_results,
+    measured,
+)
+from lrreid_ext.report.blocks import Block, Cell, Details, Note, Table, Tiles, figure_of
+from lrreid_ext.report.context import Context, Found, Rows, batch_of, figure_cell, percent
+from lrreid_ext.report.figures import Point, cmc_figure, cost_figure, factor_figure
+
+__all__ = ["by_factor", "cameras", "cmc", "cost", "results", "seen_factors"]
+
+# Last rank of the CMC curves.
+CMC_RANKS = 50
+
+# Figures that differ by more than this from those stored beside the checkpoint are reported.
+TOLERANCE = 0.05
+
+
+def results(context: Context) -> Found:
+    """Headline figures, the table of runs, and whether they are those stored in the runs."""
+    headline = f"{context.protocol}/{QUERY}/Rank-1"
+    tiles = []
+    for run, own in zip(context.runs, context.results, strict=True):
+        beside = [
+            f"{column_label(c)} {percent(figure(own, c))}"
+            for c in default_columns([own])
+            if c != headline and c.split("/")[1] in (QUERY, QUERY_HR)
+        ]
+        tiles.append((run.name, percent(figure(own, headline)), beside))
+    columns = default_columns(context.results)
+    best = {
+        c: max((f[0] for own in context.results if (f := figure(own, c))), default=0.0)
+        for c in columns
+    }
+    rows: Rows = [
+        [run.name, *(figure_cell(figure(own, c), best[c], len(context.runs)) for c in columns)]
+        for run, own in zip(context.runs, context.results, strict=True)
+    ]
+    said = measured(context.results[0])
+    blocks: list[Block] = [
+        Note(
+            "The large figure is Rank-1 of low-resolution queries: how often the right person "
+            "ranks first, in percent; mean and standard deviation over the draws of the gallery."
+        )
+        if context.protocol == "single_shot"
+        else Note(
+            "The large figure is Rank-1 of low-resolution queries: how often the right person "
+            "ranks first, in percent."
+        ),
+        Tiles(tiles),
+        Table(
+            f"Rank-1 by how the queries were reduced. {said} MLR: the set's own LR queries, of "
+            "mixed factors; HR: their undegraded twins; x2, x3 ...: the twins, all reduced by that "
+            "factor." + (" Bold: the highest of its column." if len(context.runs) > 1 else ""),
+            ["run", *(column_label(c) for c in columns)],
+            rows,
+        ),
+    ]
+    if len(context.runs) > 1:
+        blocks.append(
+            Note(
+                "± is what the draw of the gallery changes, not what training again would: "
+                "differences of that size say nothing, and one training of each run is no proof."
+            )
+        )
+    blocks += _stored(context)
+    everything: Rows = [
+        [
+            run.name, group_label(group), str(entry["queries"]),
+            *(figure_cell(figure(own, f"{p}/{group}/{name}")) for p, name in _all_figures(own)),
+        ]
+        for run, own in zip(context.runs, context.results, strict=True)
+        for group, entry in own["groups"].items()
+    ]  # fmt: skip
+    short = {"single_shot": "1-shot", "multi_shot": "multi"}
+    names = [f"{short[p]} {name}" for p, name in _all_figures(context.results[0])]
+    full = Table(
+        "All figures, in percent.", ["run", "queries", "images", *names], everything, words=[1]
+    )
+    return [*blocks, Details("All figures", blocks=[full])]
+
+
+def _all_figures(own: Mapping[str, Any]) -> list[tuple[str, str]]:
+    out = []
+    for protocol in own["protocols"]:
+        for name in own["groups"][QUERY][protocol]:
+            if name.startswith(("Rank-", "mAP", "mINP")) and not name.endswith("_std"):
+                out.append((protocol, name))
+    return out
+
+
+def _stored(context: Context) -> list[Block]:
+    """Whether what the runs' folders hold agrees with what was measured now."""
+    agree, notes = [], []
+    name = f"results_{context.test_set.name}.json"
+    for run, own in zip(context.runs, context.results, strict=True):
+        path = Path(run.cfg.OUTPUT_DIR) / name
+        try:
+            kept = load_results(path)
+        except ResultsError:
+            notes.append(f"{run.name}: no {name} beside the checkpoint to compare with.")
+            continue
+        if kept["manifest_hash"] != own["manifest_hash"]:
+            notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
+            continue
+        columns = [c for c in default_columns([kept]) if figure(own, c)]
+        far = [
+            f"{column_label(c)} {percent(figure(kept, c))} there, {percent(figure(own, c))} here"
+            for c in columns
+            if abs((figure(kept, c) or (math.nan,))[0] - (figure(own, c) or (0,))[0]) > TOLERANCE
+        ]
+        if far:
+            notes.append(f"{run.name}: {name} beside the checkpoint differs: {'; '.join(far)}.")
+        else:
+            agree.append(run.name)
+    blocks: list[Block] = []
+    if agree:
+        blocks.append(
+            Note(
+                "Measured anew for this page, and equal to what is stored beside the checkpoint: "
+                f"{', '.join(agree)}."
+            )
+        )
+    return blocks + [Note(text, warning=True) for text in notes]
+
+
+def cmc(context: Context) -> Found:
+    """Cumulative match characteristics of LR queries and of their HR twins."""
+    single = context.protocol == "single_shot"
+    wanted = [g for g in (QUERY, QUERY_HR) if g in context.runs[0].groups]
+    panels: dict[str, dict[str, Any]] = {}
+    for group in wanted:
+        own = panels.setdefault("LR queries" if group == QUERY else "the same queries at HR", {})
+        for run in context.runs:
+            if single:
+                shots = run.shots(run.groups[group])
+                ranks = range(1, min(CMC_RANKS, shots.identities) + 1)
+                own[run.name] = (shots.mean(ranks), shots.std(ranks))
+            else:
+                statistics = run.statistics(run.groups[group])
+                ranks = range(1, min(CMC_RANKS, statistics.gallery) + 1)
+                own[run.name] = (statistics.cmc(ranks), None)
+    said = "; ".join(
+        f"{name}: {100 * mean[0]:.1f} % at rank 1, {100 * mean[min(9, len(mean) - 1)]:.1f} % at "
+        f"rank {min(10, len(mean))}"
+        for name, (mean, _) in panels["LR queries"].items()
+    )
+    caption = (
+        "Share of queries whose right person is among the first k. "
+        + ("Single-shot, mean over the trials; bands: a standard deviation to either side."
+           if single else "Multi-shot, over the whole gallery.")
+    )  # fmt: skip
+    return [figure_of(cmc_figure(panels), "cmc", f"CMC curves of LR queries. {said}", caption)]
+
+
+def seen_factors(cfg: CfgNode) -> tuple[list[float], tuple[float, float] | None]:
+    """What a run was trained on: single factors, and a range that factors were drawn from.
+
+    Phases that train on HR images count as factor 1, and their twins don't.
+    """
+    singles: set[float] = set()
+    spans: list[tuple[float, float]] = []
+    for phase in phases_of(cfg):
+        lr = phase_cfg(cfg, phase).INPUT.LR
+        if lr.TRAIN_ON != "lr":
+            singles.add(1.0)
+        if lr.TRAIN_ON == "hr":
+            continue
+        if lr.RANGE:
+            spans.append((float(lr.RANGE[0]), float(lr.RANGE[1])))
+        else:
+            singles |= {float(f) for f in lr.FACTORS}
+    span = (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
+    return sorted(singles), span
+
+
+def by_factor(context: Context) -> Found:
+    """Rank-1 against the factor, those not trained on being marked."""
+    groups = [g for g in context.runs[0].groups if g.startswith("x") or g == QUERY_HR]
+    if len(groups) < 2:
+        return (
+            "the data set knows no HR twins of its queries, so that they can't be reduced by "
+            "several factors"
+        )
+    factors = {g: 1.0 if g == QUERY_HR else float(g[1:]) for g in groups}
+    groups.sort(key=lambda g: factors[g])
+    curves, unseen = {}, {}
+    rows: Rows = []
+    for run, own in zip(context.runs, context.results, strict=True):
+        values = [figure(own, f"{context.protocol}/{g}/Rank-1") for g in groups]
+        curves[run.name] = (
+            [v[0] if v else math.nan for v in values],
+            [(v[1] or 0.0) if v else 0.0 for v in values],
+        )
+        singles, span = seen_factors(run.cfg)
+        unseen[run.name] = [
+            f for f in factors.values()
+            if f not in singles and not (span and span[0] <= f <= span[1])
+        ]  # fmt: skip
+        trained = [factor_name(f) for f in singles]
+        trained += [f"x{span[0]:g} to x{span[1]:g}"] if span else []
+        rows.append(
+            [
+                run.name, ", ".join(trained),
+                *(
+                    Cell(percent(v) + ("*" if factors[g] in unseen[run.name] else ""),
+                         v[0] if v else None)
+                    for g, v in zip(groups, values, strict=True)
+                ),
+            ]
+        )  # fmt: skip
+    drawn = factor_figure([factors[g] for g in groups], curves, unseen)
+    said = "; ".join(
+        f"{name}: {values[0]:.1f} % at HR, {values[-1]:.1f} % at x{factors[groups[-1]]:g}"
+        for name, (values, _) in curves.items()
+    )
+    caption = (
+        "The same queries reduced by each factor, against the same HR gallery; bands: a standard "
+        "deviation over the trials. Ringed: factors that the run wasn't trained on."
+    )
+    return [
+        figure_of(drawn, "factor", f"Rank-1 against the factor. {said}", caption),
+        Table(
+            "Rank-1 in percent; *: a factor that the run wasn't trained on.",
+            ["run", "trained on", *("HR" if g == QUERY_HR else g for g in groups)],
+            rows,
+            words=[1],
+        ),
+    ]
+
+
+def cameras(context: Context) -> Found:
+    """Multi-shot figures by the query's camera and the gallery's."""
+    rows: Rows = []
+    pairs = 0
+    for run in context.runs:
+        query, gallery, camids = run.groups[QUERY], run.gallery, run.camids
+        for q in np.unique(camids[query]):
+            own = query[camids[query] == q]
+            others = [g for g in np.unique(camids[gallery]) if g != q]
+            pairs = max(pairs, len(others))
+            parts = [("all", gallery)]
+            parts += [(str(g), gallery[camids[gallery] == g]) for g in others]
+            for g, shown in parts:
+                if not (run.pids[shown] >= 0).any():
+                    continue
+                found = run.statistics(own, shown)
+                if not found.valid.any():
+                    continue
+                first, mean = 100 * found.cmc([1])[0], 100 * found.mean_ap
+                rows.append(
+                    [
+                        run.name, f"camera {q}", "all cameras" if g == "all" else f"camera {g}",
+                        str(int(found.valid.sum())), Cell(f"{first:.1f}", first),
+                        Cell(f"{mean:.1f}", mean),
+                    ]
+                )  # fmt: skip
+    if len({row[1] for row in rows}) < 2 and pairs < 2:
+        return "queries are of one camera and the gallery of one other: there is nothing to compare"
+    return [
+        Table(
+            "LR queries of one camera against the gallery of one other, and of all: multi-shot "
+            "Rank-1 and mAP in percent, over the queries that have a right match there.",
+            ["run", "queries of", "gallery of", "queries", "Rank-1", "mAP"],
+            rows,
+            words=[1, 2],
+        )
+    ]
+
+
+def cost(context: Context) -> Found:
+    """Parameters, multiply-accumulates and time of one query, against accuracy."""
+    headline = f"{context.protocol}/{QUERY}/Rank-1"
+    points = {}
+    rows: Rows = []
+    for run, own in zip(context.runs, context.results, strict=True):
+        model, index = run.run.model, run.groups[QUERY]
+        factors = np.nan_to_num(run.factors[index], nan=np.inf)
+        device = torch.device(run.cfg.MODEL.DEVICE)
+        batch = {
+            k: v.to(device) if isinstance(v, Tensor) else v
+            for k, v in batch_of(run, [index[factors.argmax()]]).items()
+        }
+        used = parameters_used(model, batch) / 1e6
+        macs = gmacs(model, batch)
+        seconds = latency(model, batch, repeats=10)
+        value = figure(own, headline)
+        height, width = run.cfg.INPUT.SIZE_TEST
+        rows.append(
+            [
+                run.name, run.cfg.MODEL.SR.NAME, f"{height} x {width}", Cell(f"{used:.2f}", used),
+                Cell(f"{macs:.3f}", macs), Cell(f"{1000 * seconds:.1f}", seconds),
+                figure_cell(value),
+            ]
+        )  # fmt: skip
+        if value:
+            points[run.name] = Point(macs, value[0], value[1])
+    label = f"{column_label(headline)} (%)"
+    said = "; ".join(f"{n}: {p.cost:.2f} GMACs, {p.accuracy:.1f} %" for n, p in points.items())
+    threads = torch.get_num_threads()
+    where = context.runs[0].cfg.MODEL.DEVICE
+    where += f", {threads} thread{'s' * (threads > 1)}" if where == "cpu" else ""
+    return [
+        figure_of(
+            cost_figure(points, label), "cost", f"Accuracy against cost. {said}",
+            "One LR query through front-end, backbone and head; bars: a standard deviation over "
+            "the trials.",
+        ),
+        Table(
+            "Parameters that a query's features depend on (a classifier, teacher or critic that "
+            "only training needs isn't counted), multiply-accumulates of convolutions and matrix "
+            f"products, and the median time of one query alone ({where}).",
+            ["run", "front-end", "input", "parameters (M)", "GMACs", "ms per query", label],
+            rows,
+            words=[1, 2],
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,470 @@
+"""Galleries: images of people that a model has embedded, and queries ranked against them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lrreid_ext.api import TrainedModel
+from lrreid_ext.config import CfgNode
+from lrreid_ext.data.pictures import read_picture
+from lrreid_ext.errors import ImageError
+from lrreid_ext.evaluation.distance import METRICS, check_features
+from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.provenance import config_hash, weights_hash
+from lrreid_ext.registry import suggest
+from lrreid_ext.retrieval.ann import KINDS
+from lrreid_ext.retrieval.entries import Entry, GalleryError, Labels, find_images, read_labels
+from lrreid_ext.retrieval.store import Asked, Made, Rows, Store, create_store, open_store
+
+__all__ = ["Answer", "Change", "Gallery", "Match"]
+
+Paths = Iterable[str | os.PathLike[str]]
+
+
+@dataclass
+class Change:
+    """What adding images did.
+
+    Attributes:
+        added: entries put in.
+        replaced: files that were there with other content, which is taken out.
+        duplicates: files whose content is there under another name (or came before): both.
+        unchanged: number of files that are there already.
+        junk: files that their names call bad detections; left out.
+        damaged: files that can't be read, and why; left out.
+    """
+
+    added: int = 0
+    replaced: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    unchanged: int = 0
+    junk: list[str] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Match:
+    """One image of the gallery, ranked.
+
+    Attributes:
+        rank: from 1.
+        distance: as the evaluator measures it; smaller is nearer.
+        entry: the image.
+        right: whether it shows the query's identity; None where either's isn't known.
+        same_file: whether it is the query itself, byte for byte.
+    """
+
+    rank: int
+    distance: float
+    entry: Entry
+    right: bool | None
+    same_file: bool
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "rank": self.rank,
+            "distance": round(self.distance, 6),
+            "right": self.right,
+            "same_file": self.same_file,
+            **self.entry.plain(),
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A query and its matches, nearest first.
+
+    Attributes:
+        query: the image, as an entry would hold it.
+        weights: of the anchors' distances, by factor; empty for models without anchors.
+        matches: ranked.
+    """
+
+    query: Entry
+    weights: dict[str, float]
+    matches: list[Match]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "query": self.query.plain(),
+            "weights": {k: round(v, 6) for k, v in self.weights.items()},
+            "matches": [m.plain() for m in self.matches],
+        }
+
+
+class Gallery:
+    """A store of features, and the model that made them.
+
+    Args:
+        store: of :func:`~lrreid_ext.retrieval.store.open_store`.
+        model: None for what needs none: :meth:`remove` and :meth:`info`.
+
+    Raises:
+        GalleryError: the store's features were made by another model, or in another way.
+    """
+
+    def __init__(self, store: Store, model: TrainedModel | None = None) -> None:
+        self.store = store
+        self._model = model
+        if model is not None:
+            _check_model(store, model)
+
+    @property
+    def model(self) -> TrainedModel:
+        """The model that made the features."""
+        if self._model is None:
+            raise GalleryError(f"{self.store.where}: a model is needed to embed images")
+        return self._model
+
+    @classmethod
+    def build(
+        cls,
+        where: str,
+        model: TrainedModel,
+        images: Paths,
+        *,
+        labels: str = "none",
+        kind: str = "auto",
+        recall: float = 0.95,
+        batch_size: int = 64,
+        run: str = "",
+        replace: bool = False,
+    ) -> tuple[Gallery, Change]:
+        """A new gallery of image files.
+
+        Args:
+            where: a folder, or Milvus; see :func:`~lrreid_ext.retrieval.store.open_store`.
+            model: embeds the images. Its TEST.METRIC, FLIP and FUSION.ANCHORS become the
+                gallery's.
+            images: files, and folders to be searched through.
+            labels: see :func:`~lrreid_ext.retrieval.entries.read_labels`.
+            kind: ``exact``, ``hnsw`` or ``ivfpq``; ``auto`` chooses by size at every change.
+            recall: what an approximate index must reach: of the ten nearest others of some of the
+                gallery's own images the share it finds, 0 to 1. A kind that can't gives way to a
+                more exact one, with a warning.
+            batch_size: images at a time.
+            run: where the model was loaded from, to be found again.
+            replace: take the place of a gallery that is there, if all goes well.
+
+        Raises:
+            GalleryError: ``where`` can't be used, or no image can.
+            ConfigError: settings of TEST that can't be followed.
+        """
+        if kind not in ("auto", *KINDS):
+            raise GalleryError(f"kind {kind!r} is none of auto, {', '.join(KINDS)}")
+        if not 0 < recall <= 1:
+            raise GalleryError(f"recall {recall} must be above 0 and at most 1")
+        files = find_images(images)
+        made = _made_with(model, files, kind, recall, run)
+        gallery = cls(create_store(where, made, replace), model)
+        change = gallery.add(files, labels=labels, batch_size=batch_size)
+        return gallery, change
+
+    @classmethod
+    def open(cls, where: str, model: TrainedModel | None = None) -> Gallery:
+        """A gallery that is there."""
+        return cls(open_store(where), model)
+
+    def add(self, images: Paths, *, labels: str = "none", batch_size: int = 64) -> Change:
+        """Embed image files and put them in, all or (if it is interrupted) none.
+
+        What is there already, by content, isn't put in again; so adding a folder once more adds
+        what is new in it. A file whose content has changed takes its old content's place.
+
+        Args:
+            images: files, and folders to be searched through.
+            labels: see :func:`~lrreid_ext.retrieval.entries.read_labels`.
+            batch_size: images at a time.
+
+        Raises:
+            GalleryError: no image can be used, a model that gives NaN, or another process that is
+                writing.
+        """
+        files, label = find_images(images), read_labels(labels)
+        change = Change()
+        with self.store.writing():
+            fresh = self._fresh(files, label, change)
+            gone = list(self.store.of_file([e.file for e in fresh]).values())
+            change.replaced = [e.file for e in gone]
+            self.store.write(self._embedded(fresh, batch_size, change), gone)
+            if not len(self.store):
+                worst = (
+                    f"; {change.damaged[0][0]}: {change.damaged[0][1]}" if change.damaged else ""
+                )
+                raise GalleryError(f"{self.store.where}: no image can be used{worst}")
+        return change
+
+    def _fresh(self, files: Sequence[Path], label: Labels, change: Change) -> list[Entry]:
+        """Entries, sizes aside, of the files whose content isn't there."""
+        hashed = [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
+        there = {h: e.file for h, e in self.store.known({h for _, h in hashed}).items()}
+        fresh = []
+        for path, sha256 in hashed:
+            file = str(path)
+            identity, camera = label(path)
+            entry = Entry(0, sha256, file, 0, 0, identity, camera)
+            if entry.junk:
+                change.junk.append(file)
+            elif there.get(sha256) == file:
+                change.unchanged += 1
+            elif sha256 in there:
+                change.duplicates.append((file, there[sha256]))
+            else:
+                there[sha256] = file
+                fresh.append(entry)
+        return fresh
+
+    def _embedded(self, fresh: Sequence[Entry], batch_size: int, change: Change) -> Iterator[Rows]:
+        """Batches of entries with their sizes, and their vectors."""
+        with tqdm(total=len(fresh), desc="features", unit="image", disable=None) as bar:
+            for start in range(0, len(fresh), batch_size):
+                part = fresh[start : start + batch_size]
+                entries, pictures = [], []
+                for entry in part:
+                    try:
+                        picture = read_picture(entry.file)
+                    except ImageError as error:
+                        change.damaged.append(
+                            (entry.file, str(error).removeprefix(entry.file + ": "))
+                        )
+                        continue
+                    pictures.append(picture)
+                    entries.append(replace(entry, height=picture.height, width=picture.width))
+                bar.update(len(part))
+                if entries:
+                    change.added += len(entries)
+                    yield entries, self.store.made.space.stored(self._features(pictures))
+
+    def _features(self, images: Any, native_size: Any = None, batch_size: int = 64) -> Tensor:
+        """(N, D) or (N, K, D), of the gallery's anchors."""
+        made = self.store.made
+        features = self.model.embed(images, native_size, batch_size, made.flip)
+        return _chosen(features, self.model.cfg, made)
+
+    def remove(self, which: Callable[[Entry], bool]) -> list[Entry]:
+        """Take out the entries that ``which`` says yes to; nothing of them is kept.
+
+        Returns:
+            Those taken out.
+        """
+        with self.store.writing():
+            gone = [entry for entry in self.store.entries() if which(entry)]
+            if gone:
+                self.store.write([], gone)
+        return gone
+
+    def remove_files(self, files: Paths) -> list[Entry]:
+        """Take out files, by path or by the beginning (8 characters or more) of their hash.
+
+        Raises:
+            GalleryError: one that isn't there, and the nearest that is; nothing is taken out then.
+        """
+        entries = list(self.store.entries())
+        by_file = {e.file: e for e in entries}
+        gone: dict[str, Entry] = {}
+        for given in files:
+            text = str(given)
+            path = str(Path(given).resolve())
+            found = [by_file[path]] if path in by_file else []
+            if not found and len(text) >= 8:
+                found = [e for e in entries if e.sha256.startswith(text.lower())]
+            if not found:
+                raise GalleryError(
+                    f"{self.store.where}: holds no {text}.{suggest(path, by_file)} Nothing was "
+                    "removed"
+                )
+            gone |= {e.file: e for e in found}
+        return self.remove(lambda entry: entry.file in gone)
+
+    def search(
+        self,
+        queries: Paths,
+        k: int = 10,
+        *,
+        native_size: tuple[int, int] | None = None,
+        labels: str = "none",
+        batch_size: int = 64,
+    ) -> list[Answer]:
+        """Rank the gallery for query image files.
+
+        Distances of a model with anchors are fused by each query's own resolution (SING, Eq. 6 to
+        8), with the model's TEST.FUSION.SIGMA.
+
+        Args:
+            queries: files, and folders to be searched through.
+            k: matches of each.
+            native_size: height and width that all queries had before somebody enlarged them; by
+                default the files' own.
+            labels: of the queries; see :func:`~lrreid_ext.retrieval.entries.read_labels`.
+            batch_size: images at a time.
+
+        Raises:
+            ImageError: a query that can't be read.
+            GalleryError: ``k`` below 1, or an empty gallery.
+        """
+        if k < 1:
+            raise GalleryError(f"{k} matches: at least 1 is needed")
+        if not len(self.store):
+            raise GalleryError(f"{self.store.where}: the gallery is empty")
+        label = read_labels(labels)
+        asked, entries = [], []
+        for path in find_images(queries):
+            picture = read_picture(path)
+            height, width = native_size or (picture.height, picture.width)
+            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+            entries.append(Entry(0, sha256, str(path), height, width, *label(path)))
+            asked.append(path)
+        features = self._features(asked, native_size, batch_size)
+        weights = self._weights(entries)
+        vectors = self.store.made.space.stored(features)
+        found = self.store.search(Asked(vectors, weights.numpy()), k)
+        anchors = [f"x{f:g}" for f in self.store.made.anchors]
+        return [
+            Answer(
+                query,
+                dict(zip(anchors, own.tolist(), strict=False)) if anchors else {},
+                [_match(query, n, entry, d) for n, (entry, d) in enumerate(matches, start=1)],
+            )
+            for query, own, matches in zip(entries, weights, found, strict=True)
+        ]
+
+    def _weights(self, queries: Sequence[Entry]) -> Tensor:
+        """(Q, K) float32."""
+        made = self.store.made
+        if not made.anchors:
+            return torch.ones(len(queries), 1)
+        sizes = torch.tensor([[q.height, q.width] for q in queries])
+        mean = torch.tensor([self.store.mean_area], dtype=torch.float64)
+        sigma = float(self.model.cfg.TEST.FUSION.SIGMA)
+        return anchor_weights(areas(sizes), mean, made.anchors, sigma)
+
+    def info(self) -> dict[str, Any]:
+        """What there is to say of it, ready for JSON."""
+        store = self.store
+        entries = list(store.entries())
+        sizes = sorted((e.height, e.width) for e in entries)
+        recall = store.recall
+        return {
+            "gallery": store.where,
+            "images": len(store),
+            "identities": len({e.identity for e in entries if e.identity not in ("", "0")}),
+            "cameras": len({e.camera for e in entries if e.camera}),
+            "native sizes": [list(s) for s in (sizes[0], sizes[-1])] if sizes else [],
+            "dimension": store.made.space.dim,
+            "index": store.kind,
+            "recall": {
+                "asked": recall.target,
+                "measured": round(recall.measured, 4),
+                "setting": recall.setting,
+                "queries": recall.queries,
+                "neighbours": recall.neighbours,
+            },
+            "bytes": store.size(),
+            **{k: v for k, v in store.made.to_json().items() if k not in ("recall", "width")},
+        }
+
+
+def _match(query: Entry, rank: int, entry: Entry, distance: float) -> Match:
+    known = bool(query.identity) and bool(entry.identity)
+    return Match(
+        rank,
+        distance,
+        entry,
+        query.identity == entry.identity if known else None,
+        query.sha256 == entry.sha256,
+    )
+
+
+def _settings(cfg: CfgNode) -> tuple[str, bool]:
+    if cfg.TEST.METRIC not in METRICS:
+        raise GalleryError(f"TEST.METRIC: {cfg.TEST.METRIC!r} is none of {', '.join(METRICS)}")
+    return cfg.TEST.METRIC, bool(cfg.TEST.FLIP.ENABLED)
+
+
+def _made_with(
+    model: TrainedModel, files: Sequence[Path], kind: str, recall: float, run: str
+) -> Made:
+    """What a gallery of these files will be made with; the first that can be read shows it."""
+    metric, flip = _settings(model.cfg)
+    for path in files:
+        try:
+            features = model.embed(path)
+        except ImageError:
+            continue
+        break
+    else:
+        raise GalleryError(f"{files[0]}: can't be read as an image, nor can any other")
+    anchors: tuple[float, ...] = ()
+    if features.ndim == 3:
+        chosen = chosen_anchors(model.cfg, features)
+        anchors = tuple(float(model.cfg.MODEL.ANCHORS.FACTORS[i]) for i in chosen)
+    return Made(
+        model.hash,
+        weights_hash(model.module),
+        config_hash(model.cfg),
+        run,
+        metric,
+        anchors,
+        features.shape[-1],
+        flip,
+        kind,
+        recall,
+    )
+
+
+def _chosen(features: Tensor, cfg: CfgNode, made: Made) -> Tensor:
+    """The features of a gallery's anchors, if they can be ranked."""
+    if made.anchors:
+        factors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
+        features = features[:, [factors.index(f) for f in made.anchors]]
+    try:
+        return check_features(features, "images")
+    except ValueError as error:
+        raise GalleryError(str(error)) from error
+
+
+def _check_model(store: Store, model: TrainedModel) -> None:
+    """Refuse a model whose features can't be compared with those that are kept.
+
+    Raises:
+        GalleryError: says what differs.
+    """
+    made = store.made
+    if model.hash != made.model:
+        differ = [
+            what
+            for what, own, kept in (
+                ("weights", weights_hash(model.module), made.weights),
+                ("config", config_hash(model.cfg), made.config),
+            )
+            if own != kept
+        ]
+        raise GalleryError(
+            f"{store.where}: was made by another model ({made.run or made.model[:12]}); its "
+            f"{' and '.join(differ)} differ. Features of two models can't be compared: use that "
+            "one, or build the gallery anew"
+        )
+    metric, flip = _settings(model.cfg)
+    check_fusion(model.cfg)
+    asked = [float(f) for f in model.cfg.TEST.FUSION.ANCHORS]
+    for key, kept, own in (
+        ("TEST.METRIC", made.metric, metric),
+        ("TEST.FLIP.ENABLED", made.flip, flip),
+        ("TEST.FUSION.ANCHORS", list(made.anchors), asked or list(made.anchors)),
+    ):
+        if kept != own:
+            raise GalleryError(
+                f"{store.where}: was made with {key} {kept}, the model's config says {own}; "
+                "override it, or build the gallery anew"
+            )

@@ -1,0 +1,169 @@
+"""Means over splits and runs, against sums done by hand; and the command that makes the splits."""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY_OSNET
+
+from lrreid_ext.commands import splits as tool
+from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.evaluation.aggregate import aggregate
+from lrreid_ext.evaluation.report import ResultsError, figure, results_table
+
+
+def content(split: int, trials: list[list[float]], mean_ap: float, **changes: Any) -> Any:
+    mean, std = np.mean(trials, axis=0), np.std(trials, axis=0, ddof=1)
+    shot = {"unmatched": split, "trials": trials}
+    for k, rank in enumerate((1, 5)):
+        shot |= {f"Rank-{rank}": mean[k], f"Rank-{rank}_std": std[k], f"Rank-{rank}_ci": [0, 1]}
+    multi = {"unmatched": split, "Rank-1": mean_ap / 2, "mAP": mean_ap, "mAP_ci": [0, 1]}
+    entry = {"queries": 8, "junk": 1, "single_shot": shot, "multi_shot": multi}
+    return {
+        "test_set": "caviar",
+        "manifest_hash": f"hash {split}",
+        "info": {"recipe": "caviar", "split": split, "options": {"split": split, "seed": 0}},
+        "protocols": ["single_shot", "multi_shot"],
+        "trials": len(trials),
+        "seed": 0,
+        "metric": "cosine",
+        "draw": "shared",
+        "ci": {"level": 0.95, "repeats": 10, "by": "identity", "seed": 0},
+        "groups": {"query": entry, f"query@{split}": entry},
+        **changes,
+    }
+
+
+A = content(0, [[10.0, 40.0], [30.0, 60.0]], 50.0)
+B = content(1, [[50.0, 80.0], [70.0, 100.0]], 70.0)
+
+
+def test_mean_over_splits_x_trials() -> None:
+    found = aggregate({"a": A, "b": B})
+    query = found["groups"]["query"]
+    assert query["single_shot"]["Rank-1"] == 40
+    assert query["single_shot"]["Rank-1_std"] == pytest.approx(np.std([10, 30, 50, 70], ddof=1))
+    assert query["single_shot"]["Rank-5"] == 70
+    assert query["multi_shot"]["mAP"] == 60
+    assert query["multi_shot"]["mAP_std"] == pytest.approx(200**0.5)
+    assert (query["queries"], query["junk"], query["multi_shot"]["unmatched"]) == (16, 2, 1)
+    # Parts that not every split has are left out, and so is what holds within a split only.
+    assert list(found["groups"]) == ["query"]
+    assert "_ci" not in json.dumps(query)
+    assert found["over"] == "splits"
+    assert [part["split"] for part in found["parts"]] == [0, 1]
+    assert "split" not in found["info"]
+    assert figure(found, "multi_shot/query/mAP") == (60, pytest.approx(200**0.5))
+    table = results_table([found], names=["SING"])
+    assert "40.0 ± 25.8" in table
+    assert "2 splits x 2 trials" in table
+    assert "multi-shot, 2 splits" in table
+
+
+def test_runs_of_the_same_data() -> None:
+    same = deepcopy(B)
+    same["manifest_hash"], same["info"] = A["manifest_hash"], A["info"]
+    same["groups"] = {"query": B["groups"]["query"]}
+    found = aggregate({"a": A, "b": same})
+    assert (found["over"], found["manifest_hash"]) == ("runs", "hash 0")
+    assert "2 runs x 2 trials" in results_table([found])
+
+
+def test_one_missing_figure_is_no_mean() -> None:
+    lacking = deepcopy(B)
+    lacking["groups"]["query"]["multi_shot"]["mAP"] = None
+    found = aggregate({"a": A, "b": lacking})["groups"]["query"]["multi_shot"]
+    assert found["mAP"] is None
+    assert found["mAP_std"] is None
+    assert found["Rank-1"] == 30
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metric": "euclidean"}, "b: metric is 'euclidean', but 'cosine' in a"),
+        ({"trials": 3}, "b: trials is 3"),
+        ({"draw": "per_query"}, "b: draw"),
+        ({"info": {"options": {"seed": 1}}}, "b: the data set was built by other options"),
+    ],
+)
+def test_figures_that_were_measured_otherwise(change: Any, message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        aggregate({"a": A, "b": {**B, **change}})
+
+
+def test_too_few_and_twice() -> None:
+    with pytest.raises(ResultsError, match="at least two"):
+        aggregate({"a": A})
+    with pytest.raises(ResultsError, match="c: of the same data as a"):
+        aggregate({"a": A, "b": B, "c": A})
+    short = deepcopy(B)
+    del short["groups"]["query"]["single_shot"]["trials"]
+    with pytest.raises(ResultsError, match="b: query has no figures per trial"):
+        aggregate({"a": A, "b": short})
+
+
+# ---------------------------------------------------------------- the command
+def test_numbers() -> None:
+    assert tool.numbers("0-3,7") == [0, 1, 2, 3, 7]
+    for bad in ("", "3-1", "-1", "a", "0,,1"):
+        with pytest.raises(ConfigError, match="--splits"):
+            tool.numbers(bad)
+    with pytest.raises(ConfigError, match="twice"):
+        tool.numbers("0-3,2")
+
+
+def test_every_recipe_with_splits_is_given_one() -> None:
+    cfg = load_cfg(
+        str(ROOT / "configs" / "osnet_hr.yml"),
+        ["DATASETS.NAMES", "['mlr_viper', 'mlr_market1501']", "DATASETS.TESTS", "['caviar']"],
+    )
+    assert tool.split_options(cfg, 3) == [
+        "DATASETS.OPTIONS.mlr_viper.split", "3", "DATASETS.OPTIONS.caviar.split", "3"
+    ]  # fmt: skip
+    cfg.defrost()
+    cfg.DATASETS.TESTS = ["mlr_market1501"]
+    with pytest.raises(ConfigError, match="mlr_market1501 has no option 'split'"):
+        tool.split_options(cfg, 3)
+
+
+def test_two_splits_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        *TINY_OSNET, "SOLVER.MAX_EPOCH", "1", "SOLVER.IMS_PER_BATCH", "4",
+        "DATASETS.NAMES", "['synth_pedestrians']", "DATASETS.TESTS", "['synth_pedestrians']",
+        "DATASETS.ROOT", str(tmp_path / "sets"), "OUTPUT_DIR", str(tmp_path / "run"),
+    ]  # fmt: skip
+    for key, value in (("identities", 16), ("cameras", 2), ("shots", 1)):
+        options += [f"DATASETS.OPTIONS.synth_pedestrians.{key}", str(value)]
+    config = ["--config-file", str(ROOT / "configs" / "osnet_hr.yml")]
+    # TEST.EVAL_PERIOD is 0: what training doesn't evaluate is evaluated afterwards.
+    assert tool.main([*config, "--splits", "0,1", *options]) == 0
+    run = tmp_path / "run"
+    parts = [json.loads((run / f"split_{k}/results_synth_pedestrians.json").read_text())
+             for k in (0, 1)]  # fmt: skip
+    assert [part["info"]["split"] for part in parts] == [0, 1]
+    assert parts[0]["manifest_hash"] != parts[1]["manifest_hash"]
+    found = json.loads((run / "results_synth_pedestrians.json").read_text())
+    own = [part["groups"]["query"]["multi_shot"]["mAP"] for part in parts]
+    query = found["groups"]["query"]
+    assert query["multi_shot"]["mAP"] == pytest.approx(np.mean(own), abs=1e-5)
+    assert query["multi_shot"]["mAP_std"] == pytest.approx(np.std(own, ddof=1), abs=1e-5)
+    assert len(query["single_shot"]["trials"]) == 6
+    assert "2 splits x 3 trials" in capsys.readouterr().out
+    # What stands is not run again.
+    before = (run / "split_0" / "model_final.pth").stat().st_mtime_ns
+    assert tool.main([*config, "--splits", "0-1", *options]) == 0
+    assert (run / "split_0" / "model_final.pth").stat().st_mtime_ns == before
+    assert "split 1: " in capsys.readouterr().out
+    # And the same mean of files.
+    files = [str(run / f"split_{k}/results_synth_pedestrians.json") for k in (0, 1)]
+    assert tool.main(["--mean", *files, "--out", str(tmp_path / "mean")]) == 0
+    again = json.loads((tmp_path / "mean/results_synth_pedestrians.json").read_text())
+    assert again["groups"] == found["groups"]
+    assert tool.main(["--mean", *files, "--out", str(run / "split_0")]) == 2
+    assert "is one of the results" in capsys.readouterr().err
