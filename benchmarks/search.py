@@ -271,7 +271,7 @@ def table(results: dict[str, Any], style: str) -> str:
         f"{chosen['metric']} distance, seed {chosen['seed']}, {threads} "
         f"thread{'s' if threads > 1 else ''}. recall@1: the exact search's first match is this "
         f"one's too. Asked for: {chosen['recall']:g} of the ten nearest, measured by the gallery "
-        "on itself, which also chooses how many nodes (HNSW) or lists (IVF-PQ) a search looks at.",
+        "on itself, which so chooses how many nodes (HNSW) or lists (IVF-PQ) a search looks at.",
         "Building ends with a gallery that can be searched, its recall measured. Memory is what a "
         "process holds beyond the libraries, parts of files that it looks at included.",
         f"{results['drawn']} The exact search's first match shows the query's identity in "

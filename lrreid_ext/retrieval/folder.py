@@ -34,7 +34,7 @@ from lrreid_ext.retrieval.store import (
     Recall,
     Rows,
     Store,
-    others,
+    first_other,
     sampled,
 )
 
@@ -404,16 +404,16 @@ class _Searched:
     def tuned(self, kind: str, index: Any, target: float) -> Recall:
         """The fastest setting that reaches ``target``, or else the best there is."""
         rows = sampled(len(self.ids))
-        k = min(NEIGHBOURS, len(self.ids) - 1)
-        asked = Asked(
-            np.ascontiguousarray(self.vectors[rows]),
-            np.ones((len(rows), self.space.parts), np.float32),
-        )
-        own = self.ids[rows]
-        exact = others(self.nearest(asked, k + 1, "exact", None, 0)[0], own, k)
+        k = min(NEIGHBOURS, len(self.ids))
+        weights = np.ones((len(rows), self.space.parts), np.float32)
+        drawn = Asked(np.ascontiguousarray(self.vectors[rows]), weights)
+        near = first_other(self.nearest(drawn, 2, "exact", None, 0)[0], self.ids[rows])
+        nearest = self.vectors[np.searchsorted(self.ids, near)]
+        asked = Asked(self.space.probes(drawn.vectors, nearest), weights)
+        exact = self.nearest(asked, k, "exact", None, 0)[0]
 
         def search(setting: int) -> Ids:
-            return others(self.nearest(asked, k + 1, kind, index, setting)[0], own, k)
+            return self.nearest(asked, k, kind, index, setting)[0]
 
         setting, reached = ann.tune(search, exact, target, ann.ladder(kind, index))
         return Recall(target, reached, setting, len(rows), k)

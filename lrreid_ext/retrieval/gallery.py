@@ -150,9 +150,9 @@ class Gallery:
             images: files, and folders to be searched through.
             labels: see :func:`~lrreid_ext.retrieval.entries.read_labels`.
             kind: ``exact``, ``hnsw`` or ``ivfpq``; ``auto`` chooses by size at every change.
-            recall: what an approximate index must reach: of the ten nearest others of some of the
-                gallery's own images the share it finds, 0 to 1. A kind that can't gives way to a
-                more exact one, with a warning.
+            recall: what an approximate index must reach: the share that it finds of the ten nearest
+                of queries drawn about some of the gallery's images, 0 to 1. A kind that can't gives
+                way to a more exact one, with a warning.
             batch_size: images at a time.
             run: where the model was loaded from, to be found again.
             replace: take the place of a gallery that is there, if all goes well.

@@ -30,7 +30,7 @@ from lrreid_ext.retrieval.store import (
     Recall,
     Rows,
     Store,
-    others,
+    first_other,
     sampled,
 )
 
@@ -376,30 +376,36 @@ class MilvusStore(Store):
             self._client.load_collection(self._name)
 
     def _tuned(self, kind: str, count: int, settings: Sequence[int]) -> Recall:
-        k = min(NEIGHBOURS, count - 1)
+        k = min(NEIGHBOURS, count)
         numbers = np.array(sorted(r["number"] for r in self._rows(("number",))), np.int64)
         own = numbers[sampled(count)]
-        with _told(self.where):
-            rows = self._client.query(
-                self._name,
-                filter=f"number in {own.tolist()}",
-                output_fields=["number", "vector"],
-                consistency_level="Strong",
-            )
-        rows = sorted(rows, key=lambda row: int(row["number"]))
-        vectors = np.array([row["vector"] for row in rows], np.float32)
-        asked = Asked(vectors, np.ones((len(vectors), self.made.space.parts), np.float32))
-        exact = others(self._exact(vectors, k + 1), own, k)
+        vectors = self._vectors(own)
+        near = first_other(self._exact(vectors, 2), own)
+        probes = self.made.space.probes(vectors, self._vectors(near))
+        asked = Asked(probes, np.ones((len(own), self.made.space.parts), np.float32))
+        exact = self._exact(probes, k)
 
         def search(setting: int) -> Ids:
-            hits = self._hits(asked, k + 1, kind, setting, ("number",))
-            found = np.full((len(hits), k + 1), -1, np.int64)
+            hits = self._hits(asked, k, kind, setting, ("number",))
+            found = np.full((len(hits), k), -1, np.int64)
             for i, row in enumerate(hits):
                 found[i, : len(row)] = [hit["entity"]["number"] for hit in row]
-            return others(found, own, k)
+            return found
 
         setting, reached = ann.tune(search, exact, self.made.recall, settings)
         return Recall(self.made.recall, reached, setting, len(own), k)
+
+    def _vectors(self, numbers: Ids) -> Floats:
+        """The vectors (Q, K * D) of these entries."""
+        with _told(self.where):
+            rows = self._client.query(
+                self._name,
+                filter=f"number in {sorted(set(numbers.tolist()))}",
+                output_fields=["number", "vector"],
+                consistency_level="Strong",
+            )
+        known = {int(row["number"]): row["vector"] for row in rows}
+        return np.array([known[int(n)] for n in numbers], np.float32)
 
     def _exact(self, vectors: Floats, k: int) -> Ids:
         """Numbers (Q, k) of the nearest of all, by reading every vector once."""

@@ -64,6 +64,15 @@ class Space:
         parts = vectors.reshape(-1, self.parts, self.width) * weights[:, :, None]
         return np.ascontiguousarray(parts.reshape(len(vectors), self.dim))
 
+    def probes(self, vectors: Floats, nearest: Floats) -> Floats:
+        """Queries to measure recall by: each vector (Q, K * D) moved as far away from its nearest
+        other one as that is from it.
+
+        An index finds the vectors that it is made of too easily. These lie as far from them as
+        another image of the same people would, and among them.
+        """
+        return self.stored(torch.from_numpy(2 * vectors - nearest))
+
     def distances(self, vectors: Floats, weights: Floats, found: Floats) -> Floats:
         """Distances (Q, C) of each query to its own C stored vectors.
 

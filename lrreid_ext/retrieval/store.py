@@ -16,7 +16,7 @@ from lrreid_ext.retrieval.space import Floats, Ids, Space
 
 __all__ = ["Asked", "Made", "Recall", "Store", "create_store", "open_store"]
 
-# How recall is measured: so many of the gallery's own vectors look for so many nearest others.
+# How recall is measured: by so many queries that look for so many nearest; see Space.probes.
 SAMPLE, NEIGHBOURS = 256, 10
 
 Rows = tuple[Sequence[Entry], Floats]
@@ -31,13 +31,16 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Recall:
-    """How much of what an exact search finds an approximate one finds, on the gallery itself.
+    """How much of what an exact search finds an approximate one finds.
+
+    Measured on the gallery itself: its queries lie about some of its vectors; see
+    :meth:`Space.probes`.
 
     Attributes:
         target: what was asked for, 0 to 1.
         measured: reached; 1 of an exact search.
         setting: nodes or lists that a search looks at; 0 where there is no such thing.
-        queries, neighbours: vectors that it was measured on, and neighbours of each.
+        queries, neighbours: how many were asked, and for how many nearest each.
     """
 
     target: float
@@ -161,13 +164,9 @@ def sampled(count: int) -> Ids:
     return np.sort(drawn).astype(np.int64)
 
 
-def others(found: Ids, own: Ids, k: int) -> Ids:
-    """The first ``k`` of each row of ``found`` (Q, > k) that aren't the row's own, of ``own``."""
-    out = np.full((len(found), k), -1, dtype=np.int64)
-    for i, (row, self_) in enumerate(zip(found, own, strict=True)):
-        kept = row[row != self_][:k]
-        out[i, : len(kept)] = kept
-    return out
+def first_other(found: Ids, own: Ids) -> Ids:
+    """The first of each row of ``found`` (Q, 2) that isn't the row's own, of ``own``: (Q,)."""
+    return np.where(found[:, 0] == own, found[:, 1], found[:, 0])
 
 
 def open_store(where: str) -> Store:
