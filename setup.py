@@ -63,6 +63,8 @@ setup(
             "ruff>=0.6",
             "mypy>=1.11",
             "h5py>=3.8",
+            "pymilvus>=3.0",
+            "milvus-lite>=3.0",
             "types-tabulate",
             "types-tqdm",
             "types-PyYAML",
