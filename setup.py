@@ -18,6 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.10,<3.14",
     packages=find_packages(include=["lrreid_ext", "lrreid_ext.*"]),
+    package_data={"lrreid_ext.report": ["templates/*"]},
     entry_points={"console_scripts": ["lrreid = lrreid_ext.cli:main"]},
     install_requires=[
         "torch>=2.4",
@@ -30,6 +31,7 @@ setup(
         "tqdm>=4.66",
         "matplotlib>=3.8",
         "scipy>=1.10",
+        "jinja2>=3.1",
         # What fastreid 1.4.0 imports. It can't be named itself: its pins would downgrade torch.
         "faiss-cpu>=1.7.4",
         "opencv-python-headless>=4.8",
@@ -56,6 +58,8 @@ setup(
             *SPANDREL,
             "pytest>=8",
             "hypothesis>=6.100",
+            # The report in a browser; chromium and chromium-driver are the system's.
+            "selenium>=4.20",
             "ruff>=0.6",
             "mypy>=1.11",
             "h5py>=3.8",

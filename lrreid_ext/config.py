@@ -237,6 +237,8 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.TEST.GALLERY = CfgNode()
     cfg.TEST.GALLERY.LR_SHARE = 0.0
     cfg.TEST.GALLERY.LR_FACTORS = [2, 3, 4]
+    # Multi-shot, with TEST.ROC.ENABLED: the false accept rates at which true accept rates are told.
+    cfg.TEST.ROC.FARS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2]
     # Confidence intervals by the bootstrap, seeded by TEST.SEED: how many draws of the queries (0:
     # none; 1000 will do), the level, and what is drawn (identity, with all its queries, or query).
     cfg.TEST.CI = CfgNode()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write one HTML page about trained models.
+"""Write one HTML page about trained models: figures, curves, pictures, and where they came from.
 
 The same as ``lrreid report``; --help says more.
 """

@@ -201,9 +201,9 @@ def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Te
     """
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
-    features = check_features(features, "images")
     if features.ndim == 3 and anchors:
-        features = features[:, list(anchors)]
+        features = features[:, list(anchors)]  # an anchor that isn't trained gives NaN
+    features = check_features(features, "images")
     if metric == "cosine":
         features = features / features.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
     return features.flatten(1)

@@ -256,6 +256,10 @@ def _frame(axis: Any, right: bool) -> None:
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
+        # Square ends would fill the gaps of the dashes.
         spine.set(
-            color=RIGHT if right else WRONG, linewidth=2.5, linestyle="-" if right else (0, (2, 1))
+            color=RIGHT if right else WRONG,
+            linewidth=2.5,
+            linestyle="-" if right else (0, (2, 1)),
+            capstyle="projecting" if right else "butt",
         )

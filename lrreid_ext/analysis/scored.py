@@ -20,6 +20,7 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, query_groups
 from lrreid_ext.evaluation.features import Features, extract_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
+from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 
@@ -101,10 +102,11 @@ class Scored:
         return rank_statistics(*self._arguments(index, gallery), **self._options(index))
 
     def shots(self, index: NDArray[np.int64]) -> SingleShot:
-        """Single-shot ranks of the images at ``index``, by TEST.TRIALS and SEED."""
+        """Single-shot ranks of the images at ``index``, by TEST.DRAW, TRIALS and SEED."""
         test = self.cfg.TEST
         options = {**self._options(index), "trials": test.TRIALS, "seed": test.SEED}
-        return single_shot(*self._arguments(index, None), **options)
+        shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
+        return shoot(*self._arguments(index, None), **options)
 
     def nearest(self, index: NDArray[np.int64], count: int) -> Matches:
         """The gallery's nearest images for the queries at ``index``; positions in the gallery."""

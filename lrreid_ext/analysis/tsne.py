@@ -2,7 +2,8 @@
 
 Van der Maaten and Hinton, "Visualizing Data using t-SNE", by scikit-learn. A picture of
 neighbourhoods, not a measurement: distances between clusters, their sizes and the axes mean
-nothing, and another seed gives another picture.
+nothing. It begins at the principal components and not at random points, so that the same images
+give the same picture.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
 
     Args:
         features: (N, D), compared by L2 distance.
-        seed: of the optimisation.
+        seed: of the search for those components, where there are many images.
 
     Returns:
         (N, 2).

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     description, _, examples = (__doc__ or "").partition("\n\n")
     out = argparse.ArgumentParser(
-        prog="gallery.py",
+        prog="lrreid gallery",
         description=description,
         epilog="examples:\n" + examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,

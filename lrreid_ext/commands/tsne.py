@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--factors", type=float, nargs="+", default=[2.0, 4.0, 8.0], metavar="F",
         help="the queries' HR twins are reduced by each (default: 2 4 8)",
     )  # fmt: skip
-    out.add_argument("--seed", type=int, default=0, help="of the persons and of t-SNE")
+    out.add_argument("--seed", type=int, default=0, help="of the draw of the persons")
     return out
 
 

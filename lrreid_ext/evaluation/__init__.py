@@ -9,22 +9,28 @@ from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
 from lrreid_ext.evaluation.report import ResultsError, load_results, results_table
+from lrreid_ext.evaluation.reranking import ReRanked, k_reciprocal
 from lrreid_ext.evaluation.single_shot import SingleShot, draw_gallery, single_shot
+from lrreid_ext.evaluation.verification import FARS, Verification, tar_at_far
 
 __all__ = [
+    "FARS",
     "METRICS",
     "CrossResolutionEvaluator",
     "ImageQualityEvaluator",
     "Isolated",
     "RankStatistics",
+    "ReRanked",
     "ResultsError",
     "SingleShot",
+    "Verification",
     "bootstrap_intervals",
     "cmc",
     "distance_chunks",
     "distance_matrix",
     "draw_gallery",
     "extract",
+    "k_reciprocal",
     "load_results",
     "provenance",
     "psnr",
@@ -33,5 +39,6 @@ __all__ = [
     "single_shot",
     "single_shot_per_query",
     "ssim",
+    "tar_at_far",
     "twin_files",
 ]

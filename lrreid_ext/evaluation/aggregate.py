@@ -13,7 +13,18 @@ from lrreid_ext.evaluation.report import Results, ResultsError
 __all__ = ["aggregate"]
 
 # What must agree for figures to be averaged.
-_SHARED = ("test_set", "protocols", "trials", "seed", "metric", "draw", "flip", "aqe", "fusion")
+_SHARED = (
+    "test_set",
+    "protocols",
+    "trials",
+    "seed",
+    "metric",
+    "draw",
+    "flip",
+    "aqe",
+    "fusion",
+    "rerank",
+)
 
 # Counted, and added up.
 _COUNTS = ("queries", "junk", "unmatched")
@@ -109,7 +120,7 @@ def _figures(group: str, protocol: str, entries: Mapping[str, Mapping[str, Any]]
     names = [
         name
         for name in next(iter(entries.values()))
-        if name not in (*_COUNTS, "trials") and not name.endswith(("_std", "_ci"))
+        if name not in (*_COUNTS, "trials") and not name.endswith(("_std", "_ci", "_pairs"))
     ]
     trials: list[Sequence[float | None]] = []
     if protocol == "single_shot":

@@ -149,6 +149,7 @@ def save_cache(path: Path, cached: CachedFeatures) -> None:
         "factors": torch.tensor([s.factor for s in samples], dtype=torch.float64),
         "degrade": torch.tensor([s.degrade for s in samples], dtype=torch.float64),
         "kernels": torch.tensor([kernels.index(s.kernel) for s in samples]),
+        "seeds": torch.tensor([s.seed for s in samples]),
     }
     content = {
         "schema": SCHEMA,
@@ -201,6 +202,7 @@ def load_cache(path: str | Path) -> CachedFeatures:
             labels["factors"][i],
             labels["degrade"][i],
             content["kernels"][labels["kernels"][i]],
+            labels["seeds"][i],
         )
         for i, file in enumerate(content["paths"])
     ]

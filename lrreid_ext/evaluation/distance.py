@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,10 @@ METRICS = ("cosine", "euclidean")
 
 # Shortest length that a feature is divided by.
 EPSILON = 1e-12
+
+# Numbers in one chunk where its size isn't given: 80 MB of float32. Larger chunks make the product
+# no faster, and much smaller ones slow it down, since each reads the whole gallery again.
+CHUNK_NUMBERS = 20 * 2**20
 
 
 def check_features(features: Tensor, group: str) -> Tensor:
@@ -24,53 +29,90 @@ def check_features(features: Tensor, group: str) -> Tensor:
         ValueError: of another shape, no rows or no columns, or values that are not finite (the
             message says how many rows).
     """
+    features = check_shape(features, group)
+    # A row's sum is finite only if its values are: one quick pass, the exact one when in doubt.
+    check_finite(features, features.flatten(1).sum(dim=1), group)
+    return features
+
+
+def check_shape(features: Tensor, group: str) -> Tensor:
+    """The features as float32, if they have a shape that can be ranked.
+
+    Raises:
+        ValueError: neither (N, D) nor (N, K, D), or no rows or no columns.
+    """
     if features.ndim not in (2, 3):
         raise ValueError(
             f"{group}: features must be (N, D) or (N, K, D), not {tuple(features.shape)}"
         )
     if features.numel() == 0:
         raise ValueError(f"{group}: no features to compare, shape {tuple(features.shape)}")
-    features = features.detach().to(torch.float32)
-    # A row's sum is finite only if its values are: one quick pass, the exact one when in doubt.
-    flat = features.flatten(1)
-    doubtful = flat[~torch.isfinite(flat.sum(dim=1))]
+    return features.detach().to(torch.float32)
+
+
+def check_finite(features: Tensor, witness: Tensor, group: str) -> None:
+    """Refuse features that are not finite.
+
+    Args:
+        features: (N, ...) float32.
+        witness: (N,), each finite only if its row's values are, such as their sum or length.
+        group: what they are, for the message.
+
+    Raises:
+        ValueError: NaN or infinite values; the message says in how many rows.
+    """
+    doubtful = features.flatten(1)[~torch.isfinite(witness)]
     bad = int((~torch.isfinite(doubtful).all(dim=1)).sum())
     if bad:
         raise ValueError(
             f"{group}: {bad} of {len(features)} features hold NaN or infinite values. "
             "The network diverged, or its weights were not loaded."
         )
-    return features
+
+
+def chunk_rows(gallery: int) -> int:
+    """Queries at a time that keep a chunk within ``CHUNK_NUMBERS`` distances to ``gallery``."""
+    return min(1024, max(16, CHUNK_NUMBERS // gallery))
 
 
 def distance_chunks(
     query: Tensor,
     gallery: Tensor,
     metric: str = "cosine",
-    chunk: int = 256,
+    chunk: int | None = None,
     weights: Tensor | None = None,
+    *,
+    check: bool = False,
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Distances of ``chunk`` queries at a time to the whole gallery.
+    """Distances of some queries at a time to the whole gallery.
 
     Cosine: ``1 - q.g / (|q| |g|)``, 0 to 2. Euclidean: ``|q - g|``, not squared. Of features of K
-    models, the sum of the K distances, each weighed by its query's weight (SING, Eq. 6).
+    models, the sum of the K distances, each weighed by its query's weight (SING, Eq. 6). Gallery
+    images with the same feature are at exactly the same distance, wherever they stand.
 
     Args:
         query: (Q, D) or (Q, K, D) float32 on any device.
         gallery: (G, D) or (G, K, D) float32 on the same device.
         metric: ``cosine`` or ``euclidean``.
-        chunk: rows at a time; bounds the memory to ``chunk * G`` numbers for each model.
+        chunk: rows at a time; bounds the memory to ``chunk * G`` numbers for each model. None: as
+            many as fit ``CHUNK_NUMBERS``, but at least 16.
         weights: (Q, K), of K models' distances; None weighs them alike.
+        check: refuse features that are not finite, before the first chunk. It costs next to
+            nothing here, where their lengths are taken anyway.
 
     Yields:
         The rows, and their distances (rows, G) float32. The memory is used again for the next
         rows: whoever keeps it must copy it, and may write into it.
 
     Raises:
-        ValueError: an unknown metric, a chunk below 1, or features of different widths.
+        ValueError: an unknown metric, a chunk below 1, features of different widths, or (with
+            ``check``) features that are not finite.
     """
     if metric not in METRICS:
         raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    models = 1 if query.ndim == 2 else query.shape[1]
+    if chunk is None:
+        chunk = chunk_rows(len(gallery) * models)
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
     if query.shape[1:] != gallery.shape[1:]:
@@ -83,10 +125,9 @@ def distance_chunks(
             "there is one for each query and model"
         )
     if query.ndim == 2:
-        yield from _one_model(query, gallery, metric, chunk)
+        yield from _one_model(query, gallery, metric, chunk, check)
         return
-    models = range(query.shape[1])
-    parts = [_one_model(query[:, k], gallery[:, k], metric, chunk) for k in models]
+    parts = [_one_model(query[:, k], gallery[:, k], metric, chunk, check) for k in range(models)]
     for blocks in zip(*parts, strict=True):
         rows, total = blocks[0]
         if weights is not None:
@@ -101,29 +142,65 @@ def _values(features: Tensor) -> str:
 
 
 def _one_model(
-    query: Tensor, gallery: Tensor, metric: str, chunk: int
+    query: Tensor, gallery: Tensor, metric: str, chunk: int, check: bool
 ) -> Iterator[tuple[slice, Tensor]]:
+    query_square, gallery_square = squared_lengths(query), squared_lengths(gallery)
+    if check:
+        check_finite(query, query_square, "query")
+        check_finite(gallery, gallery_square, "gallery")
+    first, again = _repeated(gallery, gallery_square)
+    # The gallery is scaled after the product, by column, so that it needn't be copied.
     if metric == "cosine":
-        # The gallery is scaled after the product, by column, so that it needn't be copied.
-        query = query / query.norm(dim=1).clamp(min=EPSILON)[:, None]
-        scale = -1 / gallery.norm(dim=1).clamp(min=EPSILON)
-    else:
-        query_square, gallery_square = query.square().sum(1), gallery.square().sum(1)
+        query_scale = 1 / query_square.sqrt().clamp(min=EPSILON)
+        gallery_scale = -1 / gallery_square.sqrt().clamp(min=EPSILON)
     # At least two rows: the product of a single one takes another routine, which rounds equal
-    # gallery features differently and so breaks ties by position.
+    # gallery features differently.
     buffer = query.new_empty(max(2, min(chunk, len(query))), len(gallery))
     for start in range(0, len(query), chunk):
         rows = slice(start, min(start + chunk, len(query)))
         block = query[rows]
+        block = block * query_scale[rows, None] if metric == "cosine" else block
         if len(block) == 1:
             block = block.expand(2, -1)
         out = torch.mm(block, gallery.T, out=buffer[: len(block)])[: rows.stop - rows.start]
         if metric == "cosine":
-            out.mul_(scale).add_(1)
+            out.mul_(gallery_scale).add_(1)
         else:
             out.mul_(-2).add_(gallery_square).add_(query_square[rows, None])
             out.clamp_(min=0).sqrt_()
+        if len(again):
+            out[:, again] = out[:, first]
         yield rows, out
+
+
+def squared_lengths(features: Tensor) -> Tensor:
+    """Squared length of each feature, (N,), without as much memory again."""
+    step = max(2, 2**18 // features.shape[1])  # a processor's own cache holds them
+    return torch.cat([part.square().sum(dim=1) for part in features.split(step)])
+
+
+def _repeated(features: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (n,) int64 of features and, beside them, of later copies of each.
+
+    A matrix product may round a column by where it stands, so equal columns are made equal.
+    """
+    # Few features that differ share the squared length and some of the values.
+    witness = squares.double()
+    for k, column in enumerate(range(0, features.shape[1], max(1, features.shape[1] // 16))):
+        witness += features[:, column] * math.sqrt(k + 2)
+    ordered, order = witness.sort()
+    same = ordered[1:] == ordered[:-1]
+    suspect = torch.zeros_like(order, dtype=torch.bool)
+    suspect[1:] |= same
+    suspect[:-1] |= same
+    places = order[suspect].sort().values
+    if not len(places):
+        return places, places
+    group = features[places].unique(dim=0, return_inverse=True)[1]
+    index = torch.arange(len(places), device=places.device)
+    first = index.new_full((len(places),), len(places)).scatter_reduce(0, group, index, "amin")
+    first = first[group]
+    return places[first[first != index]], places[first != index]
 
 
 def distance_matrix(

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,19 +20,20 @@ from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
-from lrreid_ext.evaluation.expansion import expand
 from lrreid_ext.evaluation.figures import (
     figures_of,
     flat_figures,
     interval_settings,
     intervals_of,
+    rates_of,
 )
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
+from lrreid_ext.evaluation.multi_shot import MultiShot, check_multi_shot
 from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics, rank_statistics
-from lrreid_ext.evaluation.report import draw_label, group_table, interval_table
+from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics
+from lrreid_ext.evaluation.report import draw_label, group_table, interval_table, rate_table
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
@@ -54,8 +54,8 @@ class CrossResolutionEvaluator(FeatureCollector):
     the gallery's vary instead, it is the factor of the right answer: ``query@gallery4-6``.
 
     Args:
-        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, DRAW, METRIC, CI, FACTOR_BINS, AQE, FLIP
-            and FUSION.
+        cfg: the keys TEST.PROTOCOLS, RANKS, TRIALS, SEED, DRAW, METRIC, CI, FACTOR_BINS, AQE,
+            RERANK, ROC, FLIP and FUSION.
         test_set: the images, in the order of ``index``.
         output_dir: where ``results_<test set>.json`` is written; None or "" for nowhere.
 
@@ -101,7 +101,8 @@ class CrossResolutionEvaluator(FeatureCollector):
         start = time.perf_counter()
         results = self.score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
-        tables = "\n\n".join(filter(None, (group_table(results), interval_table(results))))
+        made = (group_table(results), interval_table(results), rate_table(results))
+        tables = "\n\n".join(filter(None, made))
         logger.info("%s\n%s", self._headline(results), tables)
         if self.output_dir:
             path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
@@ -147,13 +148,23 @@ class CrossResolutionEvaluator(FeatureCollector):
                 )
             args = (pids[index], pids[gallery], camids[index], camids[gallery])
             for protocol in test.PROTOCOLS:
-                statistics = self._rank(protocol, query, shown, weights, *args)
+                shown_all: MultiShot | None = None
+                statistics: SingleShot | RankStatistics
+                if protocol == "multi_shot":
+                    shown_all = MultiShot(self.cfg, query, shown, *args, weights)
+                    statistics = shown_all.ranked()
+                else:
+                    statistics = self._single_shot(query, shown, weights, *args)
                 if name == QUERY and not statistics.valid.any():
                     raise ConfigError(self._unanswerable(protocol, *args))
                 self._add(groups, name, protocol, statistics, pids[index])
                 for part, at in parts.items():
                     own = statistics.subset(np.searchsorted(index, at))
                     self._add(groups, part, protocol, own, pids[at])
+                if shown_all is not None and test.ROC.ENABLED:
+                    for part, at in {name: index, **parts}.items():
+                        verified = shown_all.verified(np.searchsorted(index, at))
+                        groups[part][protocol] |= rates_of(verified, test.ROC.FARS)
         return {
             "test_set": self.test_set.name,
             "manifest_hash": self.test_set.manifest_hash,
@@ -167,6 +178,8 @@ class CrossResolutionEvaluator(FeatureCollector):
             "metric": test.METRIC,
             "flip": bool(test.FLIP.ENABLED),
             "aqe": _aqe_settings(self.cfg),
+            "rerank": _rerank_settings(self.cfg),
+            "fars": list(test.ROC.FARS) if test.ROC.ENABLED else None,
             "fusion": fusion,
             "tie_rule": TIE_RULE,
             "counts": {
@@ -180,23 +193,19 @@ class CrossResolutionEvaluator(FeatureCollector):
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
         }
 
-    def _rank(
+    def _single_shot(
         self,
-        protocol: str,
         query: Tensor,
         gallery: Tensor,
         weights: Tensor | None,
         *args: NDArray[np.int64],
-    ) -> SingleShot | RankStatistics:
-        """One group's statistics; ``args``: identities and cameras, as the functions take them."""
+    ) -> SingleShot:
+        """One group's trials; ``args``: identities and cameras, as the functions take them."""
         test = self.cfg.TEST
+        shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
         options: dict[str, Any] = {"metric": test.METRIC, "weights": weights}
-        if protocol == "single_shot":
-            options |= {"trials": test.TRIALS, "seed": test.SEED}
-            shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
-            return shoot(query, gallery, *args, **options)
-        query, gallery = self._expanded(query, gallery, args[0], args[1])
-        return rank_statistics(query, gallery, *args, **options)
+        options |= {"trials": test.TRIALS, "seed": test.SEED}
+        return shoot(query, gallery, *args, **options)
 
     def _add(
         self,
@@ -255,29 +264,6 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"({protocol}): {why}. Check identities and cameras of the data set"
         )
 
-    def _expanded(
-        self, query: Tensor, gallery: Tensor, q_pids: NDArray[np.int64], g_pids: NDArray[np.int64]
-    ) -> tuple[Tensor, Tensor]:
-        """The features after average query expansion, if TEST.AQE asks for it."""
-        settings = self.cfg.TEST.AQE
-        if not settings.ENABLED:
-            return query, gallery
-        if query.ndim == 3:
-            raise ConfigError("TEST.AQE.ENABLED: not available for features of several anchors")
-        # Junk has no part in the test, and must not lend its features to others.
-        asked, kept = torch.from_numpy(q_pids >= 0), torch.from_numpy(g_pids >= 0)
-        images = int(asked.sum()) + int(kept.sum())
-        if images <= settings.QE_K:
-            raise ConfigError(
-                f"TEST.AQE.QE_K: {settings.QE_K} neighbours of {images} images are too many"
-            )
-        own, near = expand(
-            query[asked], gallery[kept], settings.QE_TIME, settings.QE_K, settings.ALPHA
-        )
-        query, gallery = query.clone(), gallery.clone()
-        query[asked], gallery[kept] = own, near
-        return query, gallery
-
     def _headline(self, results: Mapping[str, Any]) -> str:
         counts, query = results["counts"], results["groups"][QUERY]
         unmatched = max(query[protocol]["unmatched"] for protocol in results["protocols"])
@@ -291,7 +277,7 @@ class CrossResolutionEvaluator(FeatureCollector):
             for protocol in results["protocols"]
         ]
         how += [f"{results['metric']} distance"]
-        how += [switch for switch in ("flip", "aqe") if results[switch]]
+        how += [switch for switch in ("flip", "aqe", "rerank") if results[switch]]
         if results["fusion"]:
             names = ", ".join(f"x{f:g}" for f in results["fusion"]["anchors"])
             how += [f"distances of the anchors {names} fused, sigma {results['fusion']['sigma']:g}"]
@@ -314,11 +300,6 @@ def check_config(cfg: CfgNode) -> None:
     """
     test = cfg.TEST
     check_native_size(cfg.INPUT.NATIVE_SIZE)
-    for key in ("RERANK", "ROC"):
-        if test[key].ENABLED:
-            raise ConfigError(
-                f"TEST.{key}.ENABLED: not available in CrossResolutionEvaluator yet; set it False"
-            )
     unknown = [name for name in test.PROTOCOLS if name not in PROTOCOLS]
     if unknown or not test.PROTOCOLS or len(set(test.PROTOCOLS)) < len(test.PROTOCOLS):
         raise ConfigError(
@@ -335,12 +316,7 @@ def check_config(cfg: CfgNode) -> None:
     check_fusion(cfg)
     if test.SEED < 0:
         raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
-    aqe = test.AQE
-    if aqe.ENABLED and (aqe.QE_TIME < 1 or aqe.QE_K < 1 or aqe.ALPHA < 0):
-        raise ConfigError(
-            f"TEST.AQE: QE_TIME {aqe.QE_TIME} and QE_K {aqe.QE_K} must be at least 1, and ALPHA "
-            f"{aqe.ALPHA} at least 0"
-        )
+    check_multi_shot(cfg)
     check_bins(test.FACTOR_BINS)
     mixed = test.GALLERY
     if not 0 <= mixed.LR_SHARE <= 1:
@@ -374,3 +350,10 @@ def _aqe_settings(cfg: CfgNode) -> dict[str, float] | None:
     if not settings.ENABLED:
         return None
     return {"times": settings.QE_TIME, "neighbours": settings.QE_K, "alpha": settings.ALPHA}
+
+
+def _rerank_settings(cfg: CfgNode) -> dict[str, float] | None:
+    settings = cfg.TEST.RERANK
+    if not settings.ENABLED:
+        return None
+    return {"k1": settings.K1, "k2": settings.K2, "lambda": settings.LAMBDA}

@@ -14,8 +14,17 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.evaluation.bootstrap import bootstrap_intervals
 from lrreid_ext.evaluation.ranking import RankStatistics
 from lrreid_ext.evaluation.single_shot import SingleShot
+from lrreid_ext.evaluation.verification import Verification
 
-__all__ = ["figures_of", "flat_figures", "interval_settings", "intervals_of", "percent"]
+__all__ = [
+    "figures_of",
+    "flat_figures",
+    "interval_settings",
+    "intervals_of",
+    "percent",
+    "rate_name",
+    "rates_of",
+]
 
 
 def figures_of(statistics: SingleShot | RankStatistics, ranks: Sequence[int]) -> dict[str, Any]:
@@ -99,6 +108,28 @@ def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:
                 if isinstance(value, float):
                     flat[f"{protocol}/{name}/{figure}"] = value
     return flat
+
+
+def rates_of(found: Verification | None, fars: Sequence[float]) -> dict[str, Any]:
+    """True accept rates in percent as ``TAR@<FAR>``, and of how many pairs they are.
+
+    Args:
+        found: None where there are no genuine or no impostor pairs.
+        fars: the false accept rates.
+
+    Returns:
+        ``TAR@1e-4`` ..., ``genuine_pairs`` and ``impostor_pairs``. Where fewer than 1 / FAR
+        impostor pairs exist, none of them may be accepted.
+    """
+    rates = [float("nan")] * len(fars) if found is None else found.tar
+    named = {rate_name(far): percent(rate) for far, rate in zip(fars, rates, strict=True)}
+    pairs = (found.genuine, found.impostors) if found else (0, 0)
+    return {**named, "genuine_pairs": pairs[0], "impostor_pairs": pairs[1]}
+
+
+def rate_name(far: float) -> str:
+    """What a true accept rate is called: ``TAR@1e-4``."""
+    return f"TAR@{np.format_float_scientific(far, trim='-', exp_digits=1)}"
 
 
 def percent(share: float | np.floating[Any]) -> float | None:

@@ -11,12 +11,14 @@ Rules:
 
 Nothing here needs a compiler, and no distance matrix is held: AP and INP follow from the ranks of
 a query's right matches alone, and a right match's rank is its place among the right ones plus the
-number of wrong ones at its distance or nearer.
+number of wrong ones at its distance or nearer. Those are counted by sorting only what is nearer
+than the farthest right match.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +26,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.evaluation.distance import check_features, distance_chunks
+from lrreid_ext.evaluation.distance import check_shape, distance_chunks
 
 TIE_RULE = "a wrong match at the distance of a right one ranks before it"
 
@@ -115,7 +117,8 @@ def rank_statistics(
     *,
     metric: str = "cosine",
     weights: Tensor | None = None,
-    chunk: int = 256,
+    chunk: int | None = None,
+    distances: Iterable[tuple[slice, Tensor]] | None = None,
 ) -> RankStatistics:
     """Rank the gallery for every query, under the rules at the top of this module.
 
@@ -126,44 +129,164 @@ def rank_statistics(
         q_camids, g_camids: (Q,) and (G,) cameras.
         metric: ``cosine`` or ``euclidean``.
         weights: (Q, K), of the K models' distances; None weighs them alike.
-        chunk: queries at a time; the extra memory is ``chunk * G`` numbers.
+        chunk: queries at a time; the extra memory is ``chunk * G`` numbers and a few per query.
+            None: see :func:`~lrreid_ext.evaluation.distance.distance_chunks`.
+        distances: distances made elsewhere, such as re-ranked ones, in place of the features':
+            consecutive rows and their distances (rows, G), which are written into.
 
     Raises:
-        ValueError: an empty query or gallery, features that are not finite, or lengths that differ.
+        ValueError: an empty query or gallery, features or distances that are not finite, lengths
+            that differ, or distances that don't cover the queries.
     """
-    query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
+    query, gallery = check_shape(query, "query"), check_shape(gallery, "gallery")
     q_pids, q_camids = labels(q_pids, q_camids, len(query), "query")
     g_pids, g_camids = labels(g_pids, g_camids, len(gallery), "gallery")
-
-    # Everything of a query's identity lies between two places of this order.
-    order = np.argsort(g_pids, kind="stable")
-    begin = np.searchsorted(g_pids, q_pids, side="left", sorter=order)
-    end = np.searchsorted(g_pids, q_pids, side="right", sorter=order)
-    junk = torch.from_numpy(np.flatnonzero(g_pids < 0)).to(gallery.device)
-    if len(junk) == len(gallery):
-        raise ValueError(f"gallery: all {len(junk)} images are junk (pid below 0)")
-
+    pairs = Pairs(q_pids, g_pids, q_camids, g_camids)
     first_rank = np.zeros(len(query), dtype=np.int64)
     ap, inp = np.full(len(query), np.nan), np.full(len(query), np.nan)
-    for rows, block in distance_chunks(query, gallery, metric, chunk, weights):
-        block[:, junk] = torch.inf
-        for i, row in enumerate(block.cpu().numpy(), start=rows.start):
-            own = order[begin[i] : end[i]]
-            right = np.sort(row[own[g_camids[own] != q_camids[i]]])
-            if q_pids[i] <= 0 or not len(right):
-                continue
-            row[own] = np.inf
-            # Only what is nearer than the farthest right match bears on the figures.
-            near = row[row <= right[-1]]
-            near.sort()
-            place = np.arange(1, len(right) + 1)
-            rank = place + np.searchsorted(near, right, side="right")
-            first_rank[i] = rank[0]
-            ap[i] = np.mean(place / rank)
-            inp[i] = len(right) / rank[-1]
+    if distances is None:
+        chunks = distance_chunks(query, gallery, metric, chunk, weights, check=True)
+    else:
+        chunks = checked_chunks(distances, len(query), len(gallery))
+    for rows, block in chunks:
+        right = pairs.split(rows, block)
+        matches = torch.isfinite(right).sum(dim=1).cpu().numpy()
+        valid = np.flatnonzero(matches)
+        if not len(valid):
+            continue
+        matches = matches[valid]
+        place = np.arange(1, right.shape[1] + 1)
+        rank = (_nearer(block, right).cpu().numpy() + place)[valid]
+        filled = place <= matches[:, None]
+        index = rows.start + valid
+        first_rank[index] = rank[:, 0]
+        ap[index] = np.where(filled, place / rank, 0).sum(axis=1) / matches
+        inp[index] = matches / rank[np.arange(len(valid)), matches - 1]
     return RankStatistics(
-        first_rank, ap, inp, first_rank > 0, q_pids < 0, len(gallery) - len(junk), len(junk)
+        first_rank, ap, inp, first_rank > 0, q_pids < 0, len(gallery) - pairs.junk, pairs.junk
     )
+
+
+class Pairs:
+    """Which gallery images are right for a query, and which are left out, under the rules above.
+
+    Args:
+        q_pids, q_camids: (Q,) int64 identities and cameras.
+        g_pids, g_camids: (G,) int64.
+
+    Attributes:
+        junk: number of gallery images that are junk.
+
+    Raises:
+        ValueError: the gallery is all junk.
+    """
+
+    def __init__(
+        self,
+        q_pids: NDArray[np.int64],
+        g_pids: NDArray[np.int64],
+        q_camids: NDArray[np.int64],
+        g_camids: NDArray[np.int64],
+    ) -> None:
+        self._q_pids, self._q_camids, self._g_camids = q_pids, q_camids, g_camids
+        # Everything of a query's identity lies between two places of this order.
+        self._order = np.argsort(g_pids, kind="stable")
+        ordered = g_pids[self._order]
+        self._begin = np.searchsorted(ordered, q_pids, side="left")
+        self._count = np.searchsorted(ordered, q_pids, side="right") - self._begin
+        self._junk = np.flatnonzero(g_pids < 0)
+        self.junk = len(self._junk)
+        if self.junk == len(g_pids):
+            raise ValueError(f"gallery: all {self.junk} images are junk (pid below 0)")
+
+    def split(self, rows: slice, block: Tensor) -> Tensor:
+        """Take the right matches out of a chunk of distances.
+
+        Args:
+            rows: the queries.
+            block: (rows, G) distances. Those of right matches, junk, and what a query's identity
+                and camera leave out become infinite: the finite ones are of wrong matches.
+
+        Returns:
+            (rows, P) distances of right matches, ascending, infinite after a query's last.
+        """
+        count = self._count[rows]
+        local = np.repeat(np.arange(len(count)), count)
+        # Numbers 0, 1, 2 ... of each query's own images.
+        within = np.arange(len(local)) - np.repeat(np.cumsum(count) - count, count)
+        own = self._order[np.repeat(self._begin[rows], count) + within]
+        is_right = self._g_camids[own] != self._q_camids[rows][local]
+        is_right &= self._q_pids[rows][local] > 0
+        own_rows, own_columns = self._on(block, local), self._on(block, own)
+        taken = block[own_rows, own_columns]
+        taken[self._on(block, ~is_right)] = torch.inf
+        right = block.new_full((len(count), max(1, int(count.max(initial=0)))), torch.inf)
+        right[own_rows, self._on(block, within)] = taken
+        block[own_rows, own_columns] = torch.inf
+        if self.junk:
+            block[:, self._on(block, self._junk)] = torch.inf
+        return right.sort(dim=1).values
+
+    @staticmethod
+    def _on(block: Tensor, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(block.device)
+
+
+def _nearer(block: Tensor, right: Tensor) -> Tensor:
+    """How many distances of each row are at most each of some others of that row.
+
+    Args:
+        block: (R, G) distances; may be written into.
+        right: (R, P), ascending, infinite after the last.
+
+    Returns:
+        (R, P) int64; where ``right`` is infinite it means nothing.
+    """
+    if block.device.type != "cpu":
+        return torch.searchsorted(block.sort(dim=1).values, right, right=True)
+    found = np.zeros(right.shape, dtype=np.int64)
+    columns, asked = block.numpy(), right.numpy()
+    last = np.where(np.isfinite(asked), asked, -np.inf).max(axis=1)
+
+    def work(rows: range) -> None:
+        for i in rows:
+            row = columns[i]
+            near = row[row <= last[i]]
+            near.sort()
+            found[i] = np.searchsorted(near, asked[i], side="right")
+
+    # NumPy lets go of the interpreter's lock while it compares and sorts.
+    threads = torch.get_num_threads()
+    if threads == 1 or len(found) < 2 * threads:
+        work(range(len(found)))
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(work, [range(k, len(found), threads) for k in range(threads)]))
+    return torch.from_numpy(found)
+
+
+def checked_chunks(
+    distances: Iterable[tuple[slice, Tensor]], queries: int, gallery: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """The chunks as they come, if they cover all queries in order with finite distances.
+
+    Raises:
+        ValueError: rows missing or out of order, another number of columns, or distances that are
+            not finite.
+    """
+    at = 0
+    for rows, block in distances:
+        if rows.start != at or block.shape != (rows.stop - rows.start, gallery):
+            raise ValueError(
+                f"distances {tuple(block.shape)} of queries {rows.start} to {rows.stop} came where "
+                f"those from query {at} on to {gallery} gallery images were due"
+            )
+        if not torch.isfinite(block.sum()) and not torch.isfinite(block).all():
+            raise ValueError(f"distances of queries {rows.start} to {rows.stop} are not all finite")
+        yield rows, block
+        at = rows.stop
+    if at != queries:
+        raise ValueError(f"distances were given for {at} of {queries} queries")
 
 
 def labels(

@@ -120,6 +120,24 @@ def interval_table(results: Results) -> str:
     return f"{ci_label(ci)}:\n" + _tabulate(rows, headers, "simple")
 
 
+def rate_table(results: Results) -> str:
+    """True accept rates in percent at each false accept rate; "" without any."""
+    multi = {group: entry.get("multi_shot", {}) for group, entry in results["groups"].items()}
+    names = dict.fromkeys(n for figures in multi.values() for n in figures if n.startswith("TAR@"))
+    if not names:
+        return ""
+    headers = ["query", "genuine\npairs", "impostor\npairs", *(f"TAR\n{n[3:]}" for n in names)]
+    rows = [
+        [
+            group_label(group),
+            *(str(figures.get(k, "")) for k in ("genuine_pairs", "impostor_pairs")),
+        ]
+        + [_cell(figure(results, f"multi_shot/{group}/{name}"), "+-") for name in names]
+        for group, figures in multi.items()
+    ]
+    return "True accept rates (%) at false accept rates:\n" + _tabulate(rows, headers, "simple")
+
+
 def ci_label(ci: Mapping[str, Any]) -> str:
     """What an interval is: ``95 % intervals, 1000 bootstrap draws of identities, seed 0``."""
     units = {"identity": "identities", "query": "queries"}[ci["by"]]
@@ -244,7 +262,7 @@ def measured(run: Results) -> str:
     if "multi_shot" in run["protocols"]:
         over = f", {len(run['parts'])} {run['over']}" if run.get("parts") else ""
         how.append(f"multi-shot{over}")
-    flags = [flag for flag in ("flip", "aqe") if run.get(flag)]
+    flags = [flag for flag in ("flip", "aqe", "rerank") if run.get(flag)]
     trained = ((run.get("info") or {}).get("training") or {}).get("data_sets")
     if trained and not any(run["test_set"].startswith(name) for name in trained):
         flags.append(f"trained on {', '.join(trained)}")

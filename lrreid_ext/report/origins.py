@@ -53,7 +53,7 @@ def origins(context: Context) -> Found:
         ["manifest", test_set.manifest_hash or "none"],
         ["images", str(len(test_set.samples))],
         *([k, str(v)] for k, v in test_set.info.items() if k in ("recipe", "seed", "split")),
-        ["distance", str(context.results[0]["metric"])],
+        ["distance", ", ".join(dict.fromkeys(str(r["metric"]) for r in context.results))],
         ["ties", str(context.results[0]["tie_rule"])],
         ["this page: command", here["command"]],
         ["this page: commit", here["commit"] or "unknown"],

@@ -58,7 +58,13 @@ def results(context: Context) -> Found:
         [run.name, *(figure_cell(figure(own, c), best[c], len(context.runs)) for c in columns)]
         for run, own in zip(context.runs, context.results, strict=True)
     ]
-    said = measured(context.results[0])
+    # Runs may be scored by other distances or draws: then each is said.
+    ways: dict[str, list[str]] = {}
+    for run, own in zip(context.runs, context.results, strict=True):
+        ways.setdefault(measured(own), []).append(run.name)
+    said = " ".join(
+        way if len(ways) == 1 else f"{', '.join(names)}: {way}" for way, names in ways.items()
+    )
     blocks: list[Block] = [
         Note(
             "The large figure is Rank-1 of low-resolution queries: how often the right person "

@@ -140,12 +140,20 @@ def _check_names(state: Mapping[str, Tensor], where: str) -> None:
             f"{where}: not a VGG-19 with torchvision's names; {', '.join(odd[:4])} "
             f"{'...' if len(odd) > 4 else ''} are missing or too many"
         )
-    first, dense = state["features.34.weight"], state["classifier.0.weight"]
-    if dense.shape[1] != first.shape[0] * POOLED * POOLED:
-        raise WeightsError(
-            f"{where}: not a VGG-19: its classifier reads {dense.shape[1]} numbers, not "
-            f"{first.shape[0]} maps of {POOLED}x{POOLED}"
-        )
+    # What each layer reads is as wide as what the one before gives.
+    order = sorted(
+        wanted, key=lambda name: (name.startswith("classifier"), int(name.split(".")[1]))
+    )
+    width = 3
+    for name in order:
+        if name == "classifier.0":
+            width *= POOLED * POOLED
+        given, reads = state[f"{name}.weight"].shape[:2]
+        if reads != width:
+            raise WeightsError(
+                f"{where}: not a VGG-19: {name} reads {reads} numbers, but gets {width}"
+            )
+        width = given
 
 
 def read_vgg(weights: str, layer: str, *, classes: bool) -> VGG19:

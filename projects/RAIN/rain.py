@@ -118,7 +118,9 @@ class RAIN(Pipeline):
         Identity losses are logged by resolution, as ``loss_..._h`` and ``loss_..._l``.
         """
         restored = self.restore(batch)
-        taps = {**self.levels, **({"": self.decoder_level} if self.decoder_level else {})}
+        taps = dict(self.levels)
+        if self.decoder_level:
+            taps[""] = self.decoder_level  # no level is called so
         height, width = restored.images.shape[-2:]
         with tapped(self.backbone, taps, (height, width)) as maps:
             outputs, losses = self.identify(restored.images, batch)

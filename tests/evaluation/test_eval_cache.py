@@ -39,7 +39,7 @@ def small_set() -> TestSet:
     samples = [
         Sample("/sets/demo/query/q0.png", 1, 2, "query", 2.5),
         Sample("/sets/demo/query/q1.png", 2, 2, "query", NAN),
-        Sample("/sets/demo/query_hr/q0.png", 1, 2, "x3", 3.0, 3.0, "area"),
+        Sample("/sets/demo/query_hr/q0.png", 1, 2, "x3", 3.0, 3.0, "area", 5),
         Sample("/sets/demo/gallery/g0.png", 1, 1, "gallery"),
         Sample("/sets/demo/gallery/g1.png", -1, 1, "gallery"),
     ]
@@ -112,7 +112,13 @@ def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
     phase = replace(test_set, info={**test_set.info, "training": {"phase": "student"}})
     differs("config", cfg, own, phase)
     differs("manifest", cfg, own, replace(test_set, manifest_hash="other"))
-    for field, value in (("pid", 9), ("group", "x2"), ("degrade", 2.0), ("kernel", "area")):
+    for field, value in (
+        ("pid", 9),
+        ("group", "x2"),
+        ("degrade", 2.0),
+        ("kernel", "area"),
+        ("seed", 7),
+    ):
         samples = [replace(test_set.samples[0], **{field: value}), *test_set.samples[1:]]
         differs("samples", cfg, own, replace(test_set, samples=samples))
     # And what doesn't reach the features doesn't.

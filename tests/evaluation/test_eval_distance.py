@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from lrreid_ext.evaluation import distance_chunks, distance_matrix
-from lrreid_ext.evaluation.distance import check_features
+from lrreid_ext.evaluation.distance import _repeated, check_features, squared_lengths
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -77,3 +77,15 @@ def test_bad_arguments() -> None:
         next(distance_chunks(query, query, "cosine", 0))
     with pytest.raises(ValueError, match="3 values, gallery features 4"):
         next(distance_chunks(query, torch.zeros(2, 4)))
+
+
+def test_copies_of_a_feature_are_found_wherever_they_stand() -> None:
+    base = torch.nn.functional.normalize(torch.randn(50, 40, generator=torch.manual_seed(0)))
+    order = torch.cat([torch.arange(50), torch.tensor([3, 49, 3])])
+    first, again = _repeated(base[order], squared_lengths(base[order]))
+    assert first.tolist() == [3, 49, 3] and again.tolist() == [50, 51, 52]
+    assert len(_repeated(base, squared_lengths(base))[1]) == 0
+    # Of one length and alike in the values that are looked at first: still not copies.
+    near = torch.zeros(2, 64)
+    near[0, 1], near[1, 2] = 1, 1
+    assert len(_repeated(near, squared_lengths(near))[1]) == 0

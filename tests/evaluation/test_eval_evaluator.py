@@ -27,8 +27,11 @@ from lrreid_ext.evaluation import (
     results_table,
     single_shot,
     single_shot_per_query,
+    tar_at_far,
 )
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
+from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 
@@ -331,8 +334,6 @@ def test_model_outputs_are_checked(
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("TEST.RERANK.ENABLED", True),
-        ("TEST.ROC.ENABLED", True),
         ("TEST.METRIC", "manhattan"),
         ("TEST.PROTOCOLS", ["multi-shot"]),
         ("TEST.PROTOCOLS", []),
@@ -355,6 +356,130 @@ def test_settings_that_cannot_be_followed(
     cfg.merge_from_list([key, value])
     with pytest.raises(ConfigError, match=key):
         CrossResolutionEvaluator(cfg, test_set)
+
+
+@pytest.mark.parametrize(
+    ("switch", "key", "value"),
+    [
+        ("RERANK", "TEST.RERANK.K2", 21),
+        ("RERANK", "TEST.RERANK.LAMBDA", 1.5),
+        ("AQE", "TEST.AQE.QE_K", 0),
+        ("ROC", "TEST.ROC.FARS", []),
+        ("ROC", "TEST.ROC.FARS", [0.0]),
+        *((switch, "TEST.PROTOCOLS", ["single_shot"]) for switch in ("RERANK", "AQE", "ROC")),
+    ],
+)
+def test_settings_of_a_switch(cfg: CfgNode, switch: str, key: str, value: Any) -> None:
+    cfg.merge_from_list([key, value])
+    check_config(cfg)  # nobody asks for it
+    cfg.TEST[switch].ENABLED = True
+    with pytest.raises(ConfigError, match=f"TEST.{switch}"):
+        check_config(cfg)
+
+
+def test_rates_are_those_of_the_pure_function(
+    cfg: CfgNode,
+    test_set: TestSet,
+    features: torch.Tensor,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    plain = run(cfg, test_set, features)
+    cfg.TEST.ROC.ENABLED, cfg.TEST.ROC.FARS = True, [1e-3, 0.055, 0.2]
+    with caplog.at_level(logging.INFO, logger="lrreid_ext"):
+        found = run(cfg, test_set, features, tmp_path)
+    assert plain.items() <= found.items()
+    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
+    entry = load_results(tmp_path / "results_demo.json")["groups"]
+    for group in ("query", "x3", "query@2"):
+        query, q_pids, q_camids = arrays(test_set, features, group.split("@")[0])
+        chosen = np.arange(len(query))
+        if "@" in group:
+            drawn = [s.factor for s in test_set.samples if s.group == "query"]
+            chosen = np.flatnonzero(np.array(drawn) == 2)
+        own = (query[chosen], gallery, np.array(q_pids)[chosen], g_pids)
+        rates = tar_at_far(*own, np.array(q_camids)[chosen], g_camids, fars=[1e-3, 0.055, 0.2])
+        figures = entry[group]["multi_shot"]
+        for name, rate in zip(("1e-3", "5.5e-2", "2e-1"), rates.tar, strict=True):
+            assert found[f"multi_shot/{group}/TAR@{name}"] == pytest.approx(100 * rate, abs=1e-5)
+            assert figures[f"TAR@{name}"] == found[f"multi_shot/{group}/TAR@{name}"]
+        assert figures["genuine_pairs"] == rates.genuine
+        assert figures["impostor_pairs"] == rates.impostors
+    assert 0 < found["multi_shot/query/TAR@5.5e-2"] < found["multi_shot/query/TAR@2e-1"]
+    assert "True accept rates (%)" in caplog.text
+    assert "@5.5e-2" in caplog.text
+    shown = results_table([tmp_path / "results_demo.json"], ["multi_shot/query/TAR@2e-1"])
+    assert f"{found['multi_shot/query/TAR@2e-1']:.1f}" in shown
+
+
+def test_reranking_leaves_junk_out_and_reaches_every_figure(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor, tmp_path: Path
+) -> None:
+    samples = [replace(s, pid=-1) if s.path == "q3.png" else s for s in test_set.samples]
+    test_set = replace(test_set, samples=samples)
+    plain = run(cfg, test_set, features)
+    cfg.TEST.RERANK.ENABLED, cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2 = True, 6, 3
+    cfg.TEST.ROC.ENABLED, cfg.TEST.ROC.FARS = True, [0.1]
+    found = run(cfg, test_set, features, tmp_path)
+    gallery, g_pids, g_camids = (np.array(a) for a in arrays(test_set, features, "gallery"))
+    query, q_pids, q_camids = (np.array(a) for a in arrays(test_set, features, "query"))
+    kept, asked = g_pids >= 0, q_pids >= 0
+    assert (len(kept) - kept.sum(), len(asked) - asked.sum()) == (5, 1)
+    pair = torch.tensor(query[asked]), torch.tensor(gallery[kept])
+    names = (q_pids[asked], g_pids[kept], q_camids[asked], g_camids[kept])
+    distances = k_reciprocal(*pair, k1=6, k2=3, weight=0.3)
+    ranked = rank_statistics(*pair, *names, distances=distances)
+    assert found["multi_shot/query/mAP"] == pytest.approx(100 * ranked.mean_ap, abs=1e-5)
+    assert found["multi_shot/query/mAP"] != plain["multi_shot/query/mAP"]
+    rates = tar_at_far(*pair, *names, fars=[0.1], distances=distances)
+    assert found["multi_shot/query/TAR@1e-1"] == pytest.approx(100 * rates.tar[0], abs=1e-5)
+    # A part's pairs alone, of the same distances.
+    drawn = np.array([s.factor for s in samples if s.group == "query"])[asked]
+    matrix = torch.cat([block.clone() for _, block in distances])[torch.from_numpy(drawn == 3)]
+    part = tar_at_far(
+        pair[0][drawn == 3], pair[1], names[0][drawn == 3], names[1], names[2][drawn == 3],
+        names[3], fars=[0.1], distances=[(slice(0, len(matrix)), matrix)],
+    )  # fmt: skip
+    assert found["multi_shot/query@3/TAR@1e-1"] == pytest.approx(100 * part.tar[0], abs=1e-5)
+    single = [key for key in plain if key.startswith("single_shot")]
+    assert [found[key] for key in single] == [plain[key] for key in single]
+    content = load_results(tmp_path / "results_demo.json")
+    assert content["rerank"] == {"k1": 6, "k2": 3, "lambda": 0.3}
+    assert content["groups"]["query"]["junk"] == 1
+    assert content["groups"]["query"]["multi_shot"]["unmatched"] == 0
+    assert "rerank" in results_table([content])
+
+
+def test_no_pairs_no_rates(cfg: CfgNode, features: torch.Tensor, tmp_path: Path) -> None:
+    """One identity in the gallery: there is no impostor pair."""
+    cfg.TEST.ROC.ENABLED = True
+    samples = [Sample("a", 1, 0, "query"), Sample("b", 1, 1, "gallery")]
+    found = run(cfg, TestSet("one", samples), features[:2], tmp_path)
+    assert found["multi_shot/query/mAP"] == 100
+    assert not [key for key in found if "TAR@" in key]
+    entry = load_results(tmp_path / "results_one.json")["groups"]["query"]["multi_shot"]
+    assert (entry["TAR@1e-4"], entry["impostor_pairs"]) == (None, 0)
+
+
+def test_fused_anchors_are_verified_but_not_reranked(
+    cfg: CfgNode, test_set: TestSet, features: torch.Tensor
+) -> None:
+    cfg.MODEL.ANCHORS.FACTORS = [2.0, 4.0]
+    several = torch.stack([features, features + 0.1], dim=1)
+    cfg.TEST.ROC.ENABLED = True
+
+    def scored() -> Any:
+        evaluator = CrossResolutionEvaluator(cfg, test_set)
+        sizes = torch.full((len(several), 2), 8)
+        evaluator.process({"index": torch.arange(len(several)), "native_size": sizes}, several)
+        return evaluator.evaluate()
+
+    assert "multi_shot/query/TAR@1e-2" in scored()
+    for key in ("RERANK", "AQE"):
+        cfg.TEST[key].ENABLED = True
+        with pytest.raises(ConfigError, match=f"TEST.{key}.ENABLED: not available"):
+            scored()
+        cfg.TEST[key].ENABLED = False
 
 
 def test_test_set_needs_query_and_gallery(cfg: CfgNode) -> None:

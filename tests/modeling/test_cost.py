@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrreid_ext.evaluation.cost import gmacs, latency, parameters
+from lrreid_ext.evaluation.cost import gmacs, latency, parameters, parameters_used
 
 
 def test_convolution_and_linear_by_hand():
@@ -69,3 +69,25 @@ def test_latency_is_the_median_after_the_warm_up():
     assert 0.02 <= seconds < 0.2
     with pytest.raises(ValueError, match="repeats"):
         latency(net, torch.zeros(1), repeats=0)
+
+
+def test_parameters_used_leaves_out_what_a_query_does_not_need():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(3, 4, 3, bias=False)
+            self.again = self.body
+            self.teacher = nn.Linear(50, 50)
+            # Held by a module that runs, used in training alone.
+            self.weight = nn.Parameter(torch.zeros(10, 4))
+
+        def forward(self, batch):
+            assert next(self.teacher.parameters()).device == batch["x"].device
+            maps = self.again(self.body(batch["x"]).detach()[:, :3])
+            out = nn.functional.normalize(maps.mean((2, 3)))
+            return out @ self.weight.t() if self.training else out
+
+    net = Net()
+    assert parameters_used(net, {"x": torch.zeros(1, 3, 8, 8)}) == 4 * 27
+    assert parameters(net) == 4 * 27 + 2550 + 40
+    assert net.training

@@ -1,0 +1,245 @@
+"""The page about runs: what it holds, what it leaves out, whom it shows."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mini_runs import SYNTH, trained_run, untrained_run
+from PIL import Image
+
+from lrreid_ext.analysis.plots import line, new_figure
+from lrreid_ext.analysis.runs import load_run
+from lrreid_ext.analysis.scored import score_run, score_runs
+from lrreid_ext.commands import ranked, report, tsne
+from lrreid_ext.config import get_cfg
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.report import SECTIONS, render
+from lrreid_ext.report.blocks import Cell, Left, Note, Section, Table, figure_of, picture_of
+from lrreid_ext.report.scores import seen_factors
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A trained run with front-end and gates, and an untrained one."""
+    torch.set_num_threads(1)
+    base = tmp_path_factory.mktemp("runs")
+    sets = base / "sets"
+    return trained_run(sets, base / "dual"), untrained_run(sets, base / "plain", *SYNTH)
+
+
+@pytest.fixture(scope="module")
+def page(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page about both, by the command."""
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    words = [f"dual <streams>={runs[0]}", str(runs[1]), "--out", str(out)]
+    words += ["--factors", "2", "4", "--queries", "3", "--depth", "4", "--people", "4"]
+    assert report.main(words) == 0
+    return out
+
+
+class Outline(HTMLParser):
+    """What a test asks of a page: ids, images, links, headings, tables' texts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.images: list[dict] = []
+        self.targets: list[str] = []
+        self.sources: list[str] = []
+        self.headings: list[int] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        found = dict(attrs)
+        self.ids += [found["id"]] if "id" in found else []
+        self.images += [found] if tag == "img" else []
+        self.targets += [found["href"]] if tag == "a" else []
+        self.sources += [v for k, v in attrs if k in ("src", "srcset", "xlink:href", "data") and v]
+        self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
+
+
+def test_the_page_stands_alone(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = Outline(text)
+    assert all(source.startswith(("data:image/", "#")) for source in found.sources)
+    assert not re.search(r"url\((?!#)|@import|<link(?! rel=\"icon\")|<iframe", text)
+    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in text and "default-src 'none'" in text
+    assert len(set(found.ids)) == len(found.ids)
+    assert all(target[1:] in found.ids for target in found.targets)
+    assert found.headings[0] == 1 and 1 not in found.headings[1:]
+    assert all(b - a <= 1 for a, b in zip(found.headings, found.headings[1:], strict=False))
+    assert "dual &lt;streams&gt;" in text and "<streams>" not in text
+
+
+def test_every_section_is_there_for_these_runs(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = Outline(text)
+    assert set(SECTIONS) <= set(found.ids)
+    assert "left-out" not in found.ids
+    # Query and depth matches of 3 queries for 2 runs, at least; and the same of the failures.
+    assert len(found.images) >= 3 * (1 + 2 * 4)
+    assert all(image["alt"] for image in found.images)
+    alts = [image["alt"] for image in found.images]
+    assert any(re.fullmatch(r"rank 1, (right|wrong): person \d+, camera \d+, .*", a) for a in alts)
+    assert any("restored by dual <streams>, PSNR" in a for a in alts)
+    assert "Gates learned" in text and "nobody is shown" in text
+
+
+def test_its_figures_are_those_of_the_results_file(runs, page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    kept = json.loads((runs[0] / "results_synth_pedestrians.json").read_text())
+    shot = kept["groups"]["query"]["single_shot"]
+    assert f"{shot['Rank-1']:.1f} ± {shot['Rank-1_std']:.1f}" in text
+    assert "equal to what is stored beside the checkpoint: dual &lt;streams&gt;" in text
+    assert "plain: no results_synth_pedestrians.json" in text
+    assert kept["manifest_hash"] in text
+    quality = json.loads((runs[0] / "quality_synth_pedestrians.json").read_text())
+    assert f"{quality['groups']['query']['PSNR']:.2f}" in text
+
+
+def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
+    folder = tmp_path / "dual"
+    shutil.copytree(runs[0], folder)
+    path = folder / "results_synth_pedestrians.json"
+    kept = json.loads(path.read_text())
+    kept["groups"]["query"]["single_shot"]["Rank-1"] += 3
+    path.write_text(json.dumps(kept))
+    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    assert "beside the checkpoint differs: MLR Rank-1" in text
+    assert text.count("not wanted (--without)") == len(SECTIONS) - 1
+
+
+def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
+    wanted = ("restored", "gates", "training", "config")
+    text = report.page(
+        [str(runs[1])], factors=[2], without=[k for k in SECTIONS if k not in wanted]
+    )
+    assert "no run has a super-resolution front-end" in text
+    assert "no run has a dual-stream backbone" in text
+    assert "no metrics.json" in text
+    assert "differs from the defaults" in text
+
+
+def test_real_people_are_shown_only_if_asked_for(market_root: Path, tmp_path: Path) -> None:
+    run = untrained_run(market_root, tmp_path / "run")
+    options = {"factors": [2], "queries": 2, "depth": 2}
+    options["without"] = [k for k in SECTIONS if k not in ("galleries", "failures", "restored")]
+    text = report.page([str(run)], **options)
+    assert Outline(text).images == []
+    assert "pictures of real people are left out" in text
+    assert report.NOTICE not in text.replace("&#39;", "'")
+    text = report.page([str(run)], images=True, **options)
+    assert len(Outline(text).images) >= 2 * (1 + 2)
+    assert report.NOTICE in text.replace("&#39;", "'")
+    assert "nobody is shown" not in text
+
+    out = tmp_path / "ranked"
+    assert ranked.main([str(run), "--out", str(out), "--queries", "1"]) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["ranked.csv", "ranked.json"]
+    assert ranked.main([str(run), "--out", str(out), "--queries", "1", "--images"]) == 0
+    assert (out / "ranked.png").is_file()
+
+
+def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, capsys) -> None:
+    other = untrained_run(
+        tmp_path / "sets", tmp_path / "other", *SYNTH,
+        "DATASETS.OPTIONS.synth_pedestrians.identities", "12",
+    )  # fmt: skip
+    out = tmp_path / "report.html"
+    assert report.main([str(runs[1]), str(other), "--out", str(out)]) == 2
+    assert "'plain' and 'other' know it with different images" in capsys.readouterr().err
+    assert not out.exists()
+    with pytest.raises(ConfigError, match="--factors: a degradation factor is above 1, not 1"):
+        score_run(load_run(str(runs[1])), factors=[1.0])
+
+
+def test_scored_is_what_the_evaluation_scores(runs) -> None:
+    run = score_runs([load_run(str(runs[0]))], factors=None)[0]
+    kept = json.loads((runs[0] / "results_synth_pedestrians.json").read_text())
+    assert run.results()["groups"] == kept["groups"]
+    query = run.groups["query"]
+    statistics = run.statistics(query)
+    figures = kept["groups"]["query"]["multi_shot"]
+    assert 100 * statistics.cmc([1])[0] == pytest.approx(figures["Rank-1"], abs=1e-5)
+    np.testing.assert_array_equal(run.nearest(query, 5).first_rank, statistics.first_rank)
+    shots = run.shots(query).mean([1])
+    shown = kept["groups"]["query"]["single_shot"]["Rank-1"]
+    assert 100 * shots[0] == pytest.approx(shown, abs=1e-5)
+    part = run.gallery[run.camids[run.gallery] == 0]
+    assert run.statistics(query, part).gallery == len(part) < len(run.gallery)
+
+
+def test_the_tools_write_their_files(runs, tmp_path: Path) -> None:
+    pair = [f"first={runs[0]}", f"second={runs[1]}"]
+    out = tmp_path / "tsne"
+    assert tsne.main([*pair, "--out", str(out), "--people", "3", "--factors", "2"]) == 0
+    rows = list(csv.DictReader((out / "tsne.csv").open()))
+    assert {row["run"] for row in rows} == {"first", "second"}
+    assert {row["factor"] for row in rows} == {"1", "2"} and len({r["person"] for r in rows}) == 3
+    assert all(
+        (out / f"tsne_{n}.{e}").is_file() for n in ("first", "second") for e in ("svg", "png")
+    )
+    out = tmp_path / "ranked"
+    assert ranked.main([*pair, "--out", str(out), "--queries", "2", "--depth", "3"]) == 0
+    rows = list(csv.DictReader((out / "ranked.csv").open()))
+    assert len(rows) == 2 * 2 * 3
+    assert Image.open(out / "ranked.png").width > 100
+    kept = json.loads((out / "ranked.json").read_text())
+    assert set(kept["first_rank"]) == {"first", "second"}
+    assert ranked.main([str(tmp_path / "nothing")]) == 2
+
+
+# ---------------------------------------------------------------- parts
+def test_seen_factors_follow_the_phases() -> None:
+    cfg = get_cfg()
+    cfg.INPUT.LR.TRAIN_ON = "hr"
+    assert seen_factors(cfg) == ([1.0], None)
+    cfg.INPUT.LR.TRAIN_ON = "lr"
+    cfg.PHASES["teacher"] = {"EPOCHS": 1, "TRAIN_ON": "hr"}
+    cfg.PHASES["student"] = {"EPOCHS": 1}
+    assert seen_factors(cfg) == ([1.0, 2.0, 3.0, 4.0], None)
+    cfg.PHASES["student"] = {"EPOCHS": 1, "INPUT": {"LR": {"RANGE": [1.5, 6.0]}}}
+    assert seen_factors(cfg) == ([1.0], (1.5, 6.0))
+
+
+def test_a_figure_takes_the_pages_colours_and_keeps_its_ids_apart() -> None:
+    figure, axes = new_figure()
+    line(axes[0], [0, 1], [0, 1], "<b> & #000000", 0)
+    line(axes[0], [0, 1], [1, 0], "black", 6)
+    axes[0].legend()
+    first, second = (figure_of(figure, key, 'a "b"') for key in ("one", "two"))
+    assert "stroke: currentColor" in first.svg and "var(--c0072b2)" in first.svg
+    assert "stroke: #000000" not in first.svg and "stroke: #dddddd" not in first.svg
+    assert "&lt;b&gt; &amp; #000000" in first.svg and 'aria-label="a &#34;b&#34;"' in first.svg
+    ids = [set(re.findall(r'\bid="([^"]+)"', f.svg)) for f in (first, second)]
+    assert ids[0] and not ids[0] & ids[1]
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', first.svg))
+    assert {a or b for a, b in used} <= ids[0]
+
+
+def test_pictures_keep_the_pixels_that_matter() -> None:
+    small = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 8, 3), dtype=np.uint8))
+    found = picture_of(small, "query")
+    assert found.src.startswith("data:image/png;base64,") and found.pixels
+    large = small.resize((64, 128))
+    assert picture_of(large, "match").src.startswith("data:image/jpeg;base64,")
+    assert picture_of(large, "query", lossless=True).src.startswith("data:image/png")
+
+
+def test_what_is_written_is_escaped() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    section = Section("a", evil, [Note(evil), Table(evil, [evil, "b"], [[evil, Cell(evil, 1.0)]])])
+    text = render(evil, evil, [section], [Left("b", evil, evil)], notice=evil, written=evil)
+    assert "<img" not in text and text.count("&lt;img") >= 9
