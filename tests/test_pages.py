@@ -23,7 +23,7 @@ from lrreid_ext.files import write_text
 BLOCK = re.compile(r"^<!-- run -->\n```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Pages that lose their point without code that runs.
-NEEDED = {"docs/python.md", "docs/search.md"}
+NEEDED = {"README.md", "docs/python.md", "docs/search.md"}
 
 
 def blocks(page: Path) -> list[str]:
