@@ -10,10 +10,17 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.trainer import Trainer
+
+# The same examples in every run, so that what fails does so for whoever looks. Others are searched
+# with `pytest --hypothesis-profile=search`.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None)
+settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,6 +17,9 @@ EPSILON = 1e-12
 # no faster, and much smaller ones slow it down, since each reads the whole gallery again.
 CHUNK_NUMBERS = 20 * 2**20
 
+# Numbers that a processor's cache holds: what takes several passes takes them over so many.
+TILE_NUMBERS = 2**17
+
 
 def check_features(features: Tensor, group: str) -> Tensor:
     """The features as float32, if they can be ranked.
@@ -73,6 +76,25 @@ def check_finite(features: Tensor, witness: Tensor, group: str) -> None:
 def chunk_rows(gallery: int) -> int:
     """Queries at a time that keep a chunk within ``CHUNK_NUMBERS`` distances to ``gallery``."""
     return min(1024, max(16, CHUNK_NUMBERS // gallery))
+
+
+def tiles(rows: slice, block: Tensor, width: int = 0) -> Iterator[tuple[slice, Tensor]]:
+    """A chunk of distances in parts that a processor's cache holds; elsewhere whole.
+
+    Args:
+        rows: the queries.
+        block: (rows, G) their distances.
+        width: numbers that are held for each query; at least and by default G.
+
+    Yields:
+        Consecutive queries and their distances, a view of ``block``.
+    """
+    step = len(block)
+    if block.device.type == "cpu":
+        step = max(1, TILE_NUMBERS // max(width, block.shape[1]))
+    for start in range(0, len(block), step):
+        part = block[start : start + step]
+        yield slice(rows.start + start, rows.start + start + len(part)), part
 
 
 def distance_chunks(
@@ -153,6 +175,7 @@ def _one_model(
     if metric == "cosine":
         query_scale = 1 / query_square.sqrt().clamp(min=EPSILON)
         gallery_scale = -1 / gallery_square.sqrt().clamp(min=EPSILON)
+        one = gallery_scale.new_ones(1)
     # At least two rows: the product of a single one takes another routine, which rounds equal
     # gallery features differently.
     buffer = query.new_empty(max(2, min(chunk, len(query))), len(gallery))
@@ -164,7 +187,7 @@ def _one_model(
             block = block.expand(2, -1)
         out = torch.mm(block, gallery.T, out=buffer[: len(block)])[: rows.stop - rows.start]
         if metric == "cosine":
-            out.mul_(gallery_scale).add_(1)
+            torch.addcmul(one, out, gallery_scale, out=out)  # in one pass
         else:
             out.mul_(-2).add_(gallery_square).add_(query_square[rows, None])
             out.clamp_(min=0).sqrt_()

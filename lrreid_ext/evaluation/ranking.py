@@ -251,7 +251,7 @@ def _nearer(block: Tensor, right: Tensor) -> Tensor:
     def work(rows: range) -> None:
         for i in rows:
             row = columns[i]
-            near = row[row <= last[i]]
+            near = np.compress(row <= last[i], row)  # several times as fast as indexing
             near.sort()
             found[i] = np.searchsorted(near, asked[i], side="right")
 

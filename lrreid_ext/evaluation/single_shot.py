@@ -17,7 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.evaluation.distance import check_features, distance_chunks
+from lrreid_ext.evaluation.distance import check_features, distance_chunks, tiles
 from lrreid_ext.evaluation.ranking import cmc, labels
 
 
@@ -168,14 +168,15 @@ def single_shot(
         if not len(asked):
             continue
         drawn, places = np.unique(picks[:, k, present], return_inverse=True)
-        where = torch.from_numpy(places.reshape(trials, -1)).to(query.device)
-        right = torch.from_numpy(slot[target[asked]]).to(query.device)
+        where = torch.from_numpy(places.reshape(-1)).to(query.device)
+        right = torch.from_numpy(places.reshape(trials, -1)[:, slot[target[asked]]].T)
+        right = right.to(query.device)
         own_weights = None if weights is None else weights[asked]
         chunks = distance_chunks(query[asked], gallery[drawn], metric, chunk, own_weights)
-        for rows, block in chunks:
-            for trial in range(trials):
-                shown = block[:, where[trial]]
-                own = shown.gather(1, right[rows, None])
-                # At the right match's distance or nearer, itself included: ties rank before it.
-                first_rank[trial, asked[rows]] = (shown <= own).sum(1).cpu().numpy()
+        for rows, block in (t for c in chunks for t in tiles(*c, len(where))):
+            own = block.gather(1, right[rows])
+            shown = block.index_select(1, where).view(len(block), trials, -1)
+            # At the right match's distance or nearer, itself included: ties rank before it.
+            ranks = (shown <= own[:, :, None]).sum(dim=2)
+            first_rank[:, asked[rows]] = ranks.T.cpu().numpy()
     return SingleShot(first_rank, first_rank[0] > 0, q_pids < 0, len(identities))

@@ -18,7 +18,7 @@ is that of a threshold. So thresholds are exact, and memory doesn't depend on th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -27,7 +27,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.evaluation.distance import check_shape, distance_chunks
+from lrreid_ext.evaluation.distance import check_shape, distance_chunks, tiles
 from lrreid_ext.evaluation.ranking import Pairs, checked_chunks, labels
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
@@ -102,8 +102,8 @@ def tar_at_far(
     pairs = Pairs(q_pids, g_pids, q_camids, g_camids)
     strangers = torch.from_numpy(np.flatnonzero(g_pids == 0)).to(gallery.device)
 
-    def impostors() -> Iterable[tuple[Tensor, Tensor]]:
-        """Impostor pairs' distances as ordered whole numbers, and genuine pairs' distances."""
+    def impostors(genuine: list[Tensor] | None = None) -> Iterator[Tensor]:
+        """Impostor pairs' distances as ordered whole numbers; genuine ones' join the list."""
         if distances is None:
             chunks = distance_chunks(query, gallery, metric, chunk, weights, check=True)
         else:
@@ -116,13 +116,15 @@ def tar_at_far(
             unknown = torch.nonzero(own == 0)
             if len(unknown) and len(strangers):
                 block[unknown, strangers] = torch.inf
-            yield _ordered(block), right[torch.isfinite(right)]
+            if genuine is not None:
+                genuine.append(right[torch.isfinite(right)])
+            for _, part in tiles(rows, block):
+                yield _ordered(part)
 
     upper = torch.zeros(_HALF, dtype=torch.int64, device=gallery.device)
-    found = []
-    for keys, genuine in impostors():
+    found: list[Tensor] = []
+    for keys in impostors(found):
         upper += torch.bincount((keys >> 16).add_(_HALF // 2).flatten(), minlength=_HALF)
-        found.append(genuine)
     same = torch.cat(found).sort().values
     left_out_bin = int(_ordered(torch.tensor([torch.inf])) >> 16) + _HALF // 2
     upper[left_out_bin] = 0  # no finite number has the upper bits of infinity
@@ -137,9 +139,10 @@ def tar_at_far(
     bins = np.searchsorted(ends, allowed, side="right")  # where all are allowed: past the end
     wanted = np.unique(bins[bins < _HALF])
     lower = torch.zeros(len(wanted), _HALF, dtype=torch.int64, device=gallery.device)
-    for keys, _ in impostors() if len(wanted) else ():
+    for keys in impostors() if len(wanted) else ():
+        above = keys >> 16
         for k, bin_ in enumerate(wanted):
-            inside = keys[(keys >> 16) == int(bin_) - _HALF // 2]
+            inside = keys[above == int(bin_) - _HALF // 2]
             lower[k] += torch.bincount(inside & (_HALF - 1), minlength=_HALF)
     threshold = np.full(len(rates), np.inf, dtype=np.float32)
     accepted = np.full(len(rates), total)
