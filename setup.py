@@ -52,11 +52,14 @@ setup(
         "hub": HUB,
         # SR.NAME Spandrel: other people's super-resolution networks.
         "spandrel": SPANDREL,
+        # fast-reid's Cython code, compiled to be measured beside ours.
+        "bench": ["Cython>=3", "setuptools"],
         "dev": [
             *EXPORT,
             *HUB,
             *SPANDREL,
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6.100",
             # The report in a browser; chromium and chromium-driver are the system's.
             "selenium>=4.20",

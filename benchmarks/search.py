@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -29,9 +26,16 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
+from lrreid_ext.benchmark import (
+    MEGABYTE,
+    BenchmarkError,
+    command_line,
+    in_fresh_process,
+    machine_line,
+    save,
+)
 from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.folder import FolderStore
@@ -45,12 +49,6 @@ NOISE, SPREAD = 0.8, 0.25
 # Matches asked for, and queries before the clock is started.
 MATCHES, WARM_UP = 10, 20
 _BLOCK = 4096
-
-MEGABYTE = 2**20
-
-
-class BenchmarkError(RuntimeError):
-    """A kind that failed, or a machine that is too small."""
 
 
 class Drawn:
@@ -220,16 +218,10 @@ def _check_room(needed: int, work: Path | None) -> None:
 def _in_fresh_process(
     task: str, kind: str, folder: Path, args: argparse.Namespace
 ) -> dict[str, Any]:
-    command = [sys.executable, str(Path(__file__).resolve()), "--task", task, kind, str(folder)]
+    words = ["--task", task, kind, str(folder)]
     for key in ("vectors", "dim", "queries", "recall", "threads", "seed"):
-        command += [f"--{key}", str(getattr(args, key))]
-    environment = dict(os.environ)
-    if args.threads:
-        environment["OMP_NUM_THREADS"] = str(args.threads)
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise BenchmarkError(f"{kind} failed, status {done.returncode}:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+        words += [f"--{key}", str(getattr(args, key))]
+    return in_fresh_process(__file__, words, args.threads, kind)
 
 
 def table(results: dict[str, Any], style: str) -> str:
@@ -239,7 +231,7 @@ def table(results: dict[str, Any], style: str) -> str:
         results: what :func:`run_all` returns.
         style: tabulate's name of a format, such as ``pipe`` for Markdown.
     """
-    chosen, machine = results["settings"], results["machine"]
+    chosen = results["settings"]
     rows, notes = [], []
     for kind, found in results["kinds"].items():
         if found["index"] != kind:
@@ -276,9 +268,7 @@ def table(results: dict[str, Any], style: str) -> str:
         "process holds beyond the libraries, parts of files that it looks at included.",
         f"{results['drawn']} The exact search's first match shows the query's identity in "
         f"{100 * right:.0f} % of queries.",
-        f"{machine['processors']} x {machine['cpu']}, faiss {results['faiss']}, torch "
-        f"{machine['torch']}, Python {machine['python']}; commit {results['commit'] or 'unknown'}; "
-        f"{results['command']}",
+        machine_line(results, f"faiss {results['faiss']}"),
     ]
     align = ["left"] + ["right"] * (len(headers) - 1)
     body = tabulate(rows, headers, style, colalign=align, disable_numparse=True)
@@ -287,24 +277,12 @@ def table(results: dict[str, Any], style: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="search.py",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    out = command_line("search.py", __doc__ or "", "benchmarks/results/search.json")
     out.add_argument("--vectors", type=int, default=1_000_000, metavar="N", help="in the gallery")
     out.add_argument("--dim", type=int, default=512, metavar="N", help="width of the vectors")
     out.add_argument("--queries", type=int, default=500, metavar="N", help="timed one by one")
     out.add_argument("--recall", type=float, default=0.95, metavar="R", help="asked for")
-    out.add_argument("--threads", type=int, default=0, metavar="N", help="0: as torch chooses")
-    out.add_argument("--seed", type=int, default=0, metavar="N", help="of the vectors")
     out.add_argument("--work", type=Path, metavar="DIR", help="for the galleries, removed again")
-    out.add_argument(
-        "--out", type=Path, default=Path("benchmarks/results/search.json"), metavar="FILE",
-        help="results file; the table is written beside it as .md",
-    )  # fmt: skip
     out.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
     return out
 
@@ -313,13 +291,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; the exit status: 1 if a kind failed or there isn't room."""
     cli = parser()
     args = cli.parse_args(argv)
-    for key, least in (("vectors", 100), ("dim", 2), ("queries", 1), ("threads", 0), ("seed", 0)):
+    for key, least in (("vectors", 100), ("dim", 2), ("queries", 1)):
         if getattr(args, key) < least:
             cli.error(f"--{key} must be at least {least}")
     if not 0 < args.recall <= 1:
         cli.error("--recall must be above 0 and at most 1")
-    if args.out.suffix != ".json":
-        cli.error(f"--out {args.out}: must end in .json; the table goes beside it as .md")
     if args.task:
         if args.threads:
             torch.set_num_threads(args.threads)
@@ -331,16 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = serve(Path(folder), drawn, args.queries)
         print(json.dumps(found))
         return 0
-    try:
-        results = run_all(args)
-    except BenchmarkError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        return 1
-    write_json(args.out, results)
-    page = args.out.with_suffix(".md")
-    write_text(page, table(results, "pipe"))
-    print(f"\n{table(results, 'simple')}\n{args.out} and {page} written")
-    return 0
+    return save(args.out, lambda: run_all(args), table)
 
 
 if __name__ == "__main__":

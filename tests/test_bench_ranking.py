@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import mmap
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 from conftest import load_script
 from sklearn.metrics import average_precision_score
+
+from lrreid_ext.evaluation.memory import PeakMemory
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +37,50 @@ def test_data_are_neither_trivial_nor_hopeless(bench: ModuleType) -> None:
     assert torch.equal(again.query, data.query) and torch.equal(again.gallery, data.gallery)
 
 
-def test_contenders_agree_and_the_host_is_scaled(
+def test_what_was_timed_on_some_queries_is_scaled(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bench.make_data(40, 300, 32)
-    ours = bench.measure(bench.OURS, data, 2, 10)
-    host = bench.measure(bench.HOST, data, 2, 10)
-    assert len(ours["seconds"]) == len(host["seconds"]) == 2
-    assert host["map"] == pytest.approx(ours["map"], abs=1e-6)
-    assert (ours["scaled_from"], host["scaled_from"]) == (None, 10)
+    host = bench.measure("ranking-python", data, bench.Asked(2, 10, ""))
+    assert len(host["seconds"]) == 2 and host["scaled_from"] == 10
     # 4 bytes a distance of all; 8 for the order and 8 for the CMC of each of the ranked, scaled.
     assert host["peak_bytes"] >= 40 * 300 * (4 + 8 + 8)
-    assert bench.measure(bench.HOST, data, 1, 1000)["scaled_from"] is None
+    everything = bench.Asked(1, 1000, "")
+    assert bench.measure("ranking-python", data, everything)["scaled_from"] is None
     monkeypatch.setattr(
-        bench, "_seconds", lambda work, repeats: ([0.5] * repeats, work())
+        bench, "_timed", lambda work, repeats: ([0.5] * repeats, work())
     )  # half a second for the distances, and for the ranking of a quarter of the queries
-    assert bench.measure(bench.HOST, data, 2, 10)["seconds"] == [0.5 + 4 * 0.5] * 2
+    found = bench.measure("ranking-python", data, bench.Asked(2, 10, ""))
+    assert found["seconds"] == [0.5 + 4 * 0.5] * 2
+
+
+def test_contenders_agree(bench: ModuleType) -> None:
+    """Those that need no compiler, in this process, and so without peak memory that means much."""
+    data, asked = bench.make_data(40, 300, 32), bench.Asked(1, 25, "")
+    names = [name for name, c in bench.CONTENDERS.items() if not c.compiled]
+    found = {name: bench.measure(name, data, asked) for name in names}
+    bench._check_agreement(found)
+    assert found["ranking"]["figures"]["mAP"] > 0
+    assert found["reranking"]["figures"]["mAP"] != found["ranking"]["figures"]["mAP"]
+    for name in ("single-shot", "single-shot-python", "single-shot-100"):
+        assert found[name]["figures"]["Rank1"] == pytest.approx(0.6, abs=0.25)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("cc") and importlib.util.find_spec("Cython")), reason="no compiler or Cython"
+)
+def test_compiled_contenders_agree(bench: ModuleType, tmp_path: Path) -> None:
+    assert bench.compile_host(str(tmp_path)) == ""
+    data, asked = bench.make_data(40, 300, 32), bench.Asked(1, 25, str(tmp_path))
+    names = ("ranking", "ranking-cython", "tar", "tar-cython")
+    found = {name: bench.measure(name, data, asked) for name in names}
+    bench._check_agreement(found)
+    assert 0 < found["tar"]["figures"]["TAR"] < 1
 
 
 def test_peak_memory_sees_what_was_freed(bench: ModuleType) -> None:
-    peak = bench.PeakMemory()
-    # Straight from the system: an allocator may hand out pages that it has kept, which count already.
+    peak = PeakMemory()
+    # Straight from the system: an allocator may hand out pages that it kept, which count already.
     with mmap.mmap(-1, 100 * 2**20) as pages:
         for at in range(0, len(pages), mmap.PAGESIZE):
             pages[at] = 1
@@ -61,20 +88,27 @@ def test_peak_memory_sees_what_was_freed(bench: ModuleType) -> None:
 
 
 def test_the_whole_run(
-    bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(bench, "compile_host", lambda folder: "no compiler")
     out = tmp_path / "figures" / "ranking.json"
     sizes = ["--queries", "30", "--gallery", "150", "--dim", "16", "--host-queries", "10"]
-    assert bench.main([*sizes, "--repeats", "1", "--threads", "1", "--out", str(out)]) == 0
+    names = ["product", "ranking", "ranking-python", "ranking-cython"]
+    words = [*sizes, "--repeats", "1", "--threads", "1", "--out", str(out), "--only", *names]
+    assert bench.main(words) == 0
     printed = capsys.readouterr().out
+    assert "[2/4] ranking, lrreid_ext ..." in printed and "left out: no compiler" in printed
     results = json.loads(out.read_text())
-    assert list(results["contenders"]) == list(bench.CONTENDERS)
-    assert all(f"[{k}/3] {name}" in printed for k, name in enumerate(bench.CONTENDERS, start=1))
-    bare = results["contenders"][bench.PRODUCT]
-    assert bare["ratio"] == 1 and bare["threads"] == 1
+    assert list(results["contenders"]) == names[:3]
+    assert results["left_out"] == {"ranking-cython": "no compiler"}
+    assert results["contenders"]["product"]["threads"] == 1
     assert results["machine"]["torch"] and results["settings"]["gallery"] == 150
     page = out.with_suffix(".md").read_text()
-    assert page.count("\n| ") == 3 and "ranking timed on 10 queries" in page
+    assert page.count("\n| ") == 3 and "timed on 10 queries" in page and "left out, no" in page
+    assert "| matrix product" in page and "1.00 |" in page
     assert sorted(p.name for p in out.parent.iterdir()) == ["ranking.json", "ranking.md"]
 
 
@@ -84,12 +118,15 @@ def test_figures_that_differ_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    maps = {bench.PRODUCT: None, bench.OURS: 0.5, bench.HOST: 0.51}
+    maps = {"ranking": 0.5, "ranking-python": 0.51}
     monkeypatch.setattr(
-        bench, "_in_fresh_process", lambda name, args: {"seconds": [1.0], "map": maps[name]}
+        bench,
+        "in_fresh_process",
+        lambda script, words, threads, name: {"seconds": [1.0], "figures": {"mAP": maps[name]}},
     )
-    assert bench.main(["--out", str(tmp_path / "r.json")]) == 1
-    assert "mAP differs: ours 0.500000, fast-reid's 0.510000" in capsys.readouterr().err
+    assert bench.main(["--only", *maps, "--out", str(tmp_path / "r.json")]) == 1
+    message = "ranking: mAP differs: lrreid_ext 0.500000, fast-reid, Python 0.510000"
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -98,6 +135,8 @@ def test_figures_that_differ_are_refused(
     [
         (["--repeats", "0"], "--repeats must be at least 1"),
         (["--gallery", "1"], "--gallery must be at least 2"),
+        (["--threads", "-1"], "'-1' is not a whole number"),
+        (["--only", "rank"], "invalid choice: 'rank'"),
         (["--out", "figures"], "must end in .json"),
     ],
 )

@@ -50,7 +50,8 @@ def test_a_script_says_what_its_command_says(script: str) -> None:
 def test_list_shows_every_entry_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert listing.main([]) == 0
     shown = capsys.readouterr().out
-    assert [kind for kind in listing.KINDS if f"{kind} (" not in shown] == ["hooks"]
+    # Hooks are there only where a plugin, or another test in this process, has registered one.
+    assert {kind for kind in listing.KINDS if f"{kind} (" not in shown} <= {"hooks"}
     for kind in ("frontends", "methods", "recipes", "losses", "evaluators"):
         rows = listing.KINDS[kind][1]()
         assert rows

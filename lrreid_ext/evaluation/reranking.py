@@ -18,6 +18,7 @@ rest is done on the processor.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from lrreid_ext.evaluation.distance import (
     chunk_rows,
     distance_chunks,
     squared_lengths,
+    tiles,
 )
 
 # Numbers in the temporary arrays made at once.
@@ -152,12 +154,35 @@ def k_reciprocal(
 
 
 def _neighbours(features: Tensor, k: int) -> NDArray[np.int64]:
-    """The ``k`` nearest images of each (N, min(k, N)), ascending by distance."""
-    k = min(k, len(features))
-    found = np.empty((len(features), k), dtype=np.int64)
-    for rows, block in distance_chunks(features, features, "euclidean"):
-        found[rows] = block.topk(k, dim=1, largest=False).indices.cpu().numpy()
-    return found
+    """The ``k`` nearest images of each (N, min(k, N)), ascending by distance.
+
+    Two images' product is made once and serves both: a chunk's rows are compared with themselves
+    and those after them, and what is found along its columns joins those images' lists.
+    """
+    count, k = len(features), min(k, len(features))
+    squares = squared_lengths(features)
+    away = features.new_full((count, k), torch.inf)
+    found = torch.zeros(count, k, dtype=torch.int64, device=features.device)
+
+    def join(images: slice, others: int, distances: Tensor) -> None:
+        """Take distances (images, M) to the images from number ``others`` on into the lists."""
+        near = distances.topk(min(k, distances.shape[1]), dim=1, largest=False)
+        both = torch.cat([away[images], near.values], dim=1)
+        numbers = torch.cat([found[images], near.indices + others], dim=1)
+        away[images], order = both.topk(k, dim=1, largest=False)
+        found[images] = numbers.gather(1, order)
+
+    step = chunk_rows(count)
+    for start in range(0, count, step):
+        rows = slice(start, min(start + step, count))
+        block = torch.mm(features[rows], features[start:].T).mul_(-2)
+        # A constant of each list, its own image's square, is left out.
+        for own, part in tiles(rows, block):
+            join(own, start, part + squares[start:])
+        after = block[:, rows.stop - start :].T
+        for own, part in tiles(slice(rows.stop, count), after):
+            join(own, start, part.contiguous() + squares[rows])
+    return found.cpu().numpy()
 
 
 def _reciprocal(nearest: NDArray[np.int64], half: int) -> sparse.csr_matrix:
@@ -202,20 +227,12 @@ def _weighted(features: Tensor, links: sparse.csr_matrix) -> sparse.csr_matrix:
     counts = np.diff(links.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
     squares = squared_lengths(features)
-    products = torch.empty(len(row), dtype=torch.float32)
     index = torch.from_numpy(links.indices.astype(np.int64)).to(features.device)
-    step = max(1, _NUMBERS // features.shape[1])
-    # Some images at a time, whose neighbours fit the temporary array.
-    start = 0
-    while start < len(counts):
-        end = max(
-            start + 1,
-            int(np.searchsorted(links.indptr, links.indptr[start] + step, side="right")) - 1,
-        )
-        a, b = links.indptr[start], links.indptr[end]
-        local = torch.from_numpy(row[a:b]).to(features.device)
-        products[a:b] = (features[index[a:b]].mul_(features[local])).sum(dim=1).cpu()
-        start = end
+    products = features.new_empty(len(row))
+    # One image at a time, whose neighbours' features fit a processor's cache.
+    for i, (a, b) in enumerate(pairwise(links.indptr.tolist())):
+        torch.mv(features[index[a:b]], features[i], out=products[a:b])
+    products = products.cpu()
     squares = squares.cpu()
     own = torch.from_numpy(row)
     away = (squares[own] + squares[index.cpu()] - 2 * products).double().numpy()
