@@ -243,6 +243,27 @@ def test_every_discriminator_changes_and_learns(model_of: Any) -> None:
     assert told[-1] < 0.8 * told[0]
 
 
+class Bright(torch.nn.Module):
+    """Takes bright images for real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(100.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3)) - self.level
+
+
+def test_only_stages_that_were_judged_count_as_told_apart(model_of: Any) -> None:
+    model = model_of()
+    model.discriminators = torch.nn.ModuleList(Bright() for _ in range(3))
+    dark, bright = torch.zeros(4, 3, 8, 4), torch.full((4, 3, 8, 4), 255.0)
+    nothing = (dark[:1], bright[:1])
+    assert model.told_apart([nothing, (dark, bright), nothing])[1] == 1
+    assert model.told_apart([nothing, (dark, bright), (bright, dark)])[1] == 0.5
+    assert model.told_apart([nothing] * 3)[1] == 0.5
+
+
 def test_any_front_end_that_learns_gets_one_discriminator(model_of: Any) -> None:
     model = model_of("MODEL.SR.NAME", "SRCNN", "MODEL.SR.FILTERS", "[4, 3]")
     losses = model(batch())
@@ -407,6 +428,19 @@ def test_one_command_runs_three_phases(make_cfg: Any, monkeypatch: pytest.Monkey
     assert all(torch.equal(v, after[k]) for k, v in judge.items())
     again = eval_only(cfg)["mlr_market1501"]  # which needs no VGG
     assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
+
+
+def test_stages_that_no_image_passes_stay_as_they_are(make_cfg: Any) -> None:
+    only = ["INPUT.LR.FACTORS", "[3]", "INPUT.LR.FIXED", "False", "TEST.EVAL_PERIOD", "0"]
+    adamw = ["SOLVER.OPT", "AdamW", "SOLVER.WEIGHT_DECAY", "0.1", "START_PHASE", "together"]
+    trainer = with_tiny_vgg(make_cfg(YAML, [*TINY, *SMALL], *WITH_VGG, *only, *adamw))
+    parts = [f"{part}.{k}" for part in ("frontend.generators", "discriminators") for k in range(3)]
+    last = {p: state_of(trainer, p) for p in parts}
+    trainer.train()
+    now = {p: state_of(trainer, p) for p in parts}
+    moved = {p for p in parts if any(not torch.equal(v, now[p][k]) for k, v in last[p].items())}
+    # 64 rows reduced by 3 are 21: the last stage alone.
+    assert moved == {"frontend.generators.2", "discriminators.2"}
 
 
 def test_the_first_phase_is_trained_and_evaluated_without_the_cascade(make_cfg: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from lrreid_ext.hub import HUB, download
 __all__ = [
     "Run",
     "changed",
+    "check_same",
+    "difference",
     "flat_config",
     "load_run",
     "run_cfg",
@@ -28,6 +31,12 @@ __all__ = [
 ]
 
 CONFIG_FILE = "config.yaml"
+
+# Keys that say where and how fast a run is made, and change nothing in it.
+_PLACE = re.compile(
+    r"OUTPUT_DIR|DATASETS\.(ROOT|SOURCE)|MODEL\.DEVICE|.*\.NUM_WORKERS|SOLVER\.LOG_PERIOD"
+    r"|SOLVER\.CHECKPOINT_PERIOD|PLUGINS|MODEL\.HEADS\.NUM_CLASSES"
+)
 
 
 @dataclass(frozen=True)
@@ -175,6 +184,39 @@ def flat_config(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
         else:
             found[f"{prefix}{key}"] = str(list(value) if isinstance(value, tuple) else value)
     return found
+
+
+def difference(made: CfgNode, wanted: CfgNode) -> str:
+    """The first key in which two configs would train or evaluate differently, with both values; ""
+    if there is none."""
+    old, new = flat_config(made), flat_config(wanted)
+    for key in dict.fromkeys([*new, *old]):
+        if not _PLACE.fullmatch(key) and old.get(key) != new.get(key):
+            return f"{key} was {old.get(key, 'not set')}, and now is {new.get(key, 'not set')}"
+    return ""
+
+
+def check_same(folder: Path, cfg: CfgNode, what: str, way_out: str) -> None:
+    """Refuse to take a training that stands in a folder, or its beginning, for another one.
+
+    Args:
+        folder: may hold a training.
+        cfg: what is to be trained there.
+        what: is to be trained there, for the message.
+        way_out: what to do, beside removing the folder, for the message.
+
+    Raises:
+        ConfigError: the training was made with another config.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file() or not (folder / "last_checkpoint").is_file():
+        return
+    why = difference(load_cfg(str(file)), cfg)
+    if why:
+        raise ConfigError(
+            f"{what}: the run in {folder} was made with another config: {why}. Remove that folder, "
+            f"or {way_out}"
+        )
 
 
 def _split(text: str) -> tuple[str, Path]:

@@ -33,21 +33,14 @@ from typing import Any
 import yaml
 
 from lrreid_ext.analysis.plots import bars, line, new_figure
-from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.report import default_columns, figure, results_table
 from lrreid_ext.registry import suggest
 
-__all__ = ["COLUMNS", "Sweep", "SweepRun", "difference", "draw", "read_sweep", "table", "to_csv"]
+__all__ = ["COLUMNS", "Sweep", "SweepRun", "draw", "read_sweep", "table", "to_csv"]
 
 #: Columns of the CSV.
 COLUMNS = ("variant", "value", "protocol", "group", "figure", "mean", "std")
-
-# Keys that say where and how fast a run is made, and change nothing in it.
-_PLACE = re.compile(
-    r"OUTPUT_DIR|DATASETS\.(ROOT|SOURCE)|MODEL\.DEVICE|.*\.NUM_WORKERS|SOLVER\.LOG_PERIOD"
-    r"|SOLVER\.CHECKPOINT_PERIOD|PLUGINS|MODEL\.HEADS\.NUM_CLASSES"
-)
 
 
 @dataclass(frozen=True)
@@ -173,26 +166,6 @@ def _check_keys(entry: Any, known: Sequence[str], where: str) -> None:
 def _plain(name: str) -> str:
     """A name for a folder."""
     return re.sub(r"[^\w.]+", "_", name).strip("_").lower() or "_"
-
-
-def difference(made: CfgNode, wanted: CfgNode) -> str:
-    """The first key in which two configs would train or evaluate differently, with both values; ""
-    if there is none."""
-    old, new = _flat(made), _flat(wanted)
-    for key in dict.fromkeys([*new, *old]):
-        if not _PLACE.fullmatch(key) and old.get(key) != new.get(key):
-            return f"{key} was {old.get(key)!r}, and now is {new.get(key)!r}"
-    return ""
-
-
-def _flat(node: CfgNode, prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, CfgNode) and value:
-            out |= _flat(value, f"{prefix}{key}.")
-        else:
-            out[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return out
 
 
 # ---------------------------------------------------------------- what is shown

@@ -4,9 +4,10 @@ tools/splits.py --config-file projects/SING/caviar.yml --splits 0-9 OUTPUT_DIR l
 tools/splits.py --mean logs/a/results_caviar.json logs/b/results_caviar.json --out logs/mean
 
 Each split is a run of its own in OUTPUT_DIR/split_<number>: the recipe's option `split` is set in
-it for every data set that has one. A split that has been evaluated is not run again, and one that
-was interrupted goes on where it stopped. The mean and standard deviation over splits x trials go
-into OUTPUT_DIR/results_<test set>.json, which is a results file like any other.
+it for every data set that has one. A split that has been evaluated is not run again, one that was
+interrupted goes on where it stopped, and one that was made with another config is refused. The mean
+and standard deviation over splits x trials go into OUTPUT_DIR/results_<test set>.json, which is a
+results file like any other.
 
 --mean averages results that stand, of several splits or of runs that differ by their SEED.
 """
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrreid_ext.analysis.runs import check_same
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.cli import USER_ERRORS
@@ -82,11 +84,14 @@ def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
         raise ConfigError("DATASETS.TESTS: is empty; a mean is over test results")
     for split in numbers(args.splits):
         folder = out / f"split_{split}"
+        options = [*args.opts, *split_options(cfg, split), "OUTPUT_DIR", str(folder)]
+        if not args.eval_only:
+            own = load_cfg(args.config_file, options)
+            check_same(folder, own, f"split {split}", "name another OUTPUT_DIR")
         if finished(folder, tests, args.eval_only):
             print(f"split {split}: {folder} stands")
             continue
         words = ["--config-file", args.config_file, "--num-gpus", str(args.processes)]
-        options = [*args.opts, *split_options(cfg, split), "OUTPUT_DIR", str(folder)]
         status = 0
         if not args.eval_only:
             resume = ["--resume"] * (folder / "last_checkpoint").is_file()

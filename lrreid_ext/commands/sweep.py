@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.runs import CONFIG_FILE
-from lrreid_ext.analysis.sweep import Sweep, SweepRun, difference, draw, read_sweep, table, to_csv
+from lrreid_ext.analysis.runs import check_same
+from lrreid_ext.analysis.sweep import Sweep, SweepRun, draw, read_sweep, table, to_csv
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train_net
@@ -40,14 +40,7 @@ def check(run: SweepRun) -> CfgNode:
             f"{run.name}: DATASETS.TESTS: a sweep compares results on one data set, not on "
             f"{list(cfg.DATASETS.TESTS)}"
         )
-    before = run.out / CONFIG_FILE
-    if before.is_file() and (run.out / "last_checkpoint").is_file():
-        why = difference(load_cfg(str(before)), cfg)
-        if why:
-            raise ConfigError(
-                f"{run.name}: the run in {run.out} was made with another config: {why}. Remove "
-                "that folder, or name another with --out"
-            )
+    check_same(run.out, cfg, run.name, "name another with --out")
     return cfg
 
 

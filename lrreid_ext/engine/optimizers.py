@@ -73,10 +73,14 @@ class NamedOptimizer:
         if not self.idle(step):
             if self.scaler is None:
                 self.optimizer.step()
-            else:
+            elif self._has_gradients():  # which a scaler insists on
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
         self.scheduler.step()
+
+    def _has_gradients(self) -> bool:
+        groups = self.optimizer.param_groups
+        return any(p.grad is not None for group in groups for p in group["params"])
 
     @property
     def rate(self) -> float:

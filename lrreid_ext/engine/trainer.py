@@ -67,6 +67,7 @@ from lrreid_ext.engine.phases import (
 from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.modeling.routing import rest
 from lrreid_ext.registry import (
     EVALUATOR_REGISTRY,
     HOOK_REGISTRY,
@@ -376,6 +377,7 @@ class Trainer(TrainerBase):
             backward.backward()
         self._log(losses, outputs, data_time)
         if steps:
+            rest(self.raw_model)
             for own in self.optimizers.values():
                 own.step(count)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["is_exporting", "picked"]
+__all__ = ["is_exporting", "picked", "rest"]
 
 
 def is_exporting() -> bool:
@@ -25,3 +25,19 @@ def picked(chosen: Tensor, made: Tensor, images: Tensor) -> Tensor:
         made, images: (B, ...); the result is of ``images``' type.
     """
     return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), made.to(images.dtype), images)
+
+
+def rest(model: nn.Module) -> None:
+    """Take its gradients from every part that nothing passed, so that its optimiser leaves it as it
+    is: weight decay and momentum would move it all the same.
+
+    A module that may be passed by nothing has the attribute ``may_rest``, True. To be called after
+    several processes have added up their gradients, which are 0 then.
+    """
+    for module in model.modules():
+        if not getattr(module, "may_rest", False):
+            continue
+        learning = [p for p in module.parameters() if p.grad is not None]
+        if not any(bool(p.grad.any()) for p in learning if p.grad is not None):
+            for parameter in learning:
+                parameter.grad = None

@@ -220,18 +220,18 @@ class CSRGAN(Pipeline):
 
     def told_apart(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The discriminators' loss, added up over the stages, and the share that they get right,
-        the mean over the stages (a half of one with fewer than two images)."""
+        the mean over the stages that at least two images passed (a half if there is none)."""
         terms, right = [], []
         for judge, (made, real) in zip(self.discriminators, pairs, strict=True):
             if len(made) < 2:
                 # Every process and every step has to reach the same parameters.
                 terms.append(no_loss(judge))
-                right.append(made.new_tensor(0.5))
                 continue
             yes, no = judge(real), judge(made.detach())
             terms.append(bce(yes, 1.0) + bce(no, 0.0))
             right.append(torch.cat([yes.detach() > 0, no.detach() <= 0]).float().mean())
-        return torch.stack(terms).sum(), torch.stack(right).mean()
+        accuracy = torch.stack(right).mean() if right else terms[0].new_tensor(0.5)
+        return torch.stack(terms).sum(), accuracy
 
     def _looked_at(self, images: Tensor) -> Tensor:
         with torch.no_grad():

@@ -31,6 +31,8 @@ class Discriminator(nn.Module):
             for images of any size.
     """
 
+    may_rest = True
+
     def __init__(
         self, width: int = 64, hidden: int = 1024, size: tuple[int, int] | None = None
     ) -> None:

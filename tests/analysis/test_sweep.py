@@ -12,7 +12,8 @@ import yaml
 from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.sweep import SweepRun, difference, draw, read_sweep, table, to_csv
+from lrreid_ext.analysis.runs import difference
+from lrreid_ext.analysis.sweep import SweepRun, draw, read_sweep, table, to_csv
 from lrreid_ext.commands import sweep as command
 from lrreid_ext.config import ConfigError, load_cfg
 

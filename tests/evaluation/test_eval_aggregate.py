@@ -160,6 +160,10 @@ def test_two_splits_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert tool.main([*config, "--splits", "0-1", *options]) == 0
     assert (run / "split_0" / "model_final.pth").stat().st_mtime_ns == before
     assert "split 1: " in capsys.readouterr().out
+    # Nor is it taken for another training's.
+    assert tool.main([*config, "--splits", "0-1", *options, "SOLVER.BASE_LR", "0.5"]) == 2
+    said = capsys.readouterr().err
+    assert "split 0: the run in" in said and "SOLVER.BASE_LR was 0.0" in said
     # And the same mean of files.
     files = [str(run / f"split_{k}/results_synth_pedestrians.json") for k in (0, 1)]
     assert tool.main(["--mean", *files, "--out", str(tmp_path / "mean")]) == 0

@@ -135,14 +135,17 @@ def test_channels_last_maps_are_turned_round():
         torch.testing.assert_close(y[0, :, i, 0], raw[0, i, 0])
 
 
-def test_tokens_go_back_to_where_they_came_from():
+@pytest.mark.parametrize(
+    ("name", "channels"), [("vit_tiny_patch16_224", 192), ("volo_d1_224", 384)]
+)
+def test_tokens_go_back_to_where_they_came_from(name, channels):
     torch.manual_seed(0)
-    backbone = TimmBackbone("vit_tiny_patch16_224", (64, 32)).eval()
+    backbone = TimmBackbone(name, (64, 32)).eval()
     x = torch.randn(1, 3, 64, 32)
     with torch.no_grad():
         tokens = backbone.model(x)
         y = backbone(x)
-    assert tokens.shape == (1, 1 + 8, 192)
+    assert tokens.shape == (1, 1 + 8, channels)
     for row in range(4):
         for column in range(2):
             torch.testing.assert_close(y[0, :, row, column], tokens[0, 1 + row * 2 + column])
@@ -155,6 +158,11 @@ def test_timm_errors_say_what_is_right():
         build_backbone(timm_cfg("resnet5O", 2048))
     with pytest.raises(ValueError, match="coat_tiny makes no feature map"):
         build_backbone(timm_cfg("coat_tiny", 2048))
+    for name in ("nest_tiny", "mvitv2_tiny"):  # built for squares alone
+        with pytest.raises(
+            ValueError, match=rf"TIMM_NAME: {name} makes no .*\[64, 32\] pixels: \w"
+        ):
+            build_backbone(timm_cfg(name, 384))
     cfg = timm_cfg("mixer_s32_224", 512)
     cfg.INPUT.SIZE_TEST = [96, 32]
     with pytest.raises(ValueError, match=r"\[96, 32\]"):

@@ -11,6 +11,7 @@ import timm
 import torch
 from fastreid.config import CfgNode
 from timm.layers import PatchEmbed
+from timm.models.volo import VOLO
 from torch import Tensor, nn
 
 from lrreid_ext.modeling.backbones.pretrained import hub_weights, load_pretrained
@@ -59,7 +60,10 @@ class TimmBackbone(nn.Module):
             self.model = self._create(dynamic, global_pool="")
         except AssertionError:  # so timm refuses options that a model lacks
             self.unpooled = False
-            self.model = self._create(dynamic)
+            try:
+                self.model = self._create(dynamic)
+            except AssertionError as error:
+                raise self._refused(self.size, error) from error
         self.out_channels = self.channels_at(self.size)
 
     def _create(self, dynamic: bool, **options: Any) -> nn.Module:
@@ -87,6 +91,9 @@ class TimmBackbone(nn.Module):
     def _unsuitable(self, why: object) -> ValueError:
         return ValueError(f"MODEL.BACKBONE.TIMM_NAME: {self.name} makes no feature map: {why}")
 
+    def _refused(self, size: Sequence[int], error: Exception) -> ValueError:
+        return self._unsuitable(f"{list(size)} pixels: {str(error) or 'timm asserts another size'}")
+
     def channels_at(self, size: Sequence[int]) -> int:
         """Channels of the map that a (height, width) image gives, found by trying one.
 
@@ -107,7 +114,7 @@ class TimmBackbone(nn.Module):
             with torch.no_grad():
                 return self(image).shape[1]
         except (AssertionError, RuntimeError) as error:
-            raise self._unsuitable(f"{list(size)} pixels: {error}") from error
+            raise self._refused(size, error) from error
         finally:
             self.model.train(training)
 
@@ -130,10 +137,17 @@ class TimmBackbone(nn.Module):
                 return y.permute(0, 3, 1, 2).contiguous()
             return y
         if y.ndim == 3:
-            y = y[:, getattr(self.model, "num_prefix_tokens", 0) :]
+            y = y[:, self._prefix_tokens() :]
             height, width = self._grid(y.shape[1], size)
             return y.transpose(1, 2).reshape(y.shape[0], y.shape[2], height, width)
         raise self._unsuitable(f"it returns {tuple(y.shape)}")
+
+    def _prefix_tokens(self) -> int:
+        """How many tokens before those of the grid the model returns."""
+        model: Any = self.model
+        # VOLO joins its class token to the others without saying so as ViTs do.
+        unsaid = isinstance(model, VOLO) and model.cls_token is not None
+        return getattr(model, "num_prefix_tokens", int(unsaid))
 
     def _grid(self, tokens: int, size: Sequence[int]) -> tuple[int, int]:
         patch = self._patch()

@@ -64,6 +64,8 @@ class SRGANGenerator(nn.Module):
             such skip; with it a small generator needs a few epochs instead of many.
     """
 
+    may_rest = True
+
     def __init__(self, blocks: int = 16, width: int = 64, residual: bool = False) -> None:
         super().__init__()
         self.residual = residual
