@@ -28,6 +28,9 @@ from torch import Tensor
 
 from lrreid_ext.evaluation.distance import check_shape, distance_chunks
 
+# Distances that a thread looks through at a time.
+_TOGETHER = 2**20
+
 TIE_RULE = "a wrong match at the distance of a right one ranks before it"
 
 
@@ -248,20 +251,21 @@ def _nearer(block: Tensor, right: Tensor) -> Tensor:
     columns, asked = block.numpy(), right.numpy()
     last = np.where(np.isfinite(asked), asked, -np.inf).max(axis=1)
 
-    def work(rows: range) -> None:
-        for i in rows:
-            row = columns[i]
-            near = np.compress(row <= last[i], row)  # several times as fast as indexing
-            near.sort()
-            found[i] = np.searchsorted(near, asked[i], side="right")
+    def work(start: int) -> None:
+        rows = slice(start, start + step)
+        is_near = columns[rows] <= last[rows, None]
+        # Several times as fast as indexing.
+        near = np.compress(is_near.ravel(), columns[rows].ravel())
+        ends = np.count_nonzero(is_near, axis=1).cumsum()
+        for i, own in enumerate(np.split(near, ends[:-1]), start):
+            own.sort()
+            found[i] = own.searchsorted(asked[i], side="right")
 
-    # NumPy lets go of the interpreter's lock while it compares and sorts.
-    threads = torch.get_num_threads()
-    if threads == 1 or len(found) < 2 * threads:
-        work(range(len(found)))
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, [range(k, len(found), threads) for k in range(threads)]))
+    # NumPy lets go of the interpreter's lock while it compares and sorts; it has to be much at a
+    # time, or threads only wait for each other.
+    step = max(1, _TOGETHER // columns.shape[1])
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(work, range(0, len(found), step)))
     return torch.from_numpy(found)
 
 

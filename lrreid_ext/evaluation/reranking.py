@@ -17,8 +17,8 @@ rest is done on the processor.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -222,20 +222,27 @@ def _reciprocal(nearest: NDArray[np.int64], half: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((ones, (source, target)), shape=(count, count))
 
 
+def _products(features: Tensor, links: sparse.csr_matrix) -> NDArray[np.float32]:
+    """Of the two images of each entry of ``links``, in its order."""
+    begins, index = (
+        torch.from_numpy(part.astype(np.int64)).to(features.device)
+        for part in (links.indptr, links.indices)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        wanted = torch.sparse_csr_tensor(
+            begins, index, features.new_zeros(len(index)), links.shape, check_invariants=False
+        )
+    return torch.sparse.sampled_addmm(wanted, features, features.T, beta=0.0).values().cpu().numpy()
+
+
 def _weighted(features: Tensor, links: sparse.csr_matrix) -> sparse.csr_matrix:
     """Softmax, along each row, of minus the squared distances where ``links`` has an entry."""
     counts = np.diff(links.indptr)
     row = np.repeat(np.arange(len(counts)), counts)
-    squares = squared_lengths(features)
-    index = torch.from_numpy(links.indices.astype(np.int64)).to(features.device)
-    products = features.new_empty(len(row))
-    # One image at a time, whose neighbours' features fit a processor's cache.
-    for i, (a, b) in enumerate(pairwise(links.indptr.tolist())):
-        torch.mv(features[index[a:b]], features[i], out=products[a:b])
-    products = products.cpu()
-    squares = squares.cpu()
-    own = torch.from_numpy(row)
-    away = (squares[own] + squares[index.cpu()] - 2 * products).double().numpy()
+    squares = squared_lengths(features).cpu().numpy()
+    products = _products(features, links)
+    away = (squares[row] + squares[links.indices] - 2 * products).astype(np.float64)
     nonempty = counts > 0
     begins = links.indptr[:-1][nonempty]
     least = np.zeros(len(counts))
