@@ -37,7 +37,5 @@ def rest(model: nn.Module) -> None:
     for module in model.modules():
         if not getattr(module, "may_rest", False):
             continue
-        learning = [p for p in module.parameters() if p.grad is not None]
-        if not any(bool(p.grad.any()) for p in learning if p.grad is not None):
-            for parameter in learning:
-                parameter.grad = None
+        if not any(p.grad is not None and bool(p.grad.any()) for p in module.parameters()):
+            module.zero_grad(set_to_none=True)

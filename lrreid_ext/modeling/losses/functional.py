@@ -39,7 +39,8 @@ def no_loss(module: nn.Module) -> Tensor:
     """0, which gives every parameter of ``module`` that learns a gradient of 0.
 
     For a part that had nothing to do in a step: several processes have to reach the same
-    parameters.
+    parameters. That its optimiser leaves it as it is, too, is
+    :func:`lrreid_ext.modeling.routing.rest`'s work.
     """
     empty = [p.reshape(-1)[:0].sum() for p in module.parameters() if p.requires_grad]
     return torch.stack(empty).sum() if empty else torch.zeros(())
