@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -10,7 +13,6 @@ from conftest import ROOT
 
 from lrreid_ext import cli
 from lrreid_ext.commands import list as listing
-from lrreid_ext.registry import FRONTEND_REGISTRY, names
 
 COMMANDS = cli.commands()
 
@@ -47,17 +49,31 @@ def test_a_script_says_what_its_command_says(script: str) -> None:
         assert doc.split("\n")[0] == said.split("\n")[0]
 
 
-def test_list_shows_every_entry_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert listing.main([]) == 0
-    shown = capsys.readouterr().out
-    # Hooks are there only where a plugin, or another test in this process, has registered one.
-    assert {kind for kind in listing.KINDS if f"{kind} (" not in shown} <= {"hooks"}
+# What is listed after `lrreid list` has loaded all, beside what is registered.
+LISTED = """
+import json
+from lrreid_ext.commands import list as listing
+from lrreid_ext.registry import FRONTEND_REGISTRY, names
+assert listing.main([]) == 0
+rows = {kind: found() for kind, (_, found) in listing.KINDS.items()}
+print(json.dumps([rows, names(FRONTEND_REGISTRY)]))
+"""
+
+
+def test_list_shows_every_entry_with_a_line() -> None:
+    # In a process of its own: other tests register entries, which stay.
+    done = subprocess.run(
+        [sys.executable, "-c", LISTED], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown, _, last = done.stdout.rstrip().rpartition("\n")
+    rows, frontends = json.loads(last)
+    assert [kind for kind in listing.KINDS if f"{kind} (" not in shown] == ["hooks"]
     for kind in ("frontends", "methods", "recipes", "losses", "evaluators"):
-        rows = listing.KINDS[kind][1]()
-        assert rows
-        assert all(line for _, line in rows), kind
-    assert [name for name, _ in listing.KINDS["frontends"][1]()] == names(FRONTEND_REGISTRY)
-    assert {"SING", "PSHRNet", "FFSR_RIFE"} <= {name for name, _ in listing.methods()}
+        assert rows[kind]
+        assert all(line for _, line in rows[kind]), kind
+    assert [name for name, _ in rows["frontends"]] == frontends
+    assert {"SING", "PSHRNet", "FFSR_RIFE"} <= {name for name, _ in rows["methods"]}
 
 
 def test_list_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
