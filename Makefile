@@ -46,6 +46,7 @@ bench: install
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python benchmarks/ranking.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/training.py
 
 clean:
 	rm -rf $(VENV) logs build *.egg-info

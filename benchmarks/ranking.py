@@ -5,7 +5,9 @@ Each contender runs in a process of its own on the same features: clusters of id
 as many as Market-1501 has by default. Peak memory is what a contender holds beyond the features and
 the libraries. What fast-reid does in Python for one query after another is slow, so it is timed on
 --host-queries of them and scaled; its distances are timed on all. Its Cython code is compiled first
-(pip install "lrreid_ext[bench]" and a C compiler), and left out where that can't be done.
+(pip install "lrreid_ext[bench]" and a C compiler), and left out where that can't be done. With
+--device cuda, the product and ours run on a GPU, features and all, and memory is the GPU's;
+fast-reid's code stays on the processor.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ SPREAD = 0.25
 FAR = 1e-3
 # Figures may differ by float32 rounding of near-equal distances.
 TOLERANCE = 1e-4
+# Options that say what is measured.
+SETTINGS = ("queries", "gallery", "dim", "repeats", "seed", "device")
 # fast-reid's code in Cython, by name of the module.
 CYTHON = ("rank_cy", "roc_cy")
 
@@ -138,15 +142,23 @@ def _timed(work: Callable[[], Any], repeats: int) -> tuple[list[float], Any]:
     times, result = [], None
     for _ in range(repeats):
         result = None
+        _wait()
         start = time.perf_counter()
         result = work()
+        _wait()
         times.append(time.perf_counter() - start)
     return times, result
 
 
+def _wait() -> None:
+    """Until a GPU has done what it was given; there is nothing to wait for without one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 def _measured(work: Callable[[], Any], repeats: int, **figures: Callable[[Any], float]) -> Found:
     """Time and peak memory of some work, and figures of what it returns."""
-    peak = PeakMemory()
+    peak = PeakMemory("cuda" if torch.cuda.is_initialized() else "cpu")
     seconds, result = _timed(work, repeats)
     found: Found = {"seconds": seconds, "peak_bytes": peak.read()}
     return {**found, "figures": {name: float(of(result)) for name, of in figures.items()}}
@@ -310,10 +322,11 @@ class Contender(NamedTuple):
     compiled: bool = False
 
 
-OURS, PYTHON, COMPILED = "lrreid_ext", "fast-reid, Python", "fast-reid, Cython"
+TORCH, OURS = "torch", "lrreid_ext"
+PYTHON, COMPILED = "fast-reid, Python", "fast-reid, Cython"
 
 CONTENDERS = {
-    "product": Contender("matrix product", "torch", _product),
+    "product": Contender("matrix product", TORCH, _product),
     "ranking": Contender("ranking", OURS, _ranking),
     "ranking-python": Contender("ranking", PYTHON, _host_ranking),
     "ranking-cython": Contender("ranking", COMPILED, _host_ranking_cython, True),
@@ -356,18 +369,27 @@ def _load(folder: str, name: str) -> ModuleType:
     return module
 
 
-def measure(name: str, data: Data, asked: Asked) -> Found:
+def measure(name: str, data: Data, asked: Asked, device: str = "cpu") -> Found:
     """Time one contender in this process.
+
+    Args:
+        name: the contender's.
+        data: on the processor.
+        asked: how.
+        device: where the features go first, unless the contender is fast-reid's.
 
     Returns:
         ``seconds`` of each repeat and ``peak_bytes`` for all queries, ``figures`` from 0 to 1 (mAP
-        over the first ``asked.some`` queries), ``threads``, and ``scaled_from``: the queries that
-        time and memory were scaled from, None if all were asked.
+        over the first ``asked.some`` queries), ``threads``, ``device``, and ``scaled_from``: the
+        queries that time and memory were scaled from, None if all were asked.
     """
+    if CONTENDERS[name].by in (OURS, TORCH):
+        data = data._replace(query=data.query.to(device), gallery=data.gallery.to(device))
     # Thread pools and the libraries' own buffers belong to no contender.
     torch.mm(data.query[:8], data.gallery[:64].T)
     found = CONTENDERS[name].run(data, asked)
-    return {"scaled_from": None, "threads": torch.get_num_threads(), **found}
+    where = data.query.device.type
+    return {"scaled_from": None, "threads": torch.get_num_threads(), "device": where, **found}
 
 
 def run_all(args: argparse.Namespace) -> dict[str, Any]:
@@ -392,20 +414,29 @@ def run_all(args: argparse.Namespace) -> dict[str, Any]:
                 print(f"left out: {why}", flush=True)
                 continue
             words = ["--contender", name, "--compiled", folder]
-            for key in ("queries", "gallery", "dim", "repeats", "host_queries", "threads", "seed"):
+            for key in (
+                "queries",
+                "gallery",
+                "dim",
+                "repeats",
+                "host_queries",
+                "threads",
+                "seed",
+                "device",
+            ):
                 words += [f"--{key.replace('_', '-')}", str(getattr(args, key))]
             found[name] = in_fresh_process(__file__, words, args.threads, name)
             found[name]["median_seconds"] = statistics.median(found[name]["seconds"])
             print(f"{found[name]['median_seconds']:.3g} s", flush=True)
     _check_agreement(found)
-    settings = {k: getattr(args, k) for k in ("queries", "gallery", "dim", "repeats", "seed")}
+    settings = {k: getattr(args, k) for k in SETTINGS}
     compared = min(args.host_queries, args.queries)
     return {
         "settings": {**settings, "metric": "cosine", "compared_queries": compared, "far": FAR},
         "contenders": found,
         "left_out": left_out,
         "compile_seconds": compile_seconds,
-        **provenance(),
+        **provenance(device=args.device),
     }
 
 
@@ -463,6 +494,7 @@ def table(results: dict[str, Any], style: str) -> str:
         notes.append(f"{CONTENDERS[name].task}, {CONTENDERS[name].by}: left out, {why}.")
     threads = next(iter(found.values()))["threads"] if found else 0
     notes += [
+        *_of_device(chosen, found),
         f"{chosen['queries']} queries, {chosen['gallery']} gallery images, {chosen['dim']} values "
         f"each, {chosen['metric']} distance, seed {chosen['seed']}; median of {chosen['repeats']} "
         f"(re-ranking, and TAR by fast-reid: once); {threads} thread{'s' if threads > 1 else ''}. "
@@ -473,6 +505,15 @@ def table(results: dict[str, Any], style: str) -> str:
     align = ["left", "left", *["right"] * 4, "left"]
     body = tabulate(rows, headers, style, colalign=align, disable_numparse=True)
     return body + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+def _of_device(chosen: dict[str, Any], found: dict[str, Found]) -> list[str]:
+    """Who ran where, and whose memory is counted; nothing where all ran on the processor."""
+    if chosen.get("device", "cpu") == "cpu":
+        return []
+    note = f"On {chosen['device']}: torch and lrreid_ext, whose memory is that device's"
+    host = any(CONTENDERS[name].by in (PYTHON, COMPILED) for name in found)
+    return [f"{note}; fast-reid's ranking stays on the processor." if host else f"{note}."]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -486,6 +527,7 @@ def parser() -> argparse.ArgumentParser:
         "--host-queries", type=int, default=400, metavar="N",
         help="queries that fast-reid's Python is timed on, and that mAP is compared on",
     )  # fmt: skip
+    out.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where features are")
     out.add_argument(
         "--only", nargs="+", choices=CONTENDERS, metavar="NAME",
         help=f"measure these alone: {', '.join(CONTENDERS)}",
@@ -503,12 +545,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                        ("host_queries", 1)):  # fmt: skip
         if getattr(args, key) < least:
             cli.error(f"--{key.replace('_', '-')} must be at least {least}")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        cli.error("--device cuda: torch sees no GPU here")
     if args.contender:
         if args.threads:
             torch.set_num_threads(args.threads)
         data = make_data(args.queries, args.gallery, args.dim, args.seed)
         asked = Asked(args.repeats, args.host_queries, args.compiled)
-        print(json.dumps(measure(args.contender, data, asked)))
+        print(json.dumps(measure(args.contender, data, asked, args.device)))
         return 0
     return save(args.out, lambda: run_all(args), table)
 

@@ -93,7 +93,8 @@ def machine_line(results: dict[str, Any], *libraries: str) -> str:
         libraries: more versions, such as ``faiss 1.9``.
     """
     machine = results["machine"]
-    parts = [f"{machine['processors']} x {machine['cpu']}", *libraries]
+    gpu = [machine["gpu"]] if "gpu" in machine else []
+    parts = [f"{machine['processors']} x {machine['cpu']}", *gpu, *libraries]
     parts += [f"torch {machine['torch']}", f"Python {machine['python']}"]
     return f"{', '.join(parts)}; commit {results['commit'] or 'unknown'}; {results['command']}"
 

@@ -1,4 +1,4 @@
-"""Measure ranking and search beside others in one run, and write the tables (in a checkout)."""
+"""Measure ranking, search and training side by side, and write the tables (in a checkout)."""
 
 from __future__ import annotations
 

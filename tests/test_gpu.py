@@ -1,0 +1,147 @@
+"""What a GPU computes is what the processor does, and training runs there; skipped without one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, TINY_PSHRNET
+from test_projects_on_synth import METHODS, SMALL
+
+from lrreid_ext import load_model
+from lrreid_ext.config import load_cfg
+from lrreid_ext.engine.trainer import Trainer
+from lrreid_ext.evaluation.distance import METRICS, distance_matrix
+from lrreid_ext.evaluation.expansion import expand
+from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.evaluation.reranking import k_reciprocal
+from lrreid_ext.evaluation.single_shot import single_shot
+from lrreid_ext.evaluation.verification import tar_at_far
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(scope="module")
+def people() -> tuple:
+    """Features of 30 people by six cameras, some images twice, and who they are and where."""
+    random = np.random.default_rng(0)
+    centres = random.standard_normal((31, 64))
+    q_pids, g_pids = random.integers(1, 31, 60), random.integers(-1, 31, 700)
+    q_camids, g_camids = random.integers(0, 6, 60), random.integers(0, 6, 700)
+
+    def features(pids: np.ndarray) -> torch.Tensor:
+        noise = random.standard_normal((len(pids), 64))
+        return torch.from_numpy(centres[pids] + 1.5 * noise).float()
+
+    query, gallery = features(q_pids), features(g_pids)
+    gallery[600:650] = gallery[:50]
+    return query, gallery, (q_pids, g_pids, q_camids, g_camids)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_are_those_of_the_processor(people: tuple, metric: str) -> None:
+    query, gallery, _ = people
+    here = distance_matrix(query, gallery, metric)
+    there = distance_matrix(query.cuda(), gallery.cuda(), metric)
+    assert there.is_cuda and torch.allclose(there.cpu(), here, atol=1e-5, rtol=1e-5)
+    assert torch.equal(there[:, 600:650], there[:, :50])  # copies are exactly as far
+
+
+@pytest.mark.parametrize("chunk", (None, 7))
+def test_ranks_are_those_of_the_processor(people: tuple, chunk: int | None) -> None:
+    query, gallery, labels = people
+    here = rank_statistics(query, gallery, *labels, chunk=chunk)
+    there = rank_statistics(query.cuda(), gallery.cuda(), *labels, chunk=chunk)
+    assert np.array_equal(there.first_rank, here.first_rank)
+    assert np.allclose(there.ap, here.ap, equal_nan=True)
+    assert np.allclose(there.inp, here.inp, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    (
+        lambda *given: single_shot(*given, trials=3).first_rank,
+        lambda *given: tar_at_far(*given, fars=(1e-3, 1e-2, 1)).tar,
+        lambda *given: rank_statistics(*given, distances=k_reciprocal(*given[:2])).ap,
+        lambda *given: rank_statistics(*expand(*given[:2]), *given[2:]).ap,
+    ),
+    ids=("single-shot", "TAR at FAR", "re-ranking", "expansion"),
+)
+def test_protocols_agree(people: tuple, figures: Callable[..., np.ndarray]) -> None:
+    query, gallery, labels = people
+    query, gallery = query[:, :60], gallery[:, :60]  # no multiple of a warp
+    gallery, labels = gallery[:600], (labels[0], labels[1][:600], labels[2], labels[3][:600])
+    here, there = figures(query, gallery, *labels), figures(query.cuda(), gallery.cuda(), *labels)
+    assert np.allclose(there, here, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", (*METHODS, "PSHRNet"))
+def test_the_same_parameters_learn_in_each_precision(method: str, tmp_path: Path) -> None:
+    small = [*SMALL, *METHODS[method][1]] if method in METHODS else [*TINY_PSHRNET[2:], *SMALL]
+
+    def learned(device: str, precision: str) -> set[str]:
+        options = [
+            *small, "DATASETS.NAMES", "['synth_pedestrians']", "DATASETS.TESTS", "[]",
+            "DATASETS.ROOT", str(tmp_path), "OUTPUT_DIR", str(tmp_path / device / precision),
+            "MODEL.DEVICE", device, "TEST.EVAL_PERIOD", "0",
+            "SOLVER.AMP.ENABLED", str(precision != "float32"),
+            "SOLVER.AMP.DTYPE", precision.replace("float32", "bfloat16"),
+        ]  # fmt: skip
+        cfg = load_cfg(str(ROOT / f"projects/{method}/synth.yml"), options)
+        cfg.defrost()
+        for phase in cfg.PHASES.values():
+            phase.EPOCHS = 3
+        trainer = Trainer(cfg)
+        model = trainer.raw_model
+        before = {name: value.detach().clone() for name, value in model.named_parameters()}
+        trainer.train()
+        assert {value.device.type for value in model.parameters()} == {device}
+        assert all(torch.isfinite(value).all() for value in model.parameters())
+        return {name for name, value in model.named_parameters()
+                if not torch.equal(value, before[name])}  # fmt: skip
+
+    wanted = learned("cpu", "float32")
+    assert wanted
+    for precision in ("float32", "float16", "bfloat16"):
+        assert learned("cuda", precision) == wanted, precision
+
+
+def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> None:
+    """By the commands a user types, in one NCCL process; the features are the processor's."""
+    run = tmp_path / "run"
+    words = [
+        "--config-file", "projects/PSHRNet/synth.yml", *TINY_PSHRNET[2:], *SMALL,
+        "DATASETS.NAMES", "['synth_pedestrians']", "DATASETS.TESTS", "['synth_pedestrians']",
+        "DATASETS.ROOT", str(tmp_path), "OUTPUT_DIR", str(run),
+        "SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "2",
+    ]  # fmt: skip
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1"]
+
+    def command(*own: str) -> dict:
+        done = subprocess.run(
+            [sys.executable, *torchrun, "tools/train_net.py", *own, *words],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return json.loads((run / "results_synth_pedestrians.json").read_text())
+
+    first = command()
+    assert "gpu" in first["machine"]
+    weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    (run / "last_checkpoint").write_text("phase_teacher.pth")
+    command("--resume")
+    again = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    close = [torch.allclose(again[k].float(), v.float(), atol=1e-2) for k, v in weights.items()]
+    assert all(close)
+    assert command("--eval-only")["groups"].keys() == first["groups"].keys()
+
+    image = np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8)
+    here = load_model(run, device="cpu").embed([image])
+    there = load_model(run, device="cuda").embed([image])
+    assert torch.allclose(there.cpu(), here, atol=1e-2 * here.abs().max().item())
