@@ -40,12 +40,14 @@ format: install-dev
 
 # One process for each processor, each with one thread; a file's tests share what they set up.
 test: install-dev lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 \
+		--dist loadfile --no-loadscope-reorder
 
 bench: install
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python benchmarks/ranking.py
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/training.py
 
 clean:

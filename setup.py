@@ -52,8 +52,8 @@ setup(
         "hub": HUB,
         # SR.NAME Spandrel: other people's super-resolution networks.
         "spandrel": SPANDREL,
-        # fast-reid's Cython code, compiled to be measured beside ours.
-        "bench": ["Cython>=3", "setuptools"],
+        # fast-reid's Cython code, compiled to be measured beside ours; exported files.
+        "bench": ["Cython>=3", "setuptools", *EXPORT],
         "dev": [
             *EXPORT,
             *HUB,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,3 +30,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text by :func:`atomic`."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_again(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Write what ``source`` holds to ``path`` by :func:`atomic`; where the file system can, as
+    another name of the same file, which costs neither time nor space.
+
+    It is for files that are replaced and never written into.
+    """
+    with atomic(path) as temporary:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)

@@ -24,6 +24,19 @@ settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Files of few tests that take long. They come first, so that processes which share the files
+# (pytest -n 2 --dist loadfile --no-loadscope-reorder) end together.
+LONG = (
+    "test_projects_on_synth", "test_training", "test_distributed", "test_export",
+    "test_ffsr_rife", "test_bench_ranking", "test_bench_export", "test_page", "test_plugins",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of :data:`LONG` first, the others as they came."""
+    place = {name: k for k, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 def load_script(path: str) -> ModuleType:
     """A script of the repository as a module: ``load_script("tools/demo.py")``."""

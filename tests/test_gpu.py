@@ -96,7 +96,8 @@ def test_the_same_parameters_learn_in_each_precision(method: str, tmp_path: Path
         cfg = load_cfg(str(ROOT / f"projects/{method}/synth.yml"), options)
         cfg.defrost()
         for phase in cfg.PHASES.values():
-            phase.EPOCHS = 3
+            # In float16 the first dozen steps may only find the scale of the gradients.
+            phase.EPOCHS = 8
         trainer = Trainer(cfg)
         model = trainer.raw_model
         before = {name: value.detach().clone() for name, value in model.named_parameters()}

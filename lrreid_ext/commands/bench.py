@@ -1,4 +1,4 @@
-"""Measure ranking, search and training side by side, and write the tables (in a checkout)."""
+"""Measure ranking, search, export and training side by side; write the tables (in a checkout)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.engine.published import adapted, homes, translated
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.files import atomic, write_text
+from lrreid_ext.files import atomic, write_again, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +200,16 @@ class Checkpointer(HostCheckpointer):
         with atomic(path) as temporary:
             torch.save(data, temporary)
         self.logger.info("Saved %s", path)
+
+    def save_as(self, names: Sequence[str]) -> None:
+        """:meth:`save` the same state under several names; it is written once."""
+        if not names or not self.save_dir or not self.save_to_disk:
+            return
+        first, *others = (os.path.join(self.save_dir, f"{name}.pth") for name in names)
+        self.save(names[0])
+        for path in others:
+            write_again(first, path)
+            self.logger.info("Saved %s", path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Note the file from which a run would be resumed."""

@@ -77,8 +77,7 @@ class BestCheckpointer(HookBase):
             names.append("model_final")
         elif done % self.period == 0:
             names.append("model_last")
-        for name in names:
-            trainer.checkpointer.save(name)
+        trainer.checkpointer.save_as(names)
         resumable = [n for n in names if n != "model_best"]
         if resumable and trainer.checkpointer.save_to_disk:
             trainer.checkpointer.tag_last_checkpoint(f"{resumable[-1]}.pth")

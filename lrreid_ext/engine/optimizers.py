@@ -24,6 +24,7 @@ Each optimiser has its own rate, schedule, clipping and scaler::
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -69,14 +70,18 @@ class NamedOptimizer:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def step(self, step: int) -> None:
-        """Step, unless idle; the schedule goes on all the same."""
+        """Step, unless idle or gradients overflow float16; the schedule goes on all the same."""
         if not self.idle(step):
             if self.scaler is None:
                 self.optimizer.step()
             elif self._has_gradients():  # which a scaler insists on
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
-        self.scheduler.step()
+        with warnings.catch_warnings():
+            # A scaler leaves the first steps out, until its scale fits; PyTorch takes that for a
+            # schedule that is stepped too early.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            self.scheduler.step()
 
     def _has_gradients(self) -> bool:
         groups = self.optimizer.param_groups

@@ -89,7 +89,7 @@ def tiles(rows: slice, block: Tensor, width: int = 0) -> Iterator[tuple[slice, T
     Yields:
         Consecutive queries and their distances, a view of ``block``.
     """
-    step = len(block)
+    step = max(1, len(block))
     if block.device.type == "cpu":
         step = max(1, TILE_NUMBERS // max(width, block.shape[1]))
     for start in range(0, len(block), step):

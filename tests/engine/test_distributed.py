@@ -1,4 +1,4 @@
-"""Two gloo processes on a CPU give what one gives."""
+"""Two gloo processes on a CPU train a model with an adversary, and evaluate as one does."""
 
 from __future__ import annotations
 
@@ -7,48 +7,69 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, TINY_OSNET
 
+from lrreid_ext.engine.cli import main
+from lrreid_ext.engine.trainer import Trainer
 
-def run(tmp: Path, market: Path, out: str, *args: str) -> dict:
-    """tools/train_net.py in its own process; the results file it wrote."""
-    command = [
-        sys.executable, str(ROOT / "tools" / "train_net.py"),
-        "--config-file", str(ROOT / "configs" / "osnet_copies.yml"), *args,
-    ]  # fmt: skip
-    options = [*TINY_OSNET, "DATASETS.ROOT", str(market), "OUTPUT_DIR", str(tmp / out)]
-    split = len(args) - next((i for i, a in enumerate(args) if a.isupper()), len(args))
-    at = len(command) - split
+CONFIG = "configs/osnet_copies.yml"
+DUEL = [
+    *TINY_OSNET, "PLUGINS", f"['{ROOT / 'tests' / 'plugins' / 'duel.py'}']",
+    "MODEL.META_ARCHITECTURE", "Duel", "INPUT.LR.TRAIN_ON", "both",
+    "SOLVER.OPTIMIZERS.critic.EVERY", "2",
+]  # fmt: skip
+
+
+def options(market: Path, out: Path) -> list[str]:
+    return [*DUEL, "DATASETS.ROOT", str(market), "OUTPUT_DIR", str(out)]
+
+
+def in_two_processes(*words: str) -> None:
+    """tools/train_net.py, which starts them."""
     done = subprocess.run(
-        [*command[:at], *options, *command[at:]],
+        [sys.executable, str(ROOT / "tools" / "train_net.py"), "--num-processes", "2",
+         "--config-file", str(ROOT / CONFIG), *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    path = tmp / out / "results_mlr_market1501.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def groups(out: Path) -> dict[str, Any]:
+    return json.loads((out / "results_mlr_market1501.json").read_text())["groups"]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, market_root: Path) -> Path:
     """A checkpoint made by two processes."""
-    tmp = tmp_path_factory.mktemp("two")
-    run(tmp, market_root, "train", "--num-processes", "2", "DATALOADER.NUM_INSTANCE", "2")
-    return tmp / "train" / "model_final.pth"
+    out = tmp_path_factory.mktemp("two")
+    in_two_processes(*options(market_root, out))
+    return out / "model_final.pth"
 
 
-def test_two_processes_evaluate_as_one(trained: Path, market_root: Path, tmp_path: Path):
+def test_both_optimisers_train(trained: Path, make_cfg: Any) -> None:
+    saved = torch.load(trained, weights_only=True)
+    assert set(saved["trainer"]["optimizers"]) == {"main", "critic"}
+    fresh = Trainer(make_cfg(CONFIG, DUEL)).raw_model.state_dict()
+    assert not torch.equal(saved["model"]["critic.0.weight"], fresh["critic.0.weight"])
+    assert not torch.equal(saved["model"]["heads.fc.0.weight"], fresh["heads.fc.0.weight"])
+
+
+def test_two_processes_evaluate_as_one(trained: Path, market_root: Path, tmp_path: Path) -> None:
     weights = ["MODEL.WEIGHTS", str(trained), "TEST.IMS_PER_BATCH", "16"]
-    one = run(tmp_path, market_root, "one", "--eval-only", *weights)
-    two = run(tmp_path, market_root, "two", "--eval-only", "--num-processes", "2", *weights)
-    assert one["groups"]["query"]["queries"] == 12
-    assert two["groups"] == one["groups"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    torch.set_num_threads(1)
+    command = ["--config-file", str(ROOT / CONFIG), "--eval-only"]
+    assert main([*command, *options(market_root, one), *weights]) == 0
+    in_two_processes("--eval-only", *options(market_root, two), *weights)
+    assert groups(one)["query"]["queries"] == 12
+    assert groups(two) == groups(one)
 
 
-def test_checkpoint_says_how_it_was_made(trained: Path):
-    import torch
-
+def test_checkpoint_says_how_it_was_made(trained: Path) -> None:
     state = torch.load(trained, weights_only=True)
     assert state["trainer"]["epoch"] == 1
     assert "--num-processes 2" in state["trainer"]["info"]["command"]

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from lrreid_ext.evaluation import distance_chunks, distance_matrix
-from lrreid_ext.evaluation.distance import _repeated, check_features, squared_lengths
+from lrreid_ext.evaluation.distance import _repeated, check_features, squared_lengths, tiles
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -89,3 +89,10 @@ def test_copies_of_a_feature_are_found_wherever_they_stand() -> None:
     near = torch.zeros(2, 64)
     near[0, 1], near[1, 2] = 1, 1
     assert len(_repeated(near, squared_lengths(near))[1]) == 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # elsewhere than on a processor: whole
+def test_tiles_of_nothing_are_none(device: str) -> None:
+    assert not list(tiles(slice(3, 3), torch.empty(0, 5, device=device)))
+    (rows, part), *others = tiles(slice(3, 5), torch.empty(2, 5, device=device))
+    assert rows == slice(3, 5) and part.shape == (2, 5) and not others
