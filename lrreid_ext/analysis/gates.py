@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrreid_ext.analysis.plots import line, new_figure
+from lrreid_ext.analysis.plots import legends_below, line, new_figure
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import QUERY_HR, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError
@@ -287,5 +287,5 @@ def draw(found: Sequence[GateRow]) -> Any:
         axis.set_title(f"weight of the {title}", fontsize="medium")
         axis.set_xlabel("resolution r")
         axis.set_ylim(-0.02, 1.02)
-        axis.legend(fontsize="small", frameon=False)
+    legends_below(figure, axes)
     return figure

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrreid_ext.analysis.plots import line, new_figure
+from lrreid_ext.analysis.plots import legends_below, line, new_figure
 from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.phases import phases_of
 from lrreid_ext.errors import ConfigError
@@ -115,8 +115,8 @@ def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: s
         if what == "loss" and (shown > 0).all() and shown.max() > 30 * shown.min():
             axis.set_yscale("log")
         _mark(axis, starts)
-        if len(names) > 1:
-            axis.legend(fontsize="x-small", frameon=False)
+    several = [axis for axis, (_, names) in zip(axes, panels, strict=False) if len(names) > 1]
+    legends_below(figure, several)
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure

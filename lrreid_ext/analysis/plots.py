@@ -117,6 +117,29 @@ def bars(axis: Any, labels: Sequence[str], values: ArrayLike, spread: ArrayLike)
     axis.set_xlim(right=1.15 * max(float((ends + width).max()), 1e-9))
 
 
+def legends_below(figure: Any, axes: Sequence[Any]) -> None:
+    """Give panels their legends, below them, where they hide nothing; the figure grows by that.
+
+    Args:
+        figure: of :func:`new_figure`.
+        axes: those of its panels whose curves have labels.
+    """
+    rows = 0
+    for axis in axes:
+        labels = axis.get_legend_handles_labels()[1]
+        if not labels:
+            continue
+        # About so many small letters go beneath a panel.
+        letters = 12 * figure.get_figwidth() / len(figure.axes)
+        columns = max(1, min(len(labels), int(letters / (max(map(len, labels)) + 6))))
+        axis.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.22), fontsize="small", frameon=False,
+            ncols=columns,
+        )  # fmt: skip
+        rows = max(rows, -(-len(labels) // columns))
+    figure.set_figheight(figure.get_figheight() + 0.17 * rows)
+
+
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
     """Write a figure; the file is there whole or not at all.
 

@@ -23,6 +23,7 @@ def bootstrap_intervals(
     values: ArrayLike,
     identities: ArrayLike,
     *,
+    weights: ArrayLike | None = None,
     repeats: int = 1000,
     level: float = 0.95,
     by: str = "identity",
@@ -33,6 +34,8 @@ def bootstrap_intervals(
     Args:
         values: (Q,) or (Q, F), each query's figures; no NaN.
         identities: (Q,) whom each query shows.
+        weights: (Q,) above 0, how much each query counts in the mean, such as its number of pairs;
+            None: all alike.
         repeats: draws of the queries.
         level: share of the draws' means that lie within the interval.
         by: one of :data:`UNITS`.
@@ -42,8 +45,8 @@ def bootstrap_intervals(
         (F, 2) lower and upper end, (1, 2) for values (Q,); NaN if there is no query.
 
     Raises:
-        ValueError: lengths that differ, values that are not finite, fewer than two repeats, a level
-            outside 0 to 1, or another unit.
+        ValueError: lengths that differ, values that are not finite, weights that are not above 0,
+            fewer than two repeats, a level outside 0 to 1, or another unit.
     """
     figures = np.asarray(values, dtype=np.float64)
     figures = figures[:, None] if figures.ndim == 1 else figures
@@ -52,6 +55,9 @@ def bootstrap_intervals(
         raise ValueError(f"values {figures.shape} and identities {people.shape} aren't one a query")
     if not np.isfinite(figures).all():
         raise ValueError("values to draw from must be finite; leave out queries without any")
+    counts = np.ones(len(people)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if counts.shape != people.shape or not (counts > 0).all():
+        raise ValueError("weights must be above 0, one a query; leave out queries without any")
     if repeats < 2 or not 0 < level < 1:
         raise ValueError(f"repeats {repeats} must be at least 2, and level {level} between 0 and 1")
     if by not in UNITS:
@@ -60,8 +66,8 @@ def bootstrap_intervals(
         return np.full((figures.shape[1], 2), np.nan)
     unit = np.arange(len(people)) if by == "query" else np.unique(people, return_inverse=True)[1]
     units = int(unit.max()) + 1
-    sizes = np.bincount(unit, minlength=units).astype(np.float64)
-    sums = np.stack([np.bincount(unit, column, units) for column in figures.T], axis=1)
+    sizes = np.bincount(unit, counts, units)
+    sums = np.stack([np.bincount(unit, counts * column, units) for column in figures.T], axis=1)
     rng = np.random.default_rng((seed, repeats))
     means = np.empty((repeats, figures.shape[1]))
     for k in range(repeats):

@@ -164,7 +164,9 @@ class CrossResolutionEvaluator(FeatureCollector):
                 if shown_all is not None and test.ROC.ENABLED:
                     for part, at in {name: index, **parts}.items():
                         verified = shown_all.verified(np.searchsorted(index, at))
-                        groups[part][protocol] |= rates_of(verified, test.ROC.FARS)
+                        groups[part][protocol] |= rates_of(
+                            verified, test.ROC.FARS, pids[at], interval_settings(self.cfg)
+                        )
         return {
             "test_set": self.test_set.name,
             "manifest_hash": self.test_set.manifest_hash,

@@ -110,21 +110,39 @@ def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:
     return flat
 
 
-def rates_of(found: Verification | None, fars: Sequence[float]) -> dict[str, Any]:
+def rates_of(
+    found: Verification | None,
+    fars: Sequence[float],
+    pids: NDArray[np.int64],
+    ci: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """True accept rates in percent as ``TAR@<FAR>``, and of how many pairs they are.
 
     Args:
         found: None where there are no genuine or no impostor pairs.
         fars: the false accept rates.
+        pids: (Q,) identities of the queries.
+        ci: of :func:`interval_settings`.
 
     Returns:
-        ``TAR@1e-4`` ..., ``genuine_pairs`` and ``impostor_pairs``. Where fewer than 1 / FAR
+        ``TAR@1e-4`` ..., ``genuine_pairs`` and ``impostor_pairs``, and with ``ci`` each rate's
+        interval as ``TAR@1e-4_ci``: other people at the same threshold. Where fewer than 1 / FAR
         impostor pairs exist, none of them may be accepted.
     """
     rates = [float("nan")] * len(fars) if found is None else found.tar
     named = {rate_name(far): percent(rate) for far, rate in zip(fars, rates, strict=True)}
     pairs = (found.genuine, found.impostors) if found else (0, 0)
-    return {**named, "genuine_pairs": pairs[0], "impostor_pairs": pairs[1]}
+    figures = {**named, "genuine_pairs": pairs[0], "impostor_pairs": pairs[1]}
+    if found is None or ci is None:
+        return figures
+    having = found.genuine_by_query > 0
+    counts = found.genuine_by_query[having]
+    shares = found.accepted_by_query[having] / counts[:, None]
+    ends = bootstrap_intervals(shares, pids[having], weights=counts, **ci)
+    return figures | {
+        f"{rate_name(far)}_ci": [percent(end) for end in row]
+        for far, row in zip(fars, ends, strict=True)
+    }
 
 
 def rate_name(far: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ class MultiShot:
         if not _has_pairs(*labels):
             return None
         index = torch.from_numpy(rows)
-        return tar_at_far(
+        found = tar_at_far(
             self.query[index],
             self.gallery,
             *labels,
@@ -127,6 +128,12 @@ class MultiShot:
             weights=None if self.weights is None else self.weights[index],
             distances=None if self.distances is None else ChosenRows(self.distances, rows),
         )
+        # Queries that are junk have no pairs.
+        genuine = np.zeros(len(chosen), dtype=np.int64)
+        accepted = np.zeros((len(chosen), len(self.fars)), dtype=np.int64)
+        genuine[self.asked[chosen]] = found.genuine_by_query
+        accepted[self.asked[chosen]] = found.accepted_by_query
+        return replace(found, genuine_by_query=genuine, accepted_by_query=accepted)
 
 
 class ChosenRows:

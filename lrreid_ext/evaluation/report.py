@@ -123,7 +123,12 @@ def interval_table(results: Results) -> str:
 def rate_table(results: Results) -> str:
     """True accept rates in percent at each false accept rate; "" without any."""
     multi = {group: entry.get("multi_shot", {}) for group, entry in results["groups"].items()}
-    names = dict.fromkeys(n for figures in multi.values() for n in figures if n.startswith("TAR@"))
+    names = dict.fromkeys(
+        name
+        for figures in multi.values()
+        for name in figures
+        if name.startswith("TAR@") and not name.endswith(("_std", "_ci"))
+    )
     if not names:
         return ""
     headers = ["query", "genuine\npairs", "impostor\npairs", *(f"TAR\n{n[3:]}" for n in names)]
@@ -132,7 +137,7 @@ def rate_table(results: Results) -> str:
             group_label(group),
             *(str(figures.get(k, "")) for k in ("genuine_pairs", "impostor_pairs")),
         ]
-        + [_cell(figure(results, f"multi_shot/{group}/{name}"), "+-") for name in names]
+        + [_with_interval(results, f"multi_shot/{group}/{name}", "+-") for name in names]
         for group, figures in multi.items()
     ]
     return "True accept rates (%) at false accept rates:\n" + _tabulate(rows, headers, "simple")

@@ -47,6 +47,8 @@ class Verification:
         genuine: number of genuine pairs.
         impostors: number of impostor pairs.
         left_out: number of pairs that are neither.
+        genuine_by_query: (Q,) each query's genuine pairs.
+        accepted_by_query: (Q, F) those of them that are accepted.
     """
 
     fars: NDArray[np.float64]
@@ -56,6 +58,8 @@ class Verification:
     genuine: int
     impostors: int
     left_out: int
+    genuine_by_query: NDArray[np.int64]
+    accepted_by_query: NDArray[np.int64]
 
 
 def tar_at_far(
@@ -102,8 +106,11 @@ def tar_at_far(
     pairs = Pairs(q_pids, g_pids, q_camids, g_camids)
     strangers = torch.from_numpy(np.flatnonzero(g_pids == 0)).to(gallery.device)
 
-    def impostors(genuine: list[Tensor] | None = None) -> Iterator[Tensor]:
-        """Impostor pairs' distances as ordered whole numbers; genuine ones' join the list."""
+    def impostors(
+        genuine: list[Tensor] | None = None, counts: list[Tensor] | None = None
+    ) -> Iterator[Tensor]:
+        """Impostor pairs' distances as ordered whole numbers; genuine ones' join the first list,
+        query by query, and how many each query has the second."""
         if distances is None:
             chunks = distance_chunks(query, gallery, metric, chunk, weights, check=True)
         else:
@@ -116,16 +123,20 @@ def tar_at_far(
             unknown = torch.nonzero(own == 0)
             if len(unknown) and len(strangers):
                 block[unknown, strangers] = torch.inf
-            if genuine is not None:
-                genuine.append(right[torch.isfinite(right)])
+            if genuine is not None and counts is not None:
+                there = torch.isfinite(right)
+                genuine.append(right[there])
+                counts.append(there.sum(dim=1))
             for _, part in tiles(rows, block):
                 yield _ordered(part)
 
     upper = torch.zeros(_HALF, dtype=torch.int64, device=gallery.device)
     found: list[Tensor] = []
-    for keys in impostors(found):
+    counts: list[Tensor] = []
+    for keys in impostors(found, counts):
         upper += torch.bincount((keys >> 16).add_(_HALF // 2).flatten(), minlength=_HALF)
-    same = torch.cat(found).sort().values
+    same = torch.cat(found).cpu().numpy()
+    own = torch.cat(counts).cpu().numpy()
     left_out_bin = int(_ordered(torch.tensor([torch.inf])) >> 16) + _HALF // 2
     upper[left_out_bin] = 0  # no finite number has the upper bits of infinity
     total = int(upper.sum())
@@ -155,10 +166,23 @@ def tar_at_far(
         low = int(np.searchsorted(row, allowed[i] - before, side="right"))
         threshold[i] = _unordered((int(bin_) - _HALF // 2) * _HALF + low)
         accepted[i] = before + (row[low - 1] if low else 0)
-    below = torch.searchsorted(same, torch.from_numpy(threshold).to(same.device)).cpu().numpy()
-    left_out = len(query) * len(gallery) - total - len(same)
+    # Sums over each query's genuine pairs, which stand together, as differences of running ones.
+    ends_of = np.concatenate([[0], own.cumsum()])
+    running = np.zeros(len(same) + 1, dtype=np.int64)
+    by_query = np.empty((len(own), len(rates)), dtype=np.int64)
+    for i, limit in enumerate(threshold):
+        np.cumsum(same < limit, out=running[1:])
+        by_query[:, i] = np.diff(running[ends_of])
     return Verification(
-        rates, below / len(same), threshold, accepted / total, len(same), total, left_out
+        rates,
+        by_query.sum(axis=0) / len(same),
+        threshold,
+        accepted / total,
+        len(same),
+        total,
+        len(query) * len(gallery) - total - len(same),
+        own,
+        by_query,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrreid_ext.analysis.plots import COLOURS, MARKERS, line, new_figure
+from lrreid_ext.analysis.plots import COLOURS, MARKERS, legends_below, line, new_figure
 
 __all__ = ["Point", "cmc_figure", "cost_figure", "factor_figure"]
 
@@ -48,7 +48,7 @@ def cmc_figure(
         axis.set_title(title, fontsize="medium")
         axis.set_xlabel("rank")
         axis.set_ylabel("matched (%)")
-        axis.set_ylim(top=101)
+        axis.set_ylim(bottom=max(axis.get_ylim()[0], 0), top=101)
         axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].legend(fontsize="small", frameon=False, loc="lower right")
     return figure
@@ -90,7 +90,7 @@ def factor_figure(
             [], [], linestyle="none", marker="o", markersize=10, markerfacecolor="none",
             markeredgecolor="#888888", label=ring,
         )  # fmt: skip
-    axis.legend(fontsize="small", frameon=False)
+    legends_below(figure, axes)
     return figure
 
 
@@ -122,5 +122,6 @@ def cost_figure(points: Mapping[str, Point], accuracy: str) -> Any:
     axis.set_xlabel("GMACs per query")
     axis.set_ylabel(accuracy)
     axis.margins(y=0.3)
-    axis.legend(fontsize="small", frameon=False)
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))
+    legends_below(figure, axes)
     return figure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,9 @@ CMC_RANKS = 50
 
 # Figures that differ by more than this from those stored beside the checkpoint are reported.
 TOLERANCE = 0.05
+
+
+PROTOCOLS = {"single_shot": "single-shot", "multi_shot": "multi-shot"}
 
 
 def results(context: Context) -> Found:
@@ -92,29 +94,33 @@ def results(context: Context) -> Found:
             )
         )
     blocks += _stored(context)
-    everything: Rows = [
+    every = [_every(context, protocol, what) for protocol, what in PROTOCOLS.items()]
+    return [*blocks, Details("All figures", blocks=[table for table in every if table.rows])]
+
+
+def _every(context: Context, protocol: str, what: str) -> Table:
+    """All figures of one protocol, a row for each run and kind of queries."""
+    measured_so = [
+        (run, own)
+        for run, own in zip(context.runs, context.results, strict=True)
+        if protocol in own["protocols"]
+    ]
+    names = dict.fromkeys(
+        name
+        for _, own in measured_so
+        for name in own["groups"][QUERY][protocol]
+        if name.startswith(("Rank-", "mAP", "mINP", "TAR@")) and not name.endswith(("_std", "_ci"))
+    )
+    rows: Rows = [
         [
             run.name, group_label(group), str(entry["queries"]),
-            *(figure_cell(figure(own, f"{p}/{group}/{name}")) for p, name in _all_figures(own)),
+            *(figure_cell(figure(own, f"{protocol}/{group}/{name}")) for name in names),
         ]
-        for run, own in zip(context.runs, context.results, strict=True)
+        for run, own in measured_so
         for group, entry in own["groups"].items()
     ]  # fmt: skip
-    short = {"single_shot": "1-shot", "multi_shot": "multi"}
-    names = [f"{short[p]} {name}" for p, name in _all_figures(context.results[0])]
-    full = Table(
-        "All figures, in percent.", ["run", "queries", "images", *names], everything, words=[1]
-    )
-    return [*blocks, Details("All figures", blocks=[full])]
-
-
-def _all_figures(own: Mapping[str, Any]) -> list[tuple[str, str]]:
-    out = []
-    for protocol in own["protocols"]:
-        for name in own["groups"][QUERY][protocol]:
-            if name.startswith(("Rank-", "mAP", "mINP")) and not name.endswith("_std"):
-                out.append((protocol, name))
-    return out
+    caption = f"All {what} figures, in percent."
+    return Table(caption, ["run", "queries", "images", *names], rows, words=[1])
 
 
 def _stored(context: Context) -> list[Block]:

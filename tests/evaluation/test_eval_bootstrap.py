@@ -6,11 +6,13 @@ import pytest
 from lrreid_ext.evaluation import bootstrap_intervals
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("by", ["identity", "query"])
-def test_equals_a_naive_loop(by: str) -> None:
+def test_equals_a_naive_loop(by: str, weighted: bool) -> None:
     rng = np.random.default_rng(1)
     people = rng.integers(3, 12, 40)
     values = rng.random((40, 2))
+    weights = rng.integers(1, 5, 40) if weighted else None
     units = list(range(40)) if by == "query" else sorted(set(people.tolist()))
     draws = np.random.default_rng((5, 60))
     means = []
@@ -19,9 +21,11 @@ def test_equals_a_naive_loop(by: str) -> None:
         for k in draws.integers(0, len(units), len(units)):
             own = [k] if by == "query" else [i for i in range(40) if people[i] == units[k]]
             rows += own
-        means.append(values[rows].mean(axis=0))
+        own_weights = None if weights is None else weights[rows]
+        means.append(np.average(values[rows], axis=0, weights=own_weights))
     expected = np.percentile(means, [10, 90], axis=0).T
-    found = bootstrap_intervals(values, people, repeats=60, level=0.8, by=by, seed=5)
+    how = {"weights": weights, "repeats": 60, "level": 0.8, "by": by, "seed": 5}
+    found = bootstrap_intervals(values, people, **how)
     np.testing.assert_allclose(found, expected)
 
 
@@ -50,6 +54,8 @@ def test_errors() -> None:
         bootstrap_intervals([1.0, 2.0], [1])
     with pytest.raises(ValueError, match="finite"):
         bootstrap_intervals([1.0, np.nan], [1, 2])
+    with pytest.raises(ValueError, match="weights"):
+        bootstrap_intervals([1.0, 2.0], [1, 2], weights=[1, 0])
     with pytest.raises(ValueError, match="repeats 1"):
         bootstrap_intervals([1.0], [1], repeats=1)
     with pytest.raises(ValueError, match="level 95"):

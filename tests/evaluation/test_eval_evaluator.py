@@ -31,6 +31,7 @@ from lrreid_ext.evaluation import (
 )
 from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
+from lrreid_ext.evaluation.report import rate_table
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
@@ -420,6 +421,7 @@ def test_reranking_leaves_junk_out_and_reaches_every_figure(
     plain = run(cfg, test_set, features)
     cfg.TEST.RERANK.ENABLED, cfg.TEST.RERANK.K1, cfg.TEST.RERANK.K2 = True, 6, 3
     cfg.TEST.ROC.ENABLED, cfg.TEST.ROC.FARS = True, [0.1]
+    cfg.TEST.CI.REPEATS = 40
     found = run(cfg, test_set, features, tmp_path)
     gallery, g_pids, g_camids = (np.array(a) for a in arrays(test_set, features, "gallery"))
     query, q_pids, q_camids = (np.array(a) for a in arrays(test_set, features, "query"))
@@ -433,6 +435,15 @@ def test_reranking_leaves_junk_out_and_reaches_every_figure(
     assert found["multi_shot/query/mAP"] != plain["multi_shot/query/mAP"]
     rates = tar_at_far(*pair, *names, fars=[0.1], distances=distances)
     assert found["multi_shot/query/TAR@1e-1"] == pytest.approx(100 * rates.tar[0], abs=1e-5)
+    # How much the rate varies with the people, at the same threshold; junk has no say in it.
+    has = rates.genuine_by_query > 0
+    counts = rates.genuine_by_query[has]
+    ends = bootstrap_intervals(
+        rates.accepted_by_query[has, 0] / counts, names[0][has], weights=counts, repeats=40
+    )[0]
+    entry = load_results(tmp_path / "results_demo.json")["groups"]["query"]["multi_shot"]
+    assert entry["TAR@1e-1_ci"] == pytest.approx(100 * ends, abs=1e-5)
+    assert ends[0] < rates.tar[0] < ends[1]
     # A part's pairs alone, of the same distances.
     drawn = np.array([s.factor for s in samples if s.group == "query"])[asked]
     matrix = torch.cat([block.clone() for _, block in distances])[torch.from_numpy(drawn == 3)]
@@ -448,6 +459,9 @@ def test_reranking_leaves_junk_out_and_reaches_every_figure(
     assert content["groups"]["query"]["junk"] == 1
     assert content["groups"]["query"]["multi_shot"]["unmatched"] == 0
     assert "rerank" in results_table([content])
+    low, high = entry["TAR@1e-1_ci"]
+    assert f"[{low:.1f}, {high:.1f}]" in rate_table(content)
+    assert "_ci" not in rate_table(content)
 
 
 def test_no_pairs_no_rates(cfg: CfgNode, features: torch.Tensor, tmp_path: Path) -> None:

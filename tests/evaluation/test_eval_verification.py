@@ -13,18 +13,26 @@ from lrreid_ext.evaluation import distance_matrix
 from lrreid_ext.evaluation.verification import FARS, tar_at_far
 
 
-def naive(
-    distances: np.ndarray, labels: tuple[Any, ...], fars: list[float]
-) -> tuple[list[float], list[float], list[float], int, int]:
-    """TAR, thresholds, shares accepted and numbers of pairs, from lists of all pairs."""
+def pairs(distances: np.ndarray, labels: tuple[Any, ...]) -> list[tuple[int, float, bool]]:
+    """Query, distance, and whether it is genuine, of all pairs that count."""
     q_pids, g_pids, q_camids, g_camids = labels
-    genuine, impostors = [], []
+    found = []
     for i in range(len(q_pids)):
         for j in range(len(g_pids)):
             q, g = q_pids[i], g_pids[j]
             if q < 0 or g < 0 or q == g == 0 or (q == g and q_camids[i] == g_camids[j]):
                 continue
-            (genuine if q == g else impostors).append(distances[i, j])
+            found.append((i, distances[i, j], bool(q == g)))
+    return found
+
+
+def naive(
+    distances: np.ndarray, labels: tuple[Any, ...], fars: list[float]
+) -> tuple[list[float], list[float], list[float], int, int]:
+    """TAR, thresholds, shares accepted and numbers of pairs, from lists of all pairs."""
+    counted = pairs(distances, labels)
+    genuine = [d for _, d, same in counted if same]
+    impostors = [d for _, d, same in counted if not same]
     impostors.sort()
     tar, thresholds, accepted = [], [], []
     for far in fars:
@@ -75,6 +83,12 @@ def test_equals_lists_of_all_pairs(case: tuple[Any, ...], metric: str, chunk: in
     np.testing.assert_allclose(found.far, far, atol=1e-12)
     assert (found.genuine, found.impostors) == (genuine, impostors)
     assert found.left_out == len(query) * len(gallery) - genuine - impostors
+    right = [(i, d) for i, d, same in pairs(matrix.numpy(), labels) if same]
+    for i in range(len(query)):
+        mine = np.array([d for k, d in right if k == i])
+        assert found.genuine_by_query[i] == len(mine)
+        below = (mine[:, None] < found.threshold).sum(axis=0)
+        assert found.accepted_by_query[i].tolist() == below.tolist()
     own = tar_at_far(query, gallery, *labels, fars=fars, metric=metric, chunk=chunk)
     assert (own.far <= found.fars + 1e-12).all() and (np.diff(own.tar) >= 0).all()
 
