@@ -39,12 +39,12 @@ HNSW_BYTES = 2**32
 LEAST_IVFPQ = 256 * 39
 
 # HNSW: links of a node, and how many nodes are looked at when one is put in.
-LINKS, EF_BUILD = 32, 80
+LINKS, EF_BUILD = 32, 200
 # And in a search, from the fastest on.
 EF_SEARCH = (16, 32, 64, 128, 256, 512, 1024, 2048)
 # IVF-PQ: values that share a byte, and candidates measured for each match asked for.
 VALUES_PER_BYTE = 8
-CANDIDATES = 16
+CANDIDATES = 64
 # Vectors that k-means looks at for each list.
 PER_LIST = 40
 
