@@ -32,6 +32,7 @@ from tqdm import tqdm
 from lrreid_ext.config import ConfigError, get_cfg
 from lrreid_ext.data.degrade import KERNELS, degrade, hash_unit
 from lrreid_ext.data.loaders import build_dataset_of
+from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.recipes import RecipeDataset
 from lrreid_ext.data.resolution import (
     COEFFICIENTS,
@@ -118,8 +119,7 @@ def measure(
     """All versions of all images."""
     found: list[Measured] = []
     for file in tqdm(files, desc="images", unit="image", disable=None):
-        with Image.open(file) as opened:
-            found += versions(opened.convert("RGB"), factors, kernels, jpeg)
+        found += versions(read_picture(file), factors, kernels, jpeg)
     return found
 
 

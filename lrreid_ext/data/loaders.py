@@ -43,8 +43,17 @@ def build_dataset_of(cfg: CfgNode, name: str, key: str) -> Any:
 
 
 def training_items(cfg: CfgNode, data: Any) -> list[Item]:
-    """What a data set gives to learn from: its training images, but for those of DATASETS.FOLD."""
+    """What a data set gives to learn from: its training images, but for those of DATASETS.FOLD.
+
+    Raises:
+        ConfigError: it has none.
+    """
     items = sorted(data.train)  # folders list their files in any order
+    if not items and not cfg.DATASETS.COMBINEALL:
+        raise ConfigError(
+            f"DATASETS.NAMES: {getattr(data, 'dataset_name', '') or type(data).__name__} has no "
+            "training images, it is for testing alone; name it in DATASETS.TESTS"
+        )
     if cfg.DATASETS.FOLD:
         items = fold_of(items, cfg.DATASETS.FOLD, cfg.SEED, left_out=False)
     return items

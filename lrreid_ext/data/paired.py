@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from fastreid.data.common import CommDataset
-from fastreid.data.data_utils import read_image
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrreid_ext.data.degrade import Draws, degrade, draw_factor, draw_width
 from lrreid_ext.data.labels import UNLABELLED
+from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.resolution import check_native_size, native_size
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.seeding import derive, seeded
@@ -109,7 +109,7 @@ class PairedDataset(CommDataset):
         """
         index, seed = key if isinstance(key, tuple) else (key, derive("sample", key))
         path, pid, camid = self.img_items[index]
-        image = read_image(path, "RGB")
+        image = read_picture(path)
         with seeded(derive("factor", seed)):
             factor = self._drawn_factor(path, image.width)
             mask = random.random() < self.lr_probability
@@ -138,7 +138,7 @@ class PairedDataset(CommDataset):
             sample["native_size_synthetic"] = torch.tensor(reduced.size[::-1])
             sample["factor_synthetic"] = self.synthetic
         if self.masks:
-            white = read_image(str(self._mask_file(path)), "RGB")
+            white = read_picture(self._mask_file(path))
             sample["masks"] = self._transformed(white, seed)[:1] / 255
         return sample
 
@@ -181,7 +181,7 @@ class PairedDataset(CommDataset):
 
 def sample_image(sample: Sample) -> Image.Image:
     """A test image as the camera delivered it, RGB: degraded if the sample asks for it."""
-    image = read_image(sample.path, "RGB")
+    image = read_picture(sample.path)
     if sample.degrade <= 1:
         return image
     draws = Draws.hashed(Path(sample.path).stem, sample.seed)

@@ -10,14 +10,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from fastreid.data.data_utils import read_image
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from lrreid_ext.errors import ImageError
 
-__all__ = ["Images", "Picture", "pictures", "read_picture"]
+__all__ = ["Images", "Picture", "pictures", "read_picture", "upright_rgb"]
 
 Picture = Callable[[], Image.Image]
 Images: TypeAlias = (
@@ -65,17 +64,35 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
         what = "is a folder; give its images" if path.is_dir() else "no such file"
         raise ImageError(f"{path}: {what}")
     try:
-        picture: Image.Image = read_image(str(path), "RGB")
+        with Image.open(path) as opened:
+            return upright_rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read as an image: {error}") from error
-    return picture
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode in mode RGB, turned upright where EXIF says so.
+
+    Grey levels of 16 bits are brought to 8, where Pillow would cut them off at 255.
+
+    Raises:
+        ImageError: levels of 32 bits, of which nobody can say what white is.
+    """
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+    if image.mode in ("I", "F") and not wide:
+        raise ImageError("its levels have 32 bits; store it with 8 or 16 a channel")
+    upright = ImageOps.exif_transpose(image)
+    if wide:
+        levels = np.asarray(upright).astype(np.uint32)
+        upright = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    return upright.convert("RGB")
 
 
 def _given(image: Any, where: str) -> list[Picture]:
     if isinstance(image, (str, os.PathLike)):
         return [partial(read_picture, image)]
     if isinstance(image, Image.Image):
-        return [partial(_upright, image)]
+        return [partial(upright_rgb, image)]
     if isinstance(image, np.ndarray):
         return [partial(Image.fromarray, a) for a in _arrays(image, where)]
     if isinstance(image, Tensor):
@@ -84,10 +101,6 @@ def _given(image: Any, where: str) -> list[Picture]:
         f"{where}{type(image).__name__} is no image; a path, a PIL image, an array (H, W, 3), a "
         "tensor (3, H, W) or a list of those is needed"
     )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image).convert("RGB")
 
 
 def _arrays(array: NDArray[Any], where: str) -> list[NDArray[np.uint8]]:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import build_transforms
 from fastreid.evaluation import DatasetEvaluator
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.evaluation.collect import gather_rows
 from lrreid_ext.evaluation.evaluator import plain_info
@@ -206,7 +206,7 @@ class ImageQualityEvaluator(DatasetEvaluator):
         if not len(rows):
             return
         samples = [int(i) for i in inputs["index"][rows.to(inputs["index"].device)]]
-        hr = torch.stack([self._transform(read_image(self.twins[i], "RGB")) for i in samples])
+        hr = torch.stack([self._transform(read_picture(self.twins[i])) for i in samples])
         hr = hr.to(outputs.device)
         given = inputs["images"][rows.to(inputs["images"].device)].to(outputs.device)
         scores = [psnr(outputs, hr), ssim(outputs, hr), psnr(given, hr), ssim(given, hr)]

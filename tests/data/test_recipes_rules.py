@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import shutil
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -477,3 +478,39 @@ def test_a_table_needs_its_columns(tmp_path: Path) -> None:
     for header in ("path,identity,camera", ""):
         (tmp_path / "images.csv").write_text(header + "\n")
         refuses("images.csv, line 1: no column", build_recipe("mlr_csv"), tmp_path)
+
+
+def own_folder(root: Path, *files: str) -> Path:
+    for file in files:
+        mini_sets.write(root / file)
+    return root
+
+
+TEST_FILES = [
+    f"{folder}/000{person}_c{camera}_0.png"
+    for folder, camera in (("query", 1), ("bounding_box_test", 2))
+    for person in (5, 6)
+]
+
+
+def test_sets_of_ones_own_may_be_for_testing_alone(tmp_path: Path) -> None:
+    own_folder(tmp_path, *TEST_FILES)
+    lines = [re.sub(r"(.*000(\d)_c(\d).*)", r"\1,\2,\3,test", file) for file in TEST_FILES]
+    (tmp_path / "images.csv").write_text("\n".join(["path,identity,camera,split", *lines]))
+    for name in ("mlr_folder", "mlr_csv"):
+        manifest = quiet(build_recipe(name), tmp_path, tmp_path / "built" / name)
+        assert manifest.counts() == {
+            "gallery": 2, "query": 2, "query_hr": 2, "train_identities": 0, "test_identities": 2
+        }  # fmt: skip
+    refuses(r"expected the folders bounding_box_train", build_recipe("mlr_market1501"), tmp_path)
+
+
+def test_nobody_is_both_trained_on_and_tested(tmp_path: Path) -> None:
+    train = [f"bounding_box_train/000{person}_c1_0.png" for person in (4, 5, 6)]
+    own_folder(tmp_path, *TEST_FILES, *train)
+    refuses(
+        r"identity 5, and 1 more, in both training and test \(bounding_box_train/0005_c1_0\.png "
+        r"and bounding_box_test/0005_c2_0\.png\)",
+        build_recipe("mlr_folder"),
+        tmp_path,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from importlib import import_module
@@ -243,6 +244,18 @@ def test_a_csv_and_ten_lines_of_yaml_train_and_evaluate(tmp_path: Path) -> None:
     )
     results = json.loads((tmp_path / "run" / "results_yard.json").read_text())
     assert results["manifest_hash"] == manifest.hash
+
+
+def test_a_set_for_testing_alone_is_tested_on_and_not_trained_on(hall: Path) -> None:
+    shutil.rmtree(hall.parent / "images" / "bounding_box_train")
+    cfg = get_cfg([str(hall)])
+    cfg.DATASETS.ROOT, cfg.DATASETS.NAMES = str(hall.parent / "sets"), ["hall"]
+    groups = {sample.group for sample in build_test_set(cfg, "hall").samples}
+    assert {"query", "gallery", "query_hr"} <= groups
+    with pytest.raises(ConfigError, match=r"DATASETS\.NAMES: hall has no training images"):
+        build_train_dataset(cfg)
+    cfg.DATASETS.COMBINEALL = True
+    assert len(build_train_dataset(cfg))
 
 
 def test_an_unknown_training_kernel_is_named() -> None:

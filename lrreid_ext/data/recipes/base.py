@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from fastreid.utils.registry import Registry
-from PIL import Image, ImageOps
+from PIL import Image
 
+from lrreid_ext.data.pictures import upright_rgb
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import names, suggest
 
@@ -134,6 +135,8 @@ class Recipe(ABC):
     synthetic: ClassVar[bool] = False
     #: Whether there is a source folder at all.
     needs_source: ClassVar[bool] = True
+    #: Whether there must be training images; without, a set is for testing alone.
+    needs_train: ClassVar[bool] = True
     #: Height and width of every source image in pixels, or () if they may vary.
     image_size: ClassVar[tuple[int, ...]] = ()
     #: Cameras whose images are low-resolution as they are, by no known factor.
@@ -203,7 +206,7 @@ class Recipe(ABC):
         path = root / image.path
         try:
             with Image.open(path) as opened:
-                loaded = ImageOps.exif_transpose(opened).convert("RGB")
+                loaded = upright_rgb(opened)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise RecipeError(
                 f"{path}: can't be read as an image ({error}). "
@@ -241,8 +244,8 @@ class Recipe(ABC):
         """Assign roles and factors; the order of ``images`` doesn't matter.
 
         Raises:
-            RecipeError: options that the images don't allow, or no image is left for the queries,
-                the gallery or training.
+            RecipeError: options that the images don't allow; no image is left for the queries,
+                the gallery or training; or people who are in both training and test.
         """
         planned = []
         taken: set[tuple[str, str]] = set()
@@ -252,10 +255,27 @@ class Recipe(ABC):
                 stem += "_dup"
             taken.add((role, stem))
             planned.append(self.treat(PlannedImage(image, role, stem)))
-        for role in (TRAIN, QUERY, GALLERY):
+        for role in (TRAIN, QUERY, GALLERY)[0 if self.needs_train else 1 :]:
             if not any(p.role == role for p in planned):
                 raise RecipeError(f"recipe {self.name}: no image is left for {role}.")
+        self._check_people(planned)
         return planned
+
+    def _check_people(self, planned: Iterable[PlannedImage]) -> None:
+        """Whoever is trained on is found too easily."""
+        example: dict[bool, dict[int, str]] = {True: {}, False: {}}
+        for one in planned:
+            if one.image.pid > 0:
+                example[one.role == TRAIN].setdefault(one.image.pid, one.image.path)
+        shared = sorted(example[True].keys() & example[False].keys())
+        if shared:
+            pid = shared[0]
+            more = f", and {len(shared) - 1} more" if len(shared) > 1 else ""
+            raise RecipeError(
+                f"recipe {self.name}: identity {pid}{more}, in both training and test "
+                f"({example[True][pid]} and {example[False][pid]}). Figures must be of people "
+                "unknown in training; leave them out of one side, or number other people otherwise."
+            )
 
 
 def preset(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -51,17 +52,22 @@ class MarketSource(Recipe):
     whole: ClassVar[tuple[int, ...]] = (12936, 3368, 19732)
 
     def locate(self, source: Path) -> Path:
+        needed = FOLDERS if self.needs_train else FOLDERS[1:]
         return first_folder(
             self,
             source,
             ("", *self.source_folders[:1]),
-            lambda folder: all((folder / name).is_dir() for name in FOLDERS),
-            f"the folders {', '.join(FOLDERS)}",
+            lambda folder: all((folder / name).is_dir() for name in needed),
+            f"the folders {', '.join(needed)}",
         )
 
     def read(self, root: Path) -> list[SourceImage]:
-        listed = {folder: image_names(root / folder) for folder in FOLDERS}
-        self._check_counts(root, [len(names) for names in listed.values()])
+        listed = {
+            folder: image_names(root / folder)
+            for folder in FOLDERS
+            if self.needs_train or (root / folder).is_dir()
+        }
+        self._check_counts(root, {folder: len(names) for folder, names in listed.items()})
         images = []
         for folder, names in listed.items():
             for name in names:
@@ -85,13 +91,14 @@ class MarketSource(Recipe):
                 )
         return images
 
-    def _check_counts(self, root: Path, counts: list[int]) -> None:
+    def _check_counts(self, root: Path, held: Mapping[str, int]) -> None:
         """Other data sets may be named alike, and hold what they do. But where one folder is as
         large as the data set's own, another that isn't was cut short."""
-        for folder, count in zip(FOLDERS, counts, strict=True):
+        for folder, count in held.items():
             if not count:
                 raise RecipeError(f"{root / folder}: holds no image.")
-        if not self.whole or tuple(counts) == self.whole:
+        counts = tuple(held.values())
+        if not self.whole or counts == self.whole:
             return
         same = [count == whole for count, whole in zip(counts, self.whole, strict=True)]
         if any(same):
@@ -139,7 +146,8 @@ class FolderRecipe(MarketRecipe):
 
     ``bounding_box_train``, ``query`` and ``bounding_box_test`` hold files called
     ``0002_c1<anything>.jpg`` (or png, bmp): identity 2, camera 1. Identity 0 is a distractor, which
-    only the gallery may hold, and -1 is passed over.
+    only the gallery may hold, and -1 is passed over. Without the first folder the set is for
+    testing alone.
     """
 
     source_name: ClassVar[str] = "a folder in Market-1501's naming"
@@ -149,6 +157,7 @@ class FolderRecipe(MarketRecipe):
     terms: ClassVar[str] = "those of your images; the people in them have a say"
     source_folders: ClassVar[tuple[str, ...]] = ()
     whole: ClassVar[tuple[int, ...]] = ()
+    needs_train: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, kw_only=True)

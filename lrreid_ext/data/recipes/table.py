@@ -37,7 +37,8 @@ class TableRecipe(MLRRecipe):
 
     Other columns are passed over. Identities that are all whole numbers above 0, and cameras that
     are all whole numbers from 0, keep their numbers; else they are numbered from 1 in the order of
-    their sorted names. ``lr_camera`` is a number in that sense.
+    their sorted names. ``lr_camera`` is a number in that sense. Without training images the set is
+    for testing alone.
 
     Attributes:
         csv: the file's name, below the source folder.
@@ -48,6 +49,7 @@ class TableRecipe(MLRRecipe):
         "you write it, one line for each image, with the columns path,identity,camera,split"
     )
     terms: ClassVar[str] = "those of your images; the people in them have a say"
+    needs_train: ClassVar[bool] = False
 
     csv: str = "images.csv"
 
@@ -90,7 +92,9 @@ def _rows(root: Path, table: Path) -> list[Row]:
             reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
             if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
                 raise RecipeError(
-                    f"{table}, line 1: no column {missing[0]!r}; it needs {', '.join(COLUMNS)}."
+                    f"{table}, line 1: no column {missing[0]!r} in "
+                    f"{','.join(reader.fieldnames or ())!r}; it needs {','.join(COLUMNS)}, with "
+                    "commas between them."
                 )
             for line in reader:
                 number = reader.line_num
