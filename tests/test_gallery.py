@@ -190,7 +190,9 @@ def test_adds_removes_and_finds_again(
     assert ids == sorted(set(ids)) and not set(ids) & {e.id for e in gone}
     matches = gallery.search([asked], 24)[0].matches
     assert {m.entry.file for m in matches} == {str(f) for f in files}
-    gallery.remove(lambda e: True)
+    with pytest.raises(GalleryError, match="Nothing was removed"):
+        gallery.remove_files([str(shown)[:-1]])
+    assert len(gallery.remove_files([shown])) == 24
     with pytest.raises(GalleryError, match="is empty"):
         gallery.search([asked])
     assert gallery.add([files[0]]).added == 1

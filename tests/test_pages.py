@@ -17,6 +17,7 @@ from conftest import ROOT, TINY_PSHRNET
 from PIL import Image
 
 from lrreid_ext.config import load_cfg
+from lrreid_ext.data.recipes import build_recipe
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.files import write_text
 
@@ -68,3 +69,12 @@ def test_the_code_of_a_page_runs(page: Path, workplace: Path) -> None:
         # Errors then show the page's own line.
         exec(compile("\n" * line + block, str(page), "exec"), namespace)
     assert os.getcwd() == str(workplace)
+
+
+def test_pages_name_the_folder_of_the_demos_people() -> None:
+    cfg = load_cfg(str(ROOT / "projects/PSHRNet/synth.yml"))
+    (name,) = cfg.DATASETS.NAMES
+    folder = build_recipe(name, dict(cfg.DATASETS.OPTIONS[name])).folder()
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(rf"datasets/({name}[-\w]*)", text))
+    assert named == {folder}

@@ -87,7 +87,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     search.add_argument("--json", type=Path, metavar="FILE", help="write the answers here too")
     search.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
-    remove.add_argument("files", nargs="*", metavar="FILE", help="paths, or hashes' beginnings")
+    remove.add_argument(
+        "files", nargs="*", metavar="FILE", help="or folders, or hashes' beginnings"
+    )
     remove.add_argument("--identity", metavar="ID", help="all images of this identity")
     return out
 

@@ -265,24 +265,25 @@ class Gallery:
         return gone
 
     def remove_files(self, files: Paths) -> list[Entry]:
-        """Take out files, by path or by the beginning (8 characters or more) of their hash.
+        """Take out files: by path, all below a folder, or by the beginning (8 characters or more)
+        of their hash.
 
         Raises:
             GalleryError: one that isn't there, and the nearest that is; nothing is taken out then.
         """
         entries = list(self.store.entries())
-        by_file = {e.file: e for e in entries}
+        held = [e.file for e in entries]
         gone: dict[str, Entry] = {}
         for given in files:
             text = str(given)
             path = str(Path(given).resolve())
-            found = [by_file[path]] if path in by_file else []
+            below = os.path.join(path, "")
+            found = [e for e in entries if e.file == path or e.file.startswith(below)]
             if not found and len(text) >= 8:
                 found = [e for e in entries if e.sha256.startswith(text.lower())]
             if not found:
                 raise GalleryError(
-                    f"{self.store.where}: holds no {text}.{suggest(path, by_file)} Nothing was "
-                    "removed"
+                    f"{self.store.where}: holds no {text}.{suggest(path, held)} Nothing was removed"
                 )
             gone |= {e.file: e for e in found}
         return self.remove(lambda entry: entry.file in gone)
