@@ -313,8 +313,8 @@ def evaluate(
 
     Args:
         model: from :func:`load_model`.
-        dataset: what :func:`build_dataset` returns, the folder of a built data set, or the name of
-            a recipe or of another of fastreid's data sets.
+        dataset: what :func:`build_dataset` returns, the folder of a built data set, the name of a
+            recipe or of another of fastreid's data sets, or a recipe's YAML file.
         root: folder of data sets that a name is looked for in; by default DATASETS.ROOT.
         out: folder for the evaluators' results files; "" writes none.
         test: keys of TEST to change, in upper or lower case:
@@ -368,7 +368,8 @@ def _dataset(
         raise ConfigError(
             f"{text}: holds no {MANIFEST_FILE}; name a folder that build_dataset made, or a recipe"
         )
-    return build_dataset_of(cfg, text, "dataset"), text
+    name = recipe_named(text)
+    return build_dataset_of(cfg, name, "dataset"), name
 
 
 def _built(folder: Path) -> RecipeDataset:

@@ -42,7 +42,7 @@ from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names, run_parser
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
 from lrreid_ext.evaluation.provenance import provenance, write_json
@@ -213,10 +213,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = run_parser("lrreid choose-sigma", __doc__)
     out.add_argument("--out", type=Path, default=Path("logs/sigma"), help="folder to write")
-    out.add_argument(
-        "--data-set", default="", metavar="NAME",
-        help="whose training identities to score (default: the one that was trained on)",
-    )  # fmt: skip
+    add_data_set(out, "the one that was trained on", "whose training identities to score: ")
     out.add_argument(
         "--sigmas", type=float, nargs="+", default=list(SIGMAS), metavar="S",
         help="values to try; 0 weighs all anchors alike (default: 0, and 13 from 0.02 to 2)",

@@ -38,7 +38,7 @@ from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import changed, load_run, run_names, run_parser
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = run_parser("lrreid gates", __doc__)
     out.add_argument("--out", type=Path, metavar="DIR", help="(default: each run's folder)")
-    out.add_argument("--data-set", default="", metavar="NAME", help="(default: all the run's)")
+    add_data_set(out, "all the run's")
     out.add_argument(
         "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
         help="the HR twins are reduced by each; 1 leaves them as they are "

@@ -43,7 +43,7 @@ from lrreid_ext.analysis.runs import (
 )
 from lrreid_ext.config import ConfigError
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.evaluation.provenance import provenance, write_json
@@ -121,9 +121,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = run_parser("lrreid objective", __doc__)
     out.add_argument("--out", type=Path, default=Path("logs/objective"), help="folder to write")
-    out.add_argument(
-        "--data-set", default="", metavar="NAME", help="default: the first of each run's tests"
-    )
+    add_data_set(out, "the first of each run's tests")
     out.add_argument(
         "--resolutions", type=float, nargs="+", default=list(RESOLUTIONS), metavar="R",
         help="default: 8 from 0.125 to 1",

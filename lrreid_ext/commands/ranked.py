@@ -26,7 +26,7 @@ from lrreid_ext.analysis.runs import load_run, run_names, run_parser
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.config import ConfigError
 from lrreid_ext.data.samples import QUERY
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
@@ -35,9 +35,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = run_parser("lrreid ranked", __doc__)
     out.add_argument("--out", type=Path, default=Path("logs/ranked"), help="folder to write")
-    out.add_argument(
-        "--data-set", default="", metavar="NAME", help="default: the first of the first run's tests"
-    )
+    add_data_set(out, "the first of the first run's tests")
     out.add_argument(
         "--queries", type=int, default=6, metavar="N", help="queries (default: %(default)s)"
     )

@@ -27,7 +27,7 @@ from pathlib import Path
 from lrreid_ext.analysis.runs import load_run, run_names, run_parser
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.provenance import commit
 from lrreid_ext.files import write_text
 from lrreid_ext.report import SECTIONS, Context, build, render
@@ -108,9 +108,7 @@ def parser() -> argparse.ArgumentParser:
         help="show pictures of people, also of real ones: such a page is personal data (default: "
         "of synthetic people only)",
     )  # fmt: skip
-    out.add_argument(
-        "--data-set", default="", metavar="NAME", help="default: the first of the first run's tests"
-    )
+    add_data_set(out, "the first of the first run's tests")
     out.add_argument(
         "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
         help="the queries' HR twins are reduced by each (default: "

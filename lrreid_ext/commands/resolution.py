@@ -43,7 +43,7 @@ from lrreid_ext.data.resolution import (
     tail_shares,
 )
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, data_set_name
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
@@ -219,7 +219,10 @@ def parser() -> argparse.ArgumentParser:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("recipe", metavar="RECIPE", help="built first, if it isn't yet")
+    out.add_argument(
+        "recipe", type=data_set_name, metavar="RECIPE",
+        help="name or YAML file; built first, if it isn't yet",
+    )  # fmt: skip
     out.add_argument(
         "--root", metavar="DIR", default=os.environ.get("FASTREID_DATASETS", "datasets"),
         help="folder of data sets (default: %(default)s)",

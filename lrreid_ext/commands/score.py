@@ -28,7 +28,7 @@ from lrreid_ext.config import CfgNode, ConfigError, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.engine.checkpoint import read_state_dict
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, data_set_name
 from lrreid_ext.engine.trainer import (
     checkpoint_of,
     classes_in,
@@ -150,8 +150,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = run_parser("lrreid score", __doc__)
     out.add_argument(
-        "--data-set", nargs="+", default=[], metavar="NAME",
-        help="test a run on these (default: its DATASETS.TESTS)",
+        "--data-set", nargs="+", default=[], type=data_set_name, metavar="NAME",
+        help="test a run on these, names or recipes' YAML files (default: its DATASETS.TESTS)",
     )  # fmt: skip
     out.add_argument("--out", type=Path, default=Path("logs/score"), metavar="DIR")
     out.add_argument(

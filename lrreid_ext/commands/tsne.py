@@ -20,7 +20,7 @@ from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import load_run, run_names, run_parser
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE, draw, embed, table
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
@@ -29,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = run_parser("lrreid tsne", __doc__)
     out.add_argument("--out", type=Path, default=Path("logs/tsne"), help="folder to write")
-    out.add_argument(
-        "--data-set", default="", metavar="NAME", help="default: the first of the first run's tests"
-    )
+    add_data_set(out, "the first of the first run's tests")
     out.add_argument(
         "--people", type=int, default=PEOPLE, metavar="N",
         help="persons, drawn at random (default: %(default)s)",

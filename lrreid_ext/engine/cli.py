@@ -15,7 +15,7 @@ from fastreid.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from lrreid_ext.config import CfgNode, load_cfg
-from lrreid_ext.data.recipes import ManifestError, RecipeError
+from lrreid_ext.data.recipes import ManifestError, RecipeError, recipe_named
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
@@ -36,6 +36,26 @@ USER_ERRORS = (
     FileNotFoundError,
     PermissionError,
 )
+
+
+def data_set_name(text: str) -> str:
+    """A command's argument that names a data set: as it is, or the name in a recipe's YAML file.
+
+    Raises:
+        argparse.ArgumentTypeError: a file that is no recipe.
+    """
+    try:
+        return recipe_named(text)
+    except RecipeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_data_set(parser: argparse.ArgumentParser, default: str, what: str = "") -> None:
+    """Add ``--data-set NAME``; ``default`` says what is taken without it."""
+    parser.add_argument(
+        "--data-set", default="", type=data_set_name, metavar="NAME",
+        help=f"{what}a name, or a recipe's YAML file (default: {default})",
+    )  # fmt: skip
 
 
 def parser(prog: str = "lrreid train") -> argparse.ArgumentParser:

@@ -258,6 +258,21 @@ def test_a_set_for_testing_alone_is_tested_on_and_not_trained_on(hall: Path) -> 
     assert len(build_train_dataset(cfg))
 
 
+@pytest.mark.parametrize(
+    "command", ["score", "report", "ranked", "tsne", "gates", "objective", "choose_sigma"]
+)
+def test_commands_take_a_recipes_file_for_a_data_set(
+    command: str, hall: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = import_module(f"lrreid_ext.commands.{command}").parser()
+    parsed = parser.parse_args(["run", "run", "--data-set", str(hall)]).data_set
+    assert parsed in ("hall", ["hall"]) and "hall" in DATASET_REGISTRY._obj_map
+    hall.write_text("name: hall")
+    with pytest.raises(SystemExit):
+        parser.parse_args(["run", "run", "--data-set", str(hall)])
+    assert f"{hall}: no base" in capsys.readouterr().err
+
+
 def test_an_unknown_training_kernel_is_named() -> None:
     with pytest.raises(ConfigError, match=r"INPUT\.LR\.KERNEL: 'bicubc'.*Did you mean 'bicubic'"):
         from lrreid_ext.data.loaders import check_input
