@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,10 @@ def _stored(context: Context) -> list[Block]:
         if kept["manifest_hash"] != own["manifest_hash"]:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
             continue
+        state, theirs = (_state(t) for t in (run.run.training, kept["info"].get("training", {})))
+        if state and theirs and state != theirs:
+            notes.append(f"{run.name}: is {state}; the {name} beside it is of {theirs}.")
+            continue
         columns = [c for c in default_columns([kept]) if figure(own, c)]
         far = [
             f"{column_label(c)} {percent(figure(kept, c))} there, {percent(figure(own, c))} here"
@@ -156,6 +161,13 @@ def _stored(context: Context) -> list[Block]:
             )
         )
     return blocks + [Note(text, warning=True) for text in notes]
+
+
+def _state(training: Mapping[str, Any]) -> str:
+    """How far weights were trained; "" if nobody noted it."""
+    if not {"phase", "epochs"} <= training.keys():
+        return ""
+    return f"phase {training['phase']} after {training['epochs']} epochs"
 
 
 def cmc(context: Context) -> Found:
@@ -187,14 +199,26 @@ def cmc(context: Context) -> Found:
     return [figure_of(cmc_figure(panels), "cmc", f"CMC curves of LR queries. {said}", caption)]
 
 
-def seen_factors(cfg: CfgNode) -> tuple[list[float], tuple[float, float] | None]:
-    """What a run was trained on: single factors, and a range that factors were drawn from.
+def seen_factors(
+    cfg: CfgNode, epochs: int | None = None
+) -> tuple[list[float], tuple[float, float] | None]:
+    """What weights were trained on: single factors, and a range that factors were drawn from.
 
-    Phases that train on HR images count as factor 1, and their twins don't.
+    Phases that train on HR images count as factor 1, and their twins don't. Phases behind that of
+    TEST.PHASE don't count.
+
+    Args:
+        cfg: the run's.
+        epochs: after how many; None: after all.
     """
     singles: set[float] = set()
     spans: list[tuple[float, float]] = []
-    for phase in phases_of(cfg):
+    phases = phases_of(cfg)
+    ends = [phase.end for phase in phases if phase.name == cfg.TEST.PHASE]
+    last = min([phases[-1].end, *ends, *([] if epochs is None else [epochs])])
+    for phase in phases:
+        if phase.start >= last:
+            break
         lr = phase_cfg(cfg, phase).INPUT.LR
         if lr.TRAIN_ON != "lr":
             singles.add(1.0)
@@ -226,7 +250,7 @@ def by_factor(context: Context) -> Found:
             [v[0] if v else math.nan for v in values],
             [(v[1] or 0.0) if v else 0.0 for v in values],
         )
-        singles, span = seen_factors(run.cfg)
+        singles, span = seen_factors(run.cfg, run.run.training.get("epochs"))
         unseen[run.name] = [
             f for f in factors.values()
             if f not in singles and not (span and span[0] <= f <= span[1])

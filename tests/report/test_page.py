@@ -120,6 +120,13 @@ def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
     assert "beside the checkpoint differs: MLR Rank-1" in text
     assert text.count("not wanted (--without)") == len(SECTIONS) - 1
 
+    # Of later weights than those that are shown: nothing to compare.
+    kept["info"]["training"] |= {"phase": "student", "epochs": 5}
+    path.write_text(json.dumps(kept))
+    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    assert "is phase main after 2 epochs" in text and "of phase student after 5 epochs" in text
+    assert "differs" not in text
+
 
 def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
     wanted = ("restored", "gates", "training", "config")
@@ -212,6 +219,11 @@ def test_seen_factors_follow_the_phases() -> None:
     assert seen_factors(cfg) == ([1.0, 2.0, 3.0, 4.0], None)
     cfg.PHASES["student"] = {"EPOCHS": 1, "INPUT": {"LR": {"RANGE": [1.5, 6.0]}}}
     assert seen_factors(cfg) == ([1.0], (1.5, 6.0))
+    # A checkpoint of the first phase, and that phase's network of the last checkpoint.
+    assert seen_factors(cfg, epochs=1) == ([1.0], None)
+    assert seen_factors(cfg, epochs=2) == ([1.0], (1.5, 6.0))
+    cfg.TEST.PHASE = "teacher"
+    assert seen_factors(cfg, epochs=2) == ([1.0], None)
 
 
 def test_a_figure_takes_the_pages_colours_and_keeps_its_ids_apart() -> None:
