@@ -50,7 +50,7 @@ def cmc_figure(
         axis.set_ylabel("matched (%)")
         axis.set_ylim(bottom=max(axis.get_ylim()[0], 0), top=101)
         axis.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].legend(fontsize="small", frameon=False, loc="lower right")
+    legends_below(figure, axes[:1])
     return figure
 
 
