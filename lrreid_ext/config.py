@@ -17,6 +17,12 @@ from lrreid_ext.registry import suggest
 __all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "merge", "widened"]
 
 
+# Lists of numbers that are empty by default, where nothing else tells what they hold.
+EMPTY_LISTS_OF_NUMBERS = frozenset(
+    {"DATASETS.FOLD", "INPUT.LR.CAMERAS", "INPUT.LR.RANGE", "INPUT.LR.WIDTHS"}
+)
+
+
 def add_lrreid_config(cfg: CfgNode) -> None:
     """Add every key of ``lrreid_ext`` with its default. fastreid's own keys stay as they are."""
     # Modules to import before a config is merged: dotted names, or paths of .py files (relative to
@@ -377,18 +383,40 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
     return rest
 
 
-def widened(raw: dict[str, Any], node: CfgNode) -> dict[str, Any]:
-    """``raw`` with whole numbers made floats where ``node`` holds a float, as people write them."""
+def widened(raw: dict[str, Any], node: CfgNode, where: str = "") -> dict[str, Any]:
+    """``raw`` with whole numbers made floats where ``node`` holds a float, as people write them.
+
+    Args:
+        raw: branches and values as a YAML has them.
+        node: of a config.
+        where: its key, with a dot behind it.
+
+    Raises:
+        ValueError: something else in a list of numbers; names the key.
+    """
     out: dict[str, Any] = {}
     for key, value in raw.items():
         own = node.get(key)
         if isinstance(value, dict) and isinstance(own, CfgNode):
-            out[key] = widened(value, own)
-        elif isinstance(own, float) and type(value) is int:
-            out[key] = float(value)
+            out[key] = widened(value, own, f"{where}{key}.")
         else:
-            out[key] = value
+            out[key] = _widened_value(f"{where}{key}", value, own)
     return out
+
+
+def _widened_value(key: str, value: Any, own: Any) -> Any:
+    if isinstance(own, float) and type(value) is int:
+        return float(value)
+    if isinstance(own, (list, tuple)) and isinstance(value, (list, tuple)):
+        numbers = all(map(_is_number, own)) if own else key in EMPTY_LISTS_OF_NUMBERS
+        wrong = [one for one in value if not _is_number(one)]
+        if numbers and wrong:
+            raise ValueError(f"{key}: numbers are needed, not {wrong[0]!r}")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _widened_options(opts: list[str], cfg: CfgNode) -> list[Any]:
@@ -397,8 +425,9 @@ def _widened_options(opts: list[str], cfg: CfgNode) -> list[Any]:
         own: Any = cfg
         for part in key.split("."):
             own = own.get(part) if isinstance(own, CfgNode) else None
-        whole = isinstance(own, float) and isinstance(CfgNode._decode_cfg_value(value), int)
-        out += [key, float(value) if whole else value]
+        read = CfgNode._decode_cfg_value(value)
+        wide = _widened_value(key, read, own)
+        out += [key, value if wide is read else wide]
     return out
 
 

@@ -120,7 +120,7 @@ def phase_cfg(cfg: CfgNode, phase: Phase) -> CfgNode:
         optimizers[name] = CfgNode({**(optimizers.get(name) or {}), **keys})
     for branch, keys in (("SOLVER", solver), ("INPUT", phase.input)):
         try:
-            cfg[branch].merge_from_other_cfg(CfgNode(widened(keys, cfg[branch])))
+            cfg[branch].merge_from_other_cfg(CfgNode(widened(keys, cfg[branch], f"{branch}.")))
         except (KeyError, ValueError) as error:
             raise ConfigError(f"PHASES.{phase.name}.{branch}: {error.args[0]}") from error
     if phase.train_on:

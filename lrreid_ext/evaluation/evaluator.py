@@ -316,6 +316,8 @@ def check_config(cfg: CfgNode) -> None:
     if test.DRAW not in DRAWS:
         raise ConfigError(f"TEST.DRAW: {test.DRAW!r} is none of {', '.join(DRAWS)}")
     check_fusion(cfg)
+    if min(test.FACTORS, default=1) < 1:
+        raise ConfigError(f"TEST.FACTORS: {list(test.FACTORS)} must be factors from 1")
     if test.SEED < 0:
         raise ConfigError(f"TEST.SEED: {test.SEED} must be >= 0")
     check_multi_shot(cfg)
