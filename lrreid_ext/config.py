@@ -19,8 +19,11 @@ __all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg",
 
 # Lists of numbers that are empty by default, where nothing else tells what they hold.
 EMPTY_LISTS_OF_NUMBERS = frozenset(
-    {"DATASETS.FOLD", "INPUT.LR.CAMERAS", "INPUT.LR.RANGE", "INPUT.LR.WIDTHS"}
-)
+    {
+        "DATASETS.FOLD", "INPUT.LR.CAMERAS", "INPUT.LR.RANGE", "INPUT.LR.WIDTHS",
+        "TEST.FUSION.ANCHORS",
+    }
+)  # fmt: skip
 
 
 def add_lrreid_config(cfg: CfgNode) -> None:
@@ -392,7 +395,7 @@ def widened(raw: dict[str, Any], node: CfgNode, where: str = "") -> dict[str, An
         where: its key, with a dot behind it.
 
     Raises:
-        ValueError: something else in a list of numbers; names the key.
+        ValueError: something else in a list of numbers or of names; names the key.
     """
     out: dict[str, Any] = {}
     for key, value in raw.items():
@@ -408,10 +411,14 @@ def _widened_value(key: str, value: Any, own: Any) -> Any:
     if isinstance(own, float) and type(value) is int:
         return float(value)
     if isinstance(own, (list, tuple)) and isinstance(value, (list, tuple)):
-        numbers = all(map(_is_number, own)) if own else key in EMPTY_LISTS_OF_NUMBERS
-        wrong = [one for one in value if not _is_number(one)]
-        if numbers and wrong:
-            raise ValueError(f"{key}: numbers are needed, not {wrong[0]!r}")
+        if all(map(_is_number, own)) if own else key in EMPTY_LISTS_OF_NUMBERS:
+            wanted, wrong = "numbers", [one for one in value if not _is_number(one)]
+        elif own and all(isinstance(one, str) for one in own):
+            wanted, wrong = "names", [one for one in value if not isinstance(one, str)]
+        else:
+            return value
+        if wrong:
+            raise ValueError(f"{key}: {wanted} are needed, not {wrong[0]!r}")
     return value
 
 

@@ -62,6 +62,8 @@ def test_plugins_are_found_beside_the_yaml_that_names_them(tmp_path: Path):
         ("SEED: 1", ["PHASES.nap.EPOCHS", "1"], "PHASES.nap.EPOCHS"),
         ("TEST: {FACTORS: [2, x]}", [], r"a\.yml: TEST\.FACTORS: numbers are needed, not 'x'"),
         ("SEED: 1", ["INPUT.LR.RANGE", "['low', 4]"], r"INPUT\.LR\.RANGE: numbers .* 'low'"),
+        ("SEED: 1", ["TEST.FUSION.ANCHORS", "['x']"], r"FUSION\.ANCHORS: numbers .* 'x'"),
+        ("SEED: 1", ["DATASETS.NAMES", "[3]"], r"DATASETS\.NAMES: names are needed, not 3"),
         ("SEED: 1", ["INPUT.SIZE_TEST", "[128, '64']"], r"INPUT\.SIZE_TEST: numbers .* '64'"),
     ],
 )

@@ -66,6 +66,12 @@ def check_input(cfg: CfgNode) -> None:
         ConfigError: names the key.
     """
     lr = cfg.INPUT.LR
+    for branch in ("DATALOADER", "TEST"):
+        if cfg[branch].NUM_WORKERS < 0:
+            raise ConfigError(
+                f"{branch}.NUM_WORKERS: {cfg[branch].NUM_WORKERS} must be at least 0: none but the "
+                "process itself"
+            )
     if lr.TRAIN_ON not in TRAIN_ON:
         raise ConfigError(f"INPUT.LR.TRAIN_ON: {lr.TRAIN_ON!r} is none of {', '.join(TRAIN_ON)}")
     if lr.RANGE and len(lr.RANGE) != 2:
@@ -211,6 +217,8 @@ class EpochBatches:
 
     def _check(self) -> None:
         if self.by_identity:
+            if self.instances < 1:
+                raise ConfigError(f"DATALOADER.NUM_INSTANCE: {self.instances} must be at least 1")
             if self.batch_size % self.instances:
                 raise ConfigError(
                     f"DATALOADER.NUM_INSTANCE: {self.batch_size} images per process are not a "

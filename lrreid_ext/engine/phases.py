@@ -65,6 +65,8 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
     if not cfg.PHASES:
         if cfg.START_PHASE:
             raise ConfigError(f"START_PHASE: {cfg.START_PHASE!r}: the config has no PHASES")
+        if cfg.SOLVER.MAX_EPOCH < 1:
+            raise ConfigError(f"SOLVER.MAX_EPOCH: {cfg.SOLVER.MAX_EPOCH} must be at least 1")
         return [Phase("main", cfg.SOLVER.MAX_EPOCH, 0)]
     known = [f.name.upper() for f in fields(Phase) if f.name not in ("name", "start")]
     names = list(cfg.PHASES)

@@ -52,7 +52,10 @@ def build_optimizer(
     if not groups:
         raise ConfigError("nothing to train: the phase freezes every parameter of the model")
     known = {name for name, _ in model.named_modules()} | set(names.values())
-    for prefix, _ in solver.LR_FACTORS:
+    for pair in solver.LR_FACTORS:
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
+            raise ConfigError(f"SOLVER.LR_FACTORS: [module, factor] is needed, not {pair!r}")
+        prefix = pair[0]
         if prefix not in known:
             raise ConfigError(
                 f"SOLVER.LR_FACTORS: the model has no part {prefix!r}.{suggest(prefix, known)}"
@@ -108,6 +111,10 @@ def build_scheduler(
     solver = cfg.SOLVER
     total = solver.MAX_EPOCH * iters_per_epoch
     if solver.SCHED == "OneCycleLR":
+        if not 0 <= solver.ONE_CYCLE_PCT_START <= 1:
+            raise ConfigError(
+                f"SOLVER.ONE_CYCLE_PCT_START: {solver.ONE_CYCLE_PCT_START} must be from 0 to 1"
+            )
         return OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],

@@ -343,3 +343,22 @@ def test_frozen_reid_behind_a_separately_trained_front_end(make_cfg):
     assert all(torch.equal(between[n], final[n]) for n in reid)
     assert all(not torch.equal(between[n], final[n]) for n in front if n.endswith("weight"))
     assert not torch.equal(initial["backbone.conv1.weight"], between["backbone.conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("DATALOADER.NUM_INSTANCE", "0"),
+        ("DATALOADER.NUM_WORKERS", "-1"),
+        ("TEST.NUM_WORKERS", "-1"),
+        ("SOLVER.MAX_EPOCH", "0"),
+        ("SOLVER.LR_FACTORS", "['backbone']"),
+        ("SOLVER.ONE_CYCLE_PCT_START", "2.0"),
+    ],
+)
+def test_values_out_of_range_are_named_before_training(make_cfg, key, value):
+    cfg = make_cfg(
+        "configs/osnet_copies.yml", [*TINY_OSNET, "SOLVER.SCHED", "OneCycleLR"], key, value
+    )
+    with pytest.raises(ConfigError, match=key):
+        Trainer(cfg)
