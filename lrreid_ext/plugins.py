@@ -130,6 +130,22 @@ def imported_plugins() -> list[str]:
     return list(_imported)
 
 
+def plugin_files() -> list[Path]:
+    """The Python files of bundled projects and of the plugins that this process has imported, a
+    package's with all that is in it."""
+    root = projects_root()
+    found = set() if root is None else set(root.rglob("*.py"))
+    for name in _imported:
+        if name.endswith(".py"):
+            found.add(Path(name).resolve())
+            continue
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file is not None:
+            path = Path(file).resolve()
+            found |= set(path.parent.rglob("*.py")) if path.name == "__init__.py" else {path}
+    return sorted(found)
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -1,8 +1,8 @@
 """Features of a test set kept in a file, to be scored many times without images or network.
 
 A file is named by the hash of all that its features depend on: the weights, what of the config
-reaches the features, and the images with their groups. So what changed is never found under the old
-name; and what a file says of itself is checked again when it is read.
+reaches the features, the code, and the images with their groups. So what changed is never found
+under the old name; and what a file says of itself is checked again when it is read.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from lrreid_ext.evaluation.provenance import (
     weights_hash,
 )
 from lrreid_ext.files import atomic
+from lrreid_ext.plugins import plugin_files
 
 __all__ = [
     "CacheError",
@@ -42,6 +43,11 @@ __all__ = [
 ]
 
 SCHEMA = 1
+# What of this package images pass through on their way to features.
+CODE = (
+    "compat.py", "data/**/*.py", "modeling/**/*.py", "evaluation/collect.py",
+    "evaluation/features.py", "evaluation/inference.py",
+)  # fmt: skip
 SUFFIX = ".safetensors"
 
 logger = logging.getLogger(__name__)
@@ -80,8 +86,9 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
             decides what an architecture evaluates.
 
     Returns:
-        ``weights``, ``config``, ``manifest`` (of a data set without one, over the files' bytes)
-        and ``samples`` (over the images' names, labels, groups and degradation).
+        ``weights``, ``config``, ``code`` (of all that images pass through, plugins included),
+        ``manifest`` (of a data set without one, over the files' bytes) and ``samples`` (over the
+        images' names, labels, groups and degradation).
     """
     training: Any = test_set.info.get("training") or {}
     config = {
@@ -106,6 +113,7 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
     return {
         "weights": weights,
         "config": _digest(config),
+        "code": _code_digest(),
         "manifest": test_set.manifest_hash or _files_digest(test_set),
         "samples": _digest([test_set.name, samples]),
     }
@@ -119,6 +127,12 @@ def _short(path: str) -> str:
 def _digest(content: Any) -> str:
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _code_digest() -> str:
+    package = Path(__file__).resolve().parents[1]
+    own = [path for part in CODE for path in sorted(package.glob(part))]
+    return _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in own + plugin_files()])
 
 
 def _files_digest(test_set: TestSet) -> str:

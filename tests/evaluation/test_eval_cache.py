@@ -31,6 +31,7 @@ from lrreid_ext.evaluation.cache import (
 )
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.provenance import tensors_hash
+from lrreid_ext.plugins import plugin_files
 
 NAN = float("nan")
 
@@ -132,6 +133,20 @@ def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
         assert cache_key(changed(cfg, settings), own, test_set) == base
     moved = [replace(s, path=s.path.replace("/sets", "/other")) for s in test_set.samples]
     assert cache_key(cfg, own, replace(test_set, samples=moved)) == base
+
+
+def test_a_plugin_that_was_edited_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrreid_ext.plugins._imported", {})
+    file = tmp_path / "sharpen.py"
+    file.write_text("GAIN = 1\n")
+    get_cfg([str(file), "json"])  # a package's files are all of it
+    before = cache_key(get_cfg(), "w", small_set())
+    assert before == cache_key(get_cfg(), "w", small_set())
+    file.write_text("GAIN = 2\n")
+    after = cache_key(get_cfg(), "w", small_set())
+    assert [k for k in before if before[k] != after[k]] == ["code"]
+    named = {path.name for path in plugin_files()}
+    assert named >= {"sharpen.py", "decoder.py", "psnet.py"}
 
 
 def test_files_without_a_manifest_are_read(tmp_path: Path) -> None:
