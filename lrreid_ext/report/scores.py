@@ -129,16 +129,19 @@ def _stored(context: Context) -> list[Block]:
     agree, notes = [], []
     name = f"results_{context.test_set.name}.json"
     for run, own in zip(context.runs, context.results, strict=True):
-        path = Path(run.cfg.OUTPUT_DIR) / name
+        state = _state(run.run.training)
+        # A run keeps the results of its last phase, and in a folder of its own each earlier one's.
+        folder = Path(run.cfg.OUTPUT_DIR)
+        own_phase = folder / run.run.training.get("phase", "") / name
         try:
-            kept = load_results(path)
+            kept = load_results(own_phase if own_phase.is_file() else folder / name)
         except ResultsError:
             notes.append(f"{run.name}: no {name} beside the checkpoint to compare with.")
             continue
         if kept["manifest_hash"] != own["manifest_hash"]:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
             continue
-        state, theirs = (_state(t) for t in (run.run.training, kept["info"].get("training", {})))
+        theirs = _state(kept["info"].get("training", {}))
         if state and theirs and state != theirs:
             notes.append(f"{run.name}: is {state}; the {name} beside it is of {theirs}.")
             continue

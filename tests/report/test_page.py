@@ -127,6 +127,12 @@ def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
     assert "is phase main after 2 epochs" in text and "of phase student after 5 epochs" in text
     assert "differs" not in text
 
+    # As a run keeps those of a phase that isn't its last.
+    (folder / "main").mkdir()
+    shutil.copy(runs[0] / path.name, folder / "main" / path.name)
+    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    assert "equal to what is stored beside the checkpoint: dual" in text
+
 
 def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
     wanted = ("restored", "gates", "training", "config")
