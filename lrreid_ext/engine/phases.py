@@ -101,6 +101,21 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
     return phases
 
 
+def phases_done(cfg: CfgNode, epochs: int | None = None) -> list[Phase]:
+    """The phases that a network has been through, the last one perhaps not to its end.
+
+    Those behind the phase of TEST.PHASE, whose network is evaluated, don't count.
+
+    Args:
+        cfg: the run's.
+        epochs: after how many; None: after all.
+    """
+    phases = phases_of(cfg)
+    ends = [phase.end for phase in phases if phase.name == cfg.TEST.PHASE]
+    last = min([phases[-1].end, *ends, *([] if epochs is None else [epochs])])
+    return [phase for phase in phases if phase.start < last]
+
+
 def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, CfgNode) else value
 

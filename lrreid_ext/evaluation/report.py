@@ -55,6 +55,47 @@ def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
     return _checked(content, str(path))
 
 
+def stored_results(
+    folder: str | os.PathLike[str], training: Mapping[str, Any], pattern: str = "results_*.json"
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The results files of a run's folder that are of some weights.
+
+    A run keeps the results of its last phase, and in a folder called like it those of an earlier
+    one; a checkpoint of one phase is not to be given another's figures.
+
+    Args:
+        folder: the run's.
+        training: what is known of how the weights came about: ``phase`` and ``epochs``. If nothing
+            is, of either side, the files are taken to be theirs.
+        pattern: names of files.
+
+    Returns:
+        The results by name of file; and of files that are of other weights, of which.
+
+    Raises:
+        ResultsError: a file that can't be used.
+    """
+    folder = Path(folder)
+    own = _state(training)
+    found: dict[str, dict[str, Any]] = {}
+    others: dict[str, str] = {}
+    for place in (folder / str(training.get("phase", "")), folder):
+        for file in sorted(place.glob(pattern)):
+            content = load_results(file)
+            theirs = _state(content.get("info", {}).get("training") or {})
+            if own and theirs and own != theirs:
+                others.setdefault(file.name, theirs)
+            else:
+                found.setdefault(file.name, content)
+    return dict(sorted(found.items())), {k: v for k, v in others.items() if k not in found}
+
+
+def _state(training: Mapping[str, Any]) -> str:
+    if not {"phase", "epochs"} <= training.keys():
+        return ""
+    return f"phase {training['phase']} after {training['epochs']} epochs"
+
+
 def figure(results: Results, column: str) -> tuple[float, float | None] | None:
     """One figure in percent and its standard deviation over the trials, if it has one.
 

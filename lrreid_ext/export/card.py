@@ -10,10 +10,12 @@ import yaml
 
 import lrreid_ext
 from lrreid_ext.analysis.runs import Run
+from lrreid_ext.config import CfgNode
+from lrreid_ext.engine.phases import phase_cfg, phases_done
 from lrreid_ext.evaluation.cost import parameters
 from lrreid_ext.evaluation.portable import portable
 from lrreid_ext.evaluation.provenance import config_hash, weights_hash
-from lrreid_ext.evaluation.report import load_results, results_table
+from lrreid_ext.evaluation.report import results_table, stored_results
 from lrreid_ext.hub import HUB
 
 __all__ = ["model_card"]
@@ -40,14 +42,15 @@ def model_card(run: Run, license: str) -> str:
     """The card in Markdown, with the front matter that the Hugging Face hub reads.
 
     Args:
-        run: the model. Figures come from the ``results_*.json`` in its folder (OUTPUT_DIR).
+        run: the model. Figures come from the ``results_*.json`` in its folder (OUTPUT_DIR) that are
+            of these weights.
         license: the hub's identifier of the license.
 
     Raises:
         ResultsError: a results file that can't be used.
     """
-    files = sorted(Path(run.cfg.OUTPUT_DIR).glob("results_*.json"))
-    results = [portable(load_results(file)) for file in files]
+    found, _ = stored_results(run.cfg.OUTPUT_DIR, run.training)
+    results = [portable(content) for content in found.values()]
     front = {
         "license": license,
         "library_name": "lrreid-ext",
@@ -118,21 +121,33 @@ def _usage(run: Run) -> str:
 
 
 def _data(run: Run, results: Sequence[dict[str, Any]]) -> str:
-    lr = run.cfg.INPUT.LR
+    phases = phases_done(run.cfg, run.training.get("epochs"))
+    shown = {phase.name: _shown(phase_cfg(run.cfg, phase).INPUT.LR) for phase in phases}
+    if len(set(shown.values())) > 1:
+        images = "; ".join(f"in phase {name} {what}" for name, what in shown.items())
+    else:
+        images = next(iter(shown.values()))
+    manifests = {r["test_set"]: r["manifest_hash"] for r in results if r["manifest_hash"]}
+    rows = {
+        "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not said",
+        "identities trained on": run.cfg.MODEL.HEADS.NUM_CLASSES,
+        "images shown in training": images,
+        **{f"manifest of {name}": f"`{digest}`" for name, digest in manifests.items()},
+    }
+    return _list(rows)
+
+
+def _shown(lr: CfgNode) -> str:
+    """What a network learnt from, by INPUT.LR."""
+    if lr.TRAIN_ON == "hr":
+        return "hr"
     drawn = ", ".join(f"{f:g}" for f in lr.FACTORS)
     if lr.RANGE:
         drawn = "{:g} to {:g}".format(*lr.RANGE)
     reduced = f"factors {drawn}, {lr.KERNEL}"
     if lr.WIDTHS:
         reduced = "widths {} to {} pixels, {}".format(*lr.WIDTHS, lr.KERNEL)
-    manifests = {r["test_set"]: r["manifest_hash"] for r in results if r["manifest_hash"]}
-    rows = {
-        "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not said",
-        "identities trained on": run.cfg.MODEL.HEADS.NUM_CLASSES,
-        "images shown in training": f"{lr.TRAIN_ON} (low-resolution twins: {reduced})",
-        **{f"manifest of {name}": f"`{digest}`" for name, digest in manifests.items()},
-    }
-    return _list(rows)
+    return f"{lr.TRAIN_ON} (low-resolution twins: {reduced})"
 
 
 def _training(run: Run) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from torch import Tensor
 from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.engine.phases import phase_cfg, phases_of
+from lrreid_ext.engine.phases import phase_cfg, phases_done
 from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
 from lrreid_ext.evaluation.report import (
     ResultsError,
@@ -22,8 +20,8 @@ from lrreid_ext.evaluation.report import (
     default_columns,
     figure,
     group_label,
-    load_results,
     measured,
+    stored_results,
 )
 from lrreid_ext.report.blocks import Block, Cell, Details, Note, Table, Tiles, figure_of
 from lrreid_ext.report.context import Context, Found, Rows, batch_of, figure_cell, percent
@@ -129,21 +127,18 @@ def _stored(context: Context) -> list[Block]:
     agree, notes = [], []
     name = f"results_{context.test_set.name}.json"
     for run, own in zip(context.runs, context.results, strict=True):
-        state = _state(run.run.training)
-        # A run keeps the results of its last phase, and in a folder of its own each earlier one's.
-        folder = Path(run.cfg.OUTPUT_DIR)
-        own_phase = folder / run.run.training.get("phase", "") / name
         try:
-            kept = load_results(own_phase if own_phase.is_file() else folder / name)
-        except ResultsError:
-            notes.append(f"{run.name}: no {name} beside the checkpoint to compare with.")
+            found, others = stored_results(run.cfg.OUTPUT_DIR, run.run.training, name)
+        except ResultsError as error:
+            notes.append(f"{run.name}: {error}.")
             continue
+        if not found:
+            what = f"{name} is of {others[name]}" if others else f"no {name} to compare with"
+            notes.append(f"{run.name}: {what}, beside the checkpoint.")
+            continue
+        kept = found[name]
         if kept["manifest_hash"] != own["manifest_hash"]:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
-            continue
-        theirs = _state(kept["info"].get("training", {}))
-        if state and theirs and state != theirs:
-            notes.append(f"{run.name}: is {state}; the {name} beside it is of {theirs}.")
             continue
         columns = [c for c in default_columns([kept]) if figure(own, c)]
         far = [
@@ -164,13 +159,6 @@ def _stored(context: Context) -> list[Block]:
             )
         )
     return blocks + [Note(text, warning=True) for text in notes]
-
-
-def _state(training: Mapping[str, Any]) -> str:
-    """How far weights were trained; "" if nobody noted it."""
-    if not {"phase", "epochs"} <= training.keys():
-        return ""
-    return f"phase {training['phase']} after {training['epochs']} epochs"
 
 
 def cmc(context: Context) -> Found:
@@ -207,21 +195,14 @@ def seen_factors(
 ) -> tuple[list[float], tuple[float, float] | None]:
     """What weights were trained on: single factors, and a range that factors were drawn from.
 
-    Phases that train on HR images count as factor 1, and their twins don't. Phases behind that of
-    TEST.PHASE don't count.
+    Phases that train on HR images count as factor 1, and their twins don't.
 
     Args:
-        cfg: the run's.
-        epochs: after how many; None: after all.
+        cfg, epochs: as :func:`lrreid_ext.engine.phases.phases_done` takes them.
     """
     singles: set[float] = set()
     spans: list[tuple[float, float]] = []
-    phases = phases_of(cfg)
-    ends = [phase.end for phase in phases if phase.name == cfg.TEST.PHASE]
-    last = min([phases[-1].end, *ends, *([] if epochs is None else [epochs])])
-    for phase in phases:
-        if phase.start >= last:
-            break
+    for phase in phases_done(cfg, epochs):
         lr = phase_cfg(cfg, phase).INPUT.LR
         if lr.TRAIN_ON != "lr":
             singles.add(1.0)

@@ -19,13 +19,15 @@ from lrreid_ext.api import TrainedModel
 from lrreid_ext.commands import export
 from lrreid_ext.config import ConfigError, load_cfg
 from lrreid_ext.engine.trainer import build_model
+from lrreid_ext.files import write_text
 
 RESULTS = ROOT / "benchmarks/yardstick/hr.json"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder as a training leaves it, of PS-HRNet's teacher, with measured results."""
+    """A run's folder as a training leaves it, its last checkpoint PS-HRNet's teacher; results of
+    it, and of the student that a whole training ends with."""
     out = tmp_path_factory.mktemp("runs") / "small"
     words = [
         *TINY, "MODEL.INIT.WEIGHTS", "", "OUTPUT_DIR", str(out), "MODEL.HEADS.NUM_CLASSES", "6",
@@ -39,7 +41,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"model": model.state_dict(), "trainer": {"info": info}}, out / "model_final.pth")
     (out / "last_checkpoint").write_text("model_final.pth")
     (out / "config.yaml").write_text(cfg.dump(sort_keys=False))
-    (out / "results_mlr_cuhk01.json").write_text(RESULTS.read_text())
+    for place, phase, epochs, gain in (
+        (out / "teacher", "teacher", 15, 0),
+        (out, "student", 30, 9),
+    ):
+        results = json.loads(RESULTS.read_text())
+        results["info"]["training"] |= {"phase": phase, "epochs": epochs}
+        results["groups"]["query"]["single_shot"]["Rank-1"] += gain
+        write_text(place / "results_mlr_cuhk01.json", json.dumps(results))
+    student = info | {"phase": "student", "epochs": 30}
+    torch.save({"model": model.state_dict(), "trainer": {"info": student}}, out / "student.pth")
     return out
 
 
@@ -83,9 +94,19 @@ def test_the_card_says_what_must_be_known(run: Path, folder: Path) -> None:
     for wanted in (
         model.hash and "weights hash", results["manifest_hash"], f"{rank1:.1f} ±", "mlr_cuhk01",
         "abc1234", "15 of 30, phase teacher", "## Limits", "## Intended use", "## Privacy",
-        "6\n", "factors 2, 3, 4",
+        "6\n", "images shown in training: hr\n",
     ):  # fmt: skip
         assert wanted in body, wanted
+    assert f"{rank1 + 9:.1f}" not in body
+
+
+def test_a_card_gives_the_figures_of_its_own_checkpoint(run: Path, tmp_path: Path) -> None:
+    words = ["--to", "safetensors", "--out", str(tmp_path)]
+    assert export.main([str(run / "student.pth"), *words]) == 0
+    body = (tmp_path / "hub" / "README.md").read_text()
+    shot = json.loads(RESULTS.read_text())["groups"]["query"]["single_shot"]
+    assert f"{shot['Rank-1'] + 9:.1f} ±" in body and f"{shot['Rank-1']:.1f}" not in body
+    assert "in phase teacher hr; in phase student mixed (low-resolution twins: factors 2, 3" in body
 
 
 def test_pushed_with_the_hubs_own_calls(

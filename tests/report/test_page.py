@@ -124,7 +124,7 @@ def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
     kept["info"]["training"] |= {"phase": "student", "epochs": 5}
     path.write_text(json.dumps(kept))
     text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
-    assert "is phase main after 2 epochs" in text and "of phase student after 5 epochs" in text
+    assert "results_synth_pedestrians.json is of phase student after 5 epochs, beside" in text
     assert "differs" not in text
 
     # As a run keeps those of a phase that isn't its last.
