@@ -126,7 +126,7 @@ def _data(run: Run, results: Sequence[dict[str, Any]]) -> str:
     if len(set(shown.values())) > 1:
         images = "; ".join(f"in phase {name} {what}" for name, what in shown.items())
     else:
-        images = next(iter(shown.values()))
+        images = next(iter(shown.values()), "none")
     manifests = {r["test_set"]: r["manifest_hash"] for r in results if r["manifest_hash"]}
     rows = {
         "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not said",
