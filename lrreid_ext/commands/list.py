@@ -30,10 +30,38 @@ from lrreid_ext.registry import (
 
 Rows = list[tuple[str, str]]
 
+# fast-reid's own entries, most of which say nothing of themselves.
+OF_THE_HOST = {
+    "build_effnet_backbone": "EfficientNet",
+    "build_mobilenetv2_backbone": "MobileNetV2",
+    "build_mobilenetv3_backbone": "MobileNetV3",
+    "build_osnet_backbone": "OSNet, DEPTH x0_25 to x1_0",
+    "build_regnet_backbone": "RegNet",
+    "build_repvgg_backbone": "RepVGG",
+    "build_resnest_backbone": "ResNeSt",
+    "build_resnet_backbone": "ResNet, DEPTH 18x to 152x, with IBN, SE or non-local blocks if wanted",
+    "build_resnext_backbone": "ResNeXt",
+    "build_shufflenetv2_backbone": "ShuffleNetV2",
+    "build_vit_backbone": "Vision Transformer",
+    "ClasHead": "head for classification",
+    "EmbeddingHead": "head: pooling, a reduced embedding and a batch-norm neck if wanted, classifier",
+    "Baseline": "network: backbone, head, losses",
+    "Distiller": "network that learns from frozen teachers",
+    "MGN": "Multiple Granularity Network: the whole image and two and three stripes",
+    "MoCo": "network with MoCo's queue of earlier features",
+}
+
 
 def registered(registry: Any) -> Callable[[], Rows]:
     """Entries of a registry, each with the first sentence of its docstring."""
-    return lambda: [(name, first_line(registry.get(name).__doc__)) for name in names(registry)]
+
+    def line(name: str) -> str:
+        entry = registry.get(name)
+        if entry.__module__.startswith("fastreid.") and name in OF_THE_HOST:
+            return f"fast-reid's {OF_THE_HOST[name]}"
+        return first_line(entry.__doc__)
+
+    return lambda: [(name, line(name)) for name in names(registry)]
 
 
 def first_line(doc: str | None) -> str:
