@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lrreid_ext.errors import ConfigError
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -43,3 +45,20 @@ def write_again(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
             os.link(source, temporary)
         except OSError:
             shutil.copyfile(source, temporary)
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Make the folder that a file will be written into, before the work of making the file.
+
+    Raises:
+        ConfigError: the file can't be written there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; name a file to write")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be written there ({error})") from error
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path}: no permission to write into {path.parent}")

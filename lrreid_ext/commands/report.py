@@ -29,7 +29,7 @@ from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE
 from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.provenance import commit
-from lrreid_ext.files import write_text
+from lrreid_ext.files import check_place, write_text
 from lrreid_ext.report import SECTIONS, Context, build, render
 
 FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)
@@ -82,7 +82,7 @@ def page(
     count = len({s.pid for s in test_set.samples if s.pid > 0})
     subtitle = (
         f"Low-resolution person re-identification. {test_set.name}: {count} persons, "
-        f"{len(test_set.samples)} images"
+        f"{test_set.files} images"
         + (f", manifest {test_set.manifest_hash[:12]}" if test_set.manifest_hash else "")
         + (". Synthetic people; nobody is shown." if test_set.synthetic else ".")
     )
@@ -146,14 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # fastreid's way to make tensors; said once by every loader worker.
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     try:
+        check_place(args.out)
         text = page(
             args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
             queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
             without=args.without, title=args.title, opts=args.opts,
         )  # fmt: skip
+        write_text(args.out, text)
     except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_text(args.out, text)
     print(f"{args.out}: written, {len(text.encode()) / 1e6:.1f} MB")
     return 0

@@ -58,3 +58,8 @@ class TestSet:
     manifest_hash: str = ""
     info: dict[str, object] = field(default_factory=dict)
     synthetic: bool = False
+
+    @property
+    def files(self) -> int:
+        """How many image files there are; some are looked at several times, reduced."""
+        return len({sample.path for sample in self.samples})

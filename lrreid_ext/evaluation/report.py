@@ -329,10 +329,13 @@ def _cell(value: tuple[float, float | None] | None, sign: str) -> str:
 
 
 def _with_interval(run: Results, column: str, sign: str) -> str:
-    text = _cell(figure(run, column), sign)
+    return f"{_cell(figure(run, column), sign)} {interval(run, column)}".strip()
+
+
+def interval(results: Results, column: str) -> str:
+    """The interval of :func:`figure`, ``[28.1, 33.0]``; "" where none was drawn."""
     protocol, group, name = _parts(column)
-    ends = _interval(run["groups"].get(group, {}).get(protocol, {}).get(f"{name}_ci"))
-    return f"{text} {ends}".strip()
+    return _interval(results["groups"].get(group, {}).get(protocol, {}).get(f"{name}_ci"))
 
 
 def _interval(ends: Sequence[float | None] | None) -> str:

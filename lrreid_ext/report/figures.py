@@ -48,8 +48,10 @@ def cmc_figure(
         axis.set_title(title, fontsize="medium")
         axis.set_xlabel("rank")
         axis.set_ylabel("matched (%)")
-        axis.set_ylim(bottom=max(axis.get_ylim()[0], 0), top=101)
         axis.xaxis.get_major_locator().set_params(integer=True)
+    lowest = min(axis.get_ylim()[0] for axis in axes)
+    for axis in axes:
+        axis.set_ylim(bottom=max(lowest, 0), top=101)
     legends_below(figure, axes[:1])
     return figure
 

@@ -10,7 +10,7 @@ from lrreid_ext.analysis.runs import flat_config
 from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes.base import file_digest
-from lrreid_ext.evaluation.provenance import provenance, relative_path
+from lrreid_ext.evaluation.provenance import config_hash, provenance, relative_path
 from lrreid_ext.report.blocks import Block, Details, Note, Table
 from lrreid_ext.report.context import Context, Found, Rows
 
@@ -32,7 +32,8 @@ def differences(context: Context) -> Found:
         if key not in skipped and len({flat[name].get(key, "") for name in names}) > 1
     ]
     whole: list[Block] = [
-        Details(f"Whole config of {run.name}", text=run.cfg.dump()) for run in context.runs
+        Details(f"Whole config of {run.name}", text=run.cfg.dump(sort_keys=False))
+        for run in context.runs
     ]
     if not rows:
         return [Note("The runs' configs are the same."), *whole]
@@ -51,7 +52,7 @@ def origins(context: Context) -> Found:
     facts: Rows = [
         ["test set", test_set.name],
         ["manifest", test_set.manifest_hash or "none"],
-        ["images", str(len(test_set.samples))],
+        ["images", str(test_set.files)],
         *([k, str(v)] for k, v in test_set.info.items() if k in ("recipe", "seed", "split")),
         ["distance", ", ".join(dict.fromkeys(str(r["metric"]) for r in context.results))],
         ["ties", str(context.results[0]["tie_rule"])],
@@ -75,6 +76,7 @@ def _origin(run: Scored) -> dict[str, str]:
     found = {
         "checkpoint": relative_path(os.path.abspath(run.cfg.MODEL.WEIGHTS)),
         "SHA-256": file_digest(run.cfg.MODEL.WEIGHTS),
+        "config hash": config_hash(run.cfg),
         "phase": str(told.get("phase", "")),
         "epochs": epochs,
         "seed": str(told.get("seed", "")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.engine.phases import phase_cfg, phases_done
+from lrreid_ext.engine.phases import phase_cfg, phases_done, phases_of
 from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
 from lrreid_ext.evaluation.report import (
     ResultsError,
@@ -20,6 +22,7 @@ from lrreid_ext.evaluation.report import (
     default_columns,
     figure,
     group_label,
+    interval,
     measured,
     stored_results,
 )
@@ -49,6 +52,8 @@ def results(context: Context) -> Found:
             for c in default_columns([own])
             if c != headline and c.split("/")[1] in (QUERY, QUERY_HR)
         ]
+        if drawn := interval(own, headline):
+            beside.insert(0, drawn)
         tiles.append((run.name, percent(figure(own, headline)), beside))
     columns = default_columns(context.results)
     best = {
@@ -56,7 +61,7 @@ def results(context: Context) -> Found:
         for c in columns
     }
     rows: Rows = [
-        [run.name, *(figure_cell(figure(own, c), best[c], len(context.runs)) for c in columns)]
+        [run.name, *(_cell(own, c, best[c], len(context.runs)) for c in columns)]
         for run, own in zip(context.runs, context.results, strict=True)
     ]
     # Runs may be scored by other distances or draws: then each is said.
@@ -92,9 +97,28 @@ def results(context: Context) -> Found:
                 "differences of that size say nothing, and one training of each run is no proof."
             )
         )
-    blocks += _stored(context)
+    blocks += _unfinished(context) + _stored(context)
     every = [_every(context, protocol, what) for protocol, what in PROTOCOLS.items()]
+    every.append(_rates(context))
     return [*blocks, Details("All figures", blocks=[table for table in every if table.rows])]
+
+
+def _cell(own: Mapping[str, Any], column: str, best: float | None = None, runs: int = 1) -> Cell:
+    """A figure with its interval, if one was drawn."""
+    cell = figure_cell(figure(own, column), best, runs)
+    return replace(cell, text=f"{cell.text} {interval(own, column)}".strip())
+
+
+def _unfinished(context: Context) -> list[Block]:
+    """Runs whose weights are from the middle of a phase."""
+    notes: list[Block] = []
+    for run in context.runs:
+        told = run.run.training
+        ends = {phase.end for phase in phases_of(run.cfg)}
+        if "epochs" in told and told["epochs"] not in ends:
+            text = f"{run.name}: trained {told['epochs']} of {told['of']} epochs, not to an end."
+            notes.append(Note(text, warning=True))
+    return notes
 
 
 def _every(context: Context, protocol: str, what: str) -> Table:
@@ -108,18 +132,48 @@ def _every(context: Context, protocol: str, what: str) -> Table:
         name
         for _, own in measured_so
         for name in own["groups"][QUERY][protocol]
-        if name.startswith(("Rank-", "mAP", "mINP", "TAR@")) and not name.endswith(("_std", "_ci"))
+        if name.startswith(("Rank-", "mAP", "mINP")) and not name.endswith(("_std", "_ci"))
     )
     rows: Rows = [
         [
             run.name, group_label(group), str(entry["queries"]),
-            *(figure_cell(figure(own, f"{protocol}/{group}/{name}")) for name in names),
+            *(_cell(own, f"{protocol}/{group}/{name}") for name in names),
         ]
         for run, own in measured_so
         for group, entry in own["groups"].items()
     ]  # fmt: skip
     caption = f"All {what} figures, in percent."
     return Table(caption, ["run", "queries", "images", *names], rows, words=[1])
+
+
+def _rates(context: Context) -> Table:
+    """True accept rates, and of how many pairs they are."""
+    of = {
+        (run.name, group): (own, entry["multi_shot"])
+        for run, own in zip(context.runs, context.results, strict=True)
+        for group, entry in own["groups"].items()
+        if "genuine_pairs" in entry.get("multi_shot", {})
+    }
+    names = dict.fromkeys(
+        name
+        for _, figures in of.values()
+        for name in figures
+        if name.startswith("TAR@") and not name.endswith(("_std", "_ci"))
+    )
+    rows: Rows = [
+        [
+            name, group_label(group), str(figures["genuine_pairs"]),
+            str(figures["impostor_pairs"]),
+            *(_cell(own, f"multi_shot/{group}/{rate}") for rate in names),
+        ]
+        for (name, group), (own, figures) in of.items()
+    ]  # fmt: skip
+    caption = (
+        "Share of genuine pairs accepted where a given share of impostor pairs is, in percent. A "
+        "share of less than one impostor pair lets none pass."
+    )
+    headers = ["run", "queries", "genuine pairs", "impostor pairs", *names]
+    return Table(caption, headers, rows, words=[1])
 
 
 def _stored(context: Context) -> list[Block]:

@@ -23,6 +23,7 @@ from lrreid_ext.analysis.scored import score_run, score_runs
 from lrreid_ext.commands import ranked, report, tsne
 from lrreid_ext.config import get_cfg
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.provenance import config_hash
 from lrreid_ext.report import SECTIONS, render
 from lrreid_ext.report.blocks import Cell, Left, Note, Section, Table, figure_of, picture_of
 from lrreid_ext.report.scores import seen_factors
@@ -132,6 +133,39 @@ def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
     shutil.copy(runs[0] / path.name, folder / "main" / path.name)
     text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
     assert "equal to what is stored beside the checkpoint: dual" in text
+
+
+def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) -> None:
+    opts = ["TEST.CI.REPEATS", "20", "TEST.ROC.ENABLED", "True"]
+    without = [k for k in SECTIONS if k not in ("results", "config", "origins")]
+    text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
+    own = score_run(load_run(str(runs[0]), opts), "", None).results()["groups"]["query"]
+    for figures, name in ((own["single_shot"], "Rank-1"), (own["multi_shot"], "TAR@1e-2")):
+        low, high = figures[f"{name}_ci"]
+        assert f"[{low:.1f}, {high:.1f}]" in text
+    assert "genuine pairs" in text and f">{own['multi_shot']['impostor_pairs']}<" in text
+    assert config_hash(load_run(str(runs[0]), opts).cfg) in text
+
+
+def test_weights_from_the_middle_of_a_phase_are_said(runs, tmp_path: Path) -> None:
+    folder = tmp_path / "dual"
+    shutil.copytree(runs[0], folder)
+    last = folder / (folder / "last_checkpoint").read_text()
+    state = torch.load(last, weights_only=True)
+    state["trainer"]["info"] |= {"epochs": 1, "of": 2}
+    torch.save(state, last)
+    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    assert "trained 1 of 2 epochs, not to an end" in text
+
+
+def test_a_place_that_cannot_be_written_is_named_before_the_work(
+    runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for place, what in ((tmp_path, "is a folder"), (tmp_path / "file" / "a.html", "can't be")):
+        assert report.main([str(runs[0]), "--out", str(place)]) == 2
+        shown = capsys.readouterr().err
+        assert f"error: {place}: {what}" in shown and "features" not in shown
 
 
 def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
