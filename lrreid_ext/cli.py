@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from lrreid_ext.registry import suggest
 
@@ -40,9 +42,28 @@ def usage() -> str:
     )
 
 
+def guarded(main: Callable[..., int], *args: Any) -> int:
+    """Run a command: an interruption, and a reader that has gone (``lrreid list | head``), end it
+    without a traceback, by the shell's exit status for each."""
+    try:
+        status = main(*args)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Nothing is left to be flushed at the end, which would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; the command's exit status, or 2 for a command that there isn't."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(_run, list(sys.argv[1:] if argv is None else argv))
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2

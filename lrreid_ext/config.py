@@ -295,10 +295,12 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     raw: dict[str, Any] = {}
     if config_file:
         if not os.path.isfile(config_file):
-            raise ConfigError(f"--config-file {config_file}: no such file")
+            what = "is a folder" if os.path.isdir(config_file) else "no such file"
+            raise ConfigError(f"--config-file {config_file}: {what}")
+        _keys_of(config_file)
         try:
             raw = CfgNode.load_yaml_with_base(config_file) or {}
-        except (yaml.YAMLError, OSError, TypeError) as error:
+        except (yaml.YAMLError, OSError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{config_file}: can't be read: {error}") from error
     opts = list(opts)
     if len(opts) % 2:
@@ -343,13 +345,29 @@ def _plugins(config_file: str) -> list[str]:
     """PLUGINS of a YAML, or of the nearest ``_BASE_`` that has it, files located beside it."""
     while config_file:
         folder = os.path.dirname(os.path.abspath(config_file))
-        with open(config_file) as file:
-            raw = yaml.safe_load(file) or {}
+        raw = _keys_of(config_file)
         if "PLUGINS" in raw:
             return _located(raw["PLUGINS"], f"{config_file}: PLUGINS", folder)
         base = os.path.expanduser(raw.get("_BASE_", ""))
         config_file = os.path.join(folder, base) if base else ""
     return []
+
+
+def _keys_of(config_file: str) -> dict[str, Any]:
+    """What a YAML holds, its ``_BASE_`` left aside.
+
+    Raises:
+        ConfigError: it can't be read, or holds no keys.
+    """
+    try:
+        with open(config_file, encoding="utf-8") as file:
+            raw = yaml.safe_load(file)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{config_file}: can't be read: {error}") from error
+    if not isinstance(raw, dict):
+        what = "is empty" if raw is None else f"holds {raw!r}"
+        raise ConfigError(f"{config_file}: {what}; a config has keys, such as MODEL and SOLVER")
+    return raw
 
 
 def _located(names: Any, key: str, folder: str) -> list[str]:
@@ -402,6 +420,8 @@ def widened(raw: dict[str, Any], node: CfgNode, where: str = "") -> dict[str, An
         own = node.get(key)
         if isinstance(value, dict) and isinstance(own, CfgNode):
             out[key] = widened(value, own, f"{where}{key}.")
+        elif isinstance(own, CfgNode) and value is not None:
+            raise ValueError(f"{where}{key}: holds keys of its own, not {value!r}")
         else:
             out[key] = _widened_value(f"{where}{key}", value, own)
     return out
@@ -410,6 +430,8 @@ def widened(raw: dict[str, Any], node: CfgNode, where: str = "") -> dict[str, An
 def _widened_value(key: str, value: Any, own: Any) -> Any:
     if isinstance(own, float) and type(value) is int:
         return float(value)
+    if isinstance(own, (list, tuple)) and isinstance(value, str):
+        raise ValueError(f"{key}: a list is needed, such as \"['{value}']\"")
     if isinstance(own, (list, tuple)) and isinstance(value, (list, tuple)):
         if all(map(_is_number, own)) if own else key in EMPTY_LISTS_OF_NUMBERS:
             wanted, wrong = "numbers", [one for one in value if not _is_number(one)]

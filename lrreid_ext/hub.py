@@ -29,7 +29,7 @@ def client() -> Any:
         import huggingface_hub
     except ImportError as error:
         raise ConfigError(
-            "the Hugging Face hub needs huggingface_hub: pip install lrreid-ext[hub]"
+            "the Hugging Face hub needs huggingface_hub: pip install -e .[hub] in the checkout"
         ) from error
     return huggingface_hub
 

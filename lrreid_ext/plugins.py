@@ -73,7 +73,12 @@ def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
         module = import_plugin(name, origin)
         add_config = getattr(module, "add_config", None)
         if add_config is not None:
-            add_config(cfg)
+            try:
+                add_config(cfg)
+            except Exception as error:  # whatever a stranger's code does wrong
+                raise PluginError(
+                    f"plugin {name!r} ({origin}): its add_config fails: {error!r}"
+                ) from error
         loaded.append(name)
     return loaded
 

@@ -81,3 +81,23 @@ def test_list_refuses_what_it_does_not_know(capsys: pytest.CaptureFixture[str]) 
     assert "Did you mean 'recipes'?" in capsys.readouterr().err
     assert listing.main(["--plugins", "no_such_module"]) == 2
     assert "no_such_module" in capsys.readouterr().err
+
+
+def test_an_interruption_ends_a_command_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(status: int) -> int:
+        if status:
+            return status
+        raise KeyboardInterrupt
+
+    assert cli.guarded(interrupted, 3) == 3
+    assert cli.guarded(interrupted, 0) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_reader_that_has_gone_is_no_error() -> None:
+    late = "import time; time.sleep(1); from lrreid_ext.cli import main; exit(main(['--help']))"
+    done = subprocess.run(
+        f'{sys.executable} -u -c "{late}" | true; echo ${{PIPESTATUS[0]}}',
+        shell=True, executable="/bin/bash", cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout.strip(), done.stderr) == ("141", "")

@@ -64,11 +64,16 @@ def test_plugins_are_found_beside_the_yaml_that_names_them(tmp_path: Path):
         ("SEED: 1", ["INPUT.LR.RANGE", "['low', 4]"], r"INPUT\.LR\.RANGE: numbers .* 'low'"),
         ("SEED: 1", ["TEST.FUSION.ANCHORS", "['x']"], r"FUSION\.ANCHORS: numbers .* 'x'"),
         ("SEED: 1", ["DATASETS.NAMES", "[3]"], r"DATASETS\.NAMES: names are needed, not 3"),
+        ("hello", [], r"a\.yml: holds 'hello'; a config has keys"),
+        ("", [], r"a\.yml: is empty"),
+        ("SEED: \udcff", [], r"a\.yml: can't be read"),
+        ("MODEL: 3", [], r"a\.yml: MODEL: holds keys of its own, not 3"),
+        ("SEED: 1", ["DATASETS.NAMES", "caviar"], r"DATASETS\.NAMES: a list is needed, .*caviar"),
         ("SEED: 1", ["INPUT.SIZE_TEST", "[128, '64']"], r"INPUT\.SIZE_TEST: numbers .* '64'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text, options, message):
-    (tmp_path / "a.yml").write_text(text + "\n")
+    (tmp_path / "a.yml").write_bytes(f"{text}\n".encode(errors="surrogateescape"))
     with pytest.raises(ConfigError, match=message):
         load_cfg(str(tmp_path / "a.yml"), options)
 
@@ -86,3 +91,13 @@ def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]
     assert err.startswith("error: command line: SOLVER.BASE_RL")
     assert "SOLVER.BASE_LR" in err
     assert len(err.splitlines()) == 1
+
+
+def test_an_output_folder_that_is_a_file_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from lrreid_ext.engine.cli import main
+
+    (tmp_path / "run").touch()
+    assert main(["--config-file", SYNTH, "OUTPUT_DIR", str(tmp_path / "run")]) == 2
+    assert f"OUTPUT_DIR: {tmp_path / 'run'} is a file" in capsys.readouterr().err

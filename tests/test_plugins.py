@@ -130,3 +130,9 @@ def test_every_yaml_loads_and_builds(path: Path, monkeypatch: pytest.MonkeyPatch
             model.get_submodule(prefix)
     for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS):
         lookup(DATASET_REGISTRY, name, "DATASETS")
+
+
+def test_a_plugin_whose_keys_fail_is_named(tmp_path: Path) -> None:
+    (tmp_path / "keys.py").write_text("def add_config(cfg):\n    cfg.NOTHING.HERE = 1\n")
+    with pytest.raises(PluginError, match=r"keys\.py' \(PLUGINS\): its add_config fails"):
+        get_cfg([str(tmp_path / "keys.py")])

@@ -274,7 +274,7 @@ def test_a_brief_table_has_neither_sources_nor_commands(tool: ModuleType, projec
         ),
         (
             "<!-- table: results/*.json columns=mAP -->\n<!-- /table -->",
-            "'mAP': expected protocol/group/figure",
+            "'mAP': protocol/group/figure is needed",
         ),
         (
             "<!-- table: results/*.json columns=multi_shot/x9/mAP -->\n<!-- /table -->",

@@ -4,7 +4,8 @@
 The same as ``lrreid build``; --help says more.
 """
 
+from lrreid_ext.cli import guarded
 from lrreid_ext.commands.build import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

@@ -4,7 +4,8 @@
 The same as ``lrreid gates``; --help says more.
 """
 
+from lrreid_ext.cli import guarded
 from lrreid_ext.commands.gates import main
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded(main))

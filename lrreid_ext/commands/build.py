@@ -174,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"{out}: as its manifest says, hash {load_manifest(out).hash}")
             return 1 if problems else 0
         manifest = build(recipe, _source(recipe, args.source, out), out, workers=args.workers)
+    except BrokenPipeError:
+        raise
     except (RecipeError, ImportError, OSError) as error:
         cli.error(" ".join(str(error).split()))
     except KeyboardInterrupt:

@@ -96,6 +96,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.DEVICE = device_of(cfg.MODEL.DEVICE)
     cfg.freeze()
+    if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
+        raise ConfigError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} is a file, not a folder")
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     start_log(cfg.OUTPUT_DIR)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK and not args.eval_only
@@ -142,7 +144,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "lrreid train") -> int:
             backend="nccl" if gpu else "gloo",
         )
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
+        text = str(error)
+        if text.startswith("Caught "):  # in a loader's worker, with its traceback
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except ProcessRaisedException as error:
         # One of several processes failed; its own traceback is in the message.

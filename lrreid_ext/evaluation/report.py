@@ -11,11 +11,14 @@ from typing import Any
 from tabulate import tabulate
 
 from lrreid_ext.data.samples import QUERY, QUERY_HR
+from lrreid_ext.errors import ConfigError
 
 NEEDED = ("test_set", "manifest_hash", "protocols", "trials", "seed", "metric", "groups")
 STYLES = ("markdown", "plain")
 
 Results = Mapping[str, Any]
+
+DEFAULT_COLUMN = "single_shot/query/Rank-1"
 
 
 class ResultsError(ValueError):
@@ -352,7 +355,9 @@ def _dropped(entry: Mapping[str, Any], results: Results) -> int:
 def _parts(column: str) -> tuple[str, str, str]:
     parts = column.split("/")
     if len(parts) != 3:
-        raise ValueError(f"column {column!r}: expected protocol/group/figure")
+        raise ConfigError(
+            f"column {column!r}: protocol/group/figure is needed, such as {DEFAULT_COLUMN}"
+        )
     return parts[0], parts[1], parts[2]
 
 

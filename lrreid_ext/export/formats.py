@@ -184,7 +184,8 @@ def runtime() -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--to onnx needs {error.name}, which is not installed: pip install lrreid-ext[export]"
+            f"--to onnx needs {error.name}, which is not installed: pip install -e .[export] in "
+            "the checkout"
         ) from error
     return onnxruntime
 

@@ -458,7 +458,9 @@ def _meta_name(name: str) -> str:
 def _client(where: str, uri: str) -> Any:
     needed = ["pymilvus"] if "://" in uri else ["pymilvus", "milvus_lite"]
     if missing := [m for m in needed if importlib.util.find_spec(m) is None]:
-        raise GalleryError(f"{where}: {missing[0]} isn't installed: pip install lrreid-ext[milvus]")
+        raise GalleryError(
+            f"{where}: {missing[0]} isn't installed: pip install -e .[milvus] in the checkout"
+        )
     from pymilvus import MilvusClient
 
     if "://" not in uri:

@@ -143,5 +143,5 @@ def test_errors(tmp_path: Path) -> None:
         results_table([content(1.0)], names=["A", "B"])
     with pytest.raises(ValueError, match="style 'html'"):
         results_table([content(1.0)], style="html")
-    with pytest.raises(ValueError, match="'mAP': expected protocol/group/figure"):
+    with pytest.raises(ValueError, match="'mAP': protocol/group/figure is needed"):
         results_table([content(1.0)], ["mAP"])

@@ -150,7 +150,7 @@ def test_without_the_extra_the_command_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert export.main([str(tmp_path), "--to", "onnx"]) == 2
-    assert "pip install lrreid-ext[export]" in capsys.readouterr().err
+    assert "pip install -e .[export]" in capsys.readouterr().err
 
 
 def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -318,3 +318,10 @@ def test_a_wrong_width_of_the_hosts_maps_names_the_right_one(name, depth, width)
     node.FEAT_DIM = 99
     with pytest.raises(ConfigError, match=rf"FEAT_DIM is 99; {name} makes maps of {width}"):
         build_backbone(cfg)
+
+
+def test_a_depth_that_there_is_not_is_named() -> None:
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.PRETRAIN = "x0_25", False
+    with pytest.raises(ConfigError, match=r"DEPTH: build_resnet_backbone has no depth 'x0_25'"):
+        build_backbone(cfg, "build_resnet_backbone")

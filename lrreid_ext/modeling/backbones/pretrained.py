@@ -37,7 +37,7 @@ def build_backbone(cfg: CfgNode, name: str = "", key: str = "MODEL.BACKBONE.NAME
 
     Raises:
         ConfigError: the name isn't registered, or ``MODEL.BACKBONE.FEAT_DIM`` isn't the width of
-            the map that one of fastreid's makes.
+            the map that one of fastreid's makes, or it has no ``MODEL.BACKBONE.DEPTH``.
         FileNotFoundError: ``MODEL.BACKBONE.PRETRAIN_PATH`` names no file.
         PretrainedError: pretrained weights can't be downloaded or loaded.
         WeightsError: none of the file's names belongs to the backbone.
@@ -47,7 +47,12 @@ def build_backbone(cfg: CfgNode, name: str = "", key: str = "MODEL.BACKBONE.NAME
     builder = lookup(BACKBONE_REGISTRY, name, key)
     if not builder.__module__.startswith("fastreid."):
         return builder(cfg)
-    backbone = _with_host_weights(cfg, name, builder) if node.PRETRAIN else builder(cfg)
+    try:
+        backbone = _with_host_weights(cfg, name, builder) if node.PRETRAIN else builder(cfg)
+    except KeyError as error:
+        if error.args != (node.DEPTH,):
+            raise
+        raise ConfigError(f"MODEL.BACKBONE.DEPTH: {name} has no depth {node.DEPTH!r}") from error
     made = map_width(backbone, tuple(cfg.INPUT.SIZE_TRAIN))
     if made != node.FEAT_DIM:
         raise ConfigError(

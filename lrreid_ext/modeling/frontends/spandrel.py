@@ -75,7 +75,7 @@ class Spandrel(Restoration):
             import spandrel
         except ImportError as error:
             raise ConfigError(
-                "MODEL.SR.NAME: Spandrel needs spandrel: pip install lrreid-ext[spandrel]"
+                "MODEL.SR.NAME: Spandrel needs spandrel: pip install -e .[spandrel] in the checkout"
             ) from error
         try:
             found: Any = spandrel.ModelLoader().load_from_state_dict(
