@@ -15,7 +15,7 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.phases import phases_of
 from lrreid_ext.errors import ConfigError
 
-__all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth"]
+__all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth", "until"]
 
 METRICS_FILE = "metrics.json"
 
@@ -73,6 +73,15 @@ def phase_starts(cfg: CfgNode, last_iteration: float) -> list[tuple[str, float]]
     return [(phase.name, phase.start * per_epoch) for phase in phases]
 
 
+def until(history: Mapping[str, Curve], last: float) -> dict[str, Curve]:
+    """The curves up to an iteration; without those that begin later."""
+    cut = {
+        name: (iterations[iterations <= last], values[iterations <= last])
+        for name, (iterations, values) in history.items()
+    }
+    return {name: curve for name, curve in cut.items() if len(curve[0])}
+
+
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """(N,) mean of each value and its neighbours, ``width`` of them in the middle, fewer at the
     ends."""
@@ -94,13 +103,14 @@ def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: s
     losses = [n for n in history if n.startswith(("loss", "total_loss"))]
     losses.sort(key=lambda n: not n.startswith("total_loss"))
     panels = [("loss", losses)]
-    panels += [("accuracy in training", [n for n in history if n.endswith("accuracy")])]
+    panels += [("accuracy in training (%)", [n for n in history if n.endswith("accuracy")])]
     panels += [("learning rate", [n for n in history if n == "lr" or n.startswith("lr_")])]
     panels = [(what, names) for what, names in panels if names]
     figure, axes = new_figure(max(len(panels), 1))
     for axis, (what, names) in zip(axes, panels, strict=False):
         for k, name in enumerate(names):
             iterations, values = history[name]
+            values = 100 * values if name.endswith("accuracy") else values
             width = len(values) // 25
             _curve(
                 axis,
@@ -109,7 +119,7 @@ def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: s
                 name.removeprefix("loss_").replace("_", " "),
                 k,
             )
-        axis.set_title(what, fontsize="medium")
+        axis.set_title(what, fontsize="medium", pad=14 if starts else None)
         axis.set_xlabel("iteration")
         shown = np.concatenate([history[n][1] for n in names])
         if what == "loss" and (shown > 0).all() and shown.max() > 30 * shown.min():
@@ -132,6 +142,6 @@ def _mark(axis: Any, starts: list[tuple[str, float]]) -> None:
     for name, at in starts:
         axis.axvline(at, color="#888888", linewidth=0.7, linestyle=":")
         axis.text(
-            at, 1.0, name, fontsize="xx-small", rotation=90, va="top", ha="left", color="#888888",
+            at, 1.01, name, fontsize="x-small", va="bottom", ha="left", color="#555555",
             transform=axis.get_xaxis_transform(),
         )  # fmt: skip

@@ -78,7 +78,11 @@ def run_parser(prog: str, doc: str | None, several: bool = True) -> argparse.Arg
         "checkpoint in it, or hub:owner/name; NAME stands in tables and figures",
     )  # fmt: skip
     parser.add_argument(
-        "--opts", nargs="+", default=[], metavar="KEY VALUE", help="overrides of every run's config"
+        "--opts",
+        nargs="+",
+        default=[],
+        metavar="KEY VALUE",
+        help="overrides of all runs' configs; behind the RUNs",
     )
     return parser
 

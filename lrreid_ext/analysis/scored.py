@@ -185,7 +185,8 @@ def score_runs(
             raise ConfigError(
                 f"{scored.test_set.name}: the runs {first.name!r} and {run.name!r} know it with "
                 f"different images ({_short(first.test_set)} and {_short(scored.test_set)}), so "
-                "that they can't be compared; name a common --data-set, or look at them one by one"
+                "that they can't be compared; name another --data-set, give all the same options "
+                f"(--opts DATASETS.OPTIONS.{scored.data_set}.KEY VALUE), or look at them one by one"
             )
         out.append(scored)
     return out

@@ -82,8 +82,14 @@ def training(context: Context) -> Found:
             missing.append(run.name)
             continue
         last = float(found["total_loss"][0][-1])
-        done = run.run.training.get("epochs") == run.run.training.get("of")
+        done = (path.parent / "model_final.pth").is_file()
         starts = history.phase_starts(run.cfg, last) if done else []
+        told = run.run.training
+        if starts and told.get("epochs", 0) < told.get("of", 0):
+            # The folder's training went on behind this checkpoint.
+            last = (last + 1) * told["epochs"] / told["of"] - 1
+            found = history.until(found, last)
+            starts = [(phase, at) for phase, at in starts if at < last]
         losses = found["total_loss"][1]
         alt = (
             f"Training of {run.name}: total loss from {losses[0]:.2f} to {losses[-1]:.2f} in "

@@ -104,9 +104,9 @@ def results(context: Context) -> Found:
 
 
 def _cell(own: Mapping[str, Any], column: str, best: float | None = None, runs: int = 1) -> Cell:
-    """A figure with its interval, if one was drawn."""
+    """A figure and below it its interval, if one was drawn."""
     cell = figure_cell(figure(own, column), best, runs)
-    return replace(cell, text=f"{cell.text} {interval(own, column)}".strip())
+    return replace(cell, text=f"{cell.text}\n{interval(own, column)}".strip())
 
 
 def _unfinished(context: Context) -> list[Block]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrreid_ext.analysis.history import draw, phase_starts, read_history, smooth
+from lrreid_ext.analysis.history import draw, phase_starts, read_history, smooth, until
 from lrreid_ext.config import get_cfg
 from lrreid_ext.errors import ConfigError
 
@@ -67,3 +67,18 @@ def test_the_figure_has_a_panel_for_each_kind_that_was_logged():
     assert [a.get_title() for a in axes] == ["loss", "learning rate"]
     assert [line.get_label() for line in axes[0].lines[:2]] == ["total loss", "a"]
     assert axes[0].get_yscale() == "log" and axes[1].get_yscale() == "linear"
+
+
+def test_curves_end_where_a_checkpoint_was_saved():
+    x = np.arange(10.0)
+    cut = until({"total_loss": (x, 2 * x), "loss_late": (x[6:], x[6:])}, 4.0)
+    assert list(cut) == ["total_loss"]
+    assert cut["total_loss"][0].tolist() == [0, 1, 2, 3, 4]
+    assert cut["total_loss"][1].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_accuracies_are_drawn_in_percent():
+    x = np.arange(3.0)
+    (axis,) = draw({"cls_accuracy": (x, np.array([0.0, 0.5, 1.0]))}, []).axes
+    assert axis.get_title() == "accuracy in training (%)"
+    assert axis.lines[0].get_ydata().tolist() == [0, 50, 100]
