@@ -35,6 +35,23 @@ def parameters_used(module: nn.Module, *inputs: Any) -> int:
     return sum(p.numel() for p in module.parameters() if id(p) in watch.seen)
 
 
+def passes(module: nn.Module, part: str, *inputs: Any) -> bool:
+    """Whether one forward pass in evaluation mode reads a parameter of a submodule called ``part``,
+    or no such has any.
+
+    Args:
+        module: the network.
+        part: the last word of a submodule's name, such as ``frontend``.
+        inputs: what it is called with.
+    """
+    parts = [child for name, child in module.named_modules() if name.split(".")[-1] == part]
+    wanted = {id(p) for child in parts for p in child.parameters()}
+    watch = _Watch(wanted)
+    with _evaluating(module), watch:
+        module(*inputs)
+    return bool(watch.seen) or not wanted
+
+
 class _Watch(TorchFunctionMode):
     """Notes which of some tensors are given to a function; asking for a shape is none."""
 

@@ -7,16 +7,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from fastreid.data.transforms import build_transforms
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lrreid_ext.analysis import tsne
 from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.data.paired import TestDataset, collate
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.samples import QUERY, TestSet
+from lrreid_ext.evaluation.cost import passes
 from lrreid_ext.report.blocks import Block, Cell
 
-__all__ = ["Context", "Found", "Rows", "batch_of", "figure_cell", "percent"]
+__all__ = [
+    "Context",
+    "Found",
+    "Rows",
+    "batch_of",
+    "figure_cell",
+    "front_end",
+    "percent",
+    "query_batch",
+]
 
 
 @dataclass
@@ -69,6 +81,26 @@ def batch_of(run: Scored, index: Sequence[int] | NDArray[np.int64]) -> dict[str,
     """Some of the test set's images as the model gets them."""
     data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
     return collate([data[int(i)] for i in index])
+
+
+def query_batch(run: Scored) -> dict[str, Any]:
+    """The LR query that was reduced most, as the model gets it, on its device."""
+    index = run.groups[QUERY]
+    factors = np.nan_to_num(run.factors[index], nan=np.inf)
+    device = torch.device(run.cfg.MODEL.DEVICE)
+    return {
+        k: v.to(device) if isinstance(v, Tensor) else v
+        for k, v in batch_of(run, [index[factors.argmax()]]).items()
+    }
+
+
+def front_end(run: Scored) -> str:
+    """The front-end that queries pass; "Identity" where the evaluated network has one and goes
+    without it, as PS-HRNet's teacher does."""
+    name = str(run.cfg.MODEL.SR.NAME)
+    if name == "Identity" or passes(run.run.model, "frontend", query_batch(run)):
+        return name
+    return "Identity"
 
 
 def percent(value: tuple[float, float | None] | None) -> str:

@@ -34,7 +34,7 @@ from lrreid_ext.report.blocks import (
     Table,
     picture_of,
 )
-from lrreid_ext.report.context import Context, Found, Rows, batch_of
+from lrreid_ext.report.context import Context, Found, Rows, batch_of, front_end
 
 __all__ = ["failures", "galleries", "restored"]
 
@@ -46,10 +46,10 @@ PRIVACY = (
 
 def restored(context: Context) -> Found:
     """LR image, bicubic enlargement, what each front-end makes of it, and the HR twin."""
-    able = [r for r in context.runs if r.cfg.MODEL.SR.NAME != "Identity"]
-    able = [r for r in able if callable(getattr(r.run.model, "restore", None))]
+    able = [r for r in context.runs if callable(getattr(r.run.model, "restore", None))]
+    able = [r for r in able if front_end(r) != "Identity"]
     if not able:
-        return "no run has a super-resolution front-end"
+        return "no run has a super-resolution front-end that its queries pass"
     twins = twin_files(context.test_set)
     index = _twinned(context, twins)
     quality = _quality(context, able)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.config import CfgNode
@@ -27,7 +26,15 @@ from lrreid_ext.evaluation.report import (
     stored_results,
 )
 from lrreid_ext.report.blocks import Block, Cell, Details, Note, Table, Tiles, figure_of
-from lrreid_ext.report.context import Context, Found, Rows, batch_of, figure_cell, percent
+from lrreid_ext.report.context import (
+    Context,
+    Found,
+    Rows,
+    figure_cell,
+    front_end,
+    percent,
+    query_batch,
+)
 from lrreid_ext.report.figures import Point, cmc_figure, cost_figure, factor_figure
 
 __all__ = ["by_factor", "cameras", "cmc", "cost", "results", "seen_factors"]
@@ -370,13 +377,7 @@ def cost(context: Context) -> Found:
     points = {}
     rows: Rows = []
     for run, own in zip(context.runs, context.results, strict=True):
-        model, index = run.run.model, run.groups[QUERY]
-        factors = np.nan_to_num(run.factors[index], nan=np.inf)
-        device = torch.device(run.cfg.MODEL.DEVICE)
-        batch = {
-            k: v.to(device) if isinstance(v, Tensor) else v
-            for k, v in batch_of(run, [index[factors.argmax()]]).items()
-        }
+        model, batch = run.run.model, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)
@@ -384,7 +385,7 @@ def cost(context: Context) -> Found:
         height, width = run.cfg.INPUT.SIZE_TEST
         rows.append(
             [
-                run.name, run.cfg.MODEL.SR.NAME, f"{height} x {width}", Cell(f"{used:.2f}", used),
+                run.name, front_end(run), f"{height} x {width}", Cell(f"{used:.2f}", used),
                 Cell(f"{macs:.3f}", macs), Cell(f"{1000 * seconds:.1f}", seconds),
                 figure_cell(value),
             ]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lrreid_ext.evaluation.cost import gmacs, latency, parameters, parameters_used
+from lrreid_ext.evaluation.cost import gmacs, latency, parameters, parameters_used, passes
 
 
 def test_convolution_and_linear_by_hand():
@@ -90,4 +90,7 @@ def test_parameters_used_leaves_out_what_a_query_does_not_need():
     net = Net()
     assert parameters_used(net, {"x": torch.zeros(1, 3, 8, 8)}) == 4 * 27
     assert parameters(net) == 4 * 27 + 2550 + 40
+    images = {"x": torch.zeros(1, 3, 8, 8)}
+    assert passes(net, "body", images) and not passes(net, "teacher", images)
+    assert passes(net, "nothing", images)  # which has no parameters to be read
     assert net.training

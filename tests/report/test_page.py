@@ -14,18 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, TINY_PSHRNET
 from mini_runs import SYNTH, trained_run, untrained_run
 from PIL import Image
 
 from lrreid_ext.analysis.plots import line, new_figure
-from lrreid_ext.analysis.runs import load_run
+from lrreid_ext.analysis.runs import Run, load_run
 from lrreid_ext.analysis.scored import score_run, score_runs
 from lrreid_ext.commands import ranked, report, tsne
-from lrreid_ext.config import get_cfg
+from lrreid_ext.config import get_cfg, load_cfg
+from lrreid_ext.engine.trainer import build_model, set_step
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.provenance import config_hash
 from lrreid_ext.report import SECTIONS, render
 from lrreid_ext.report.blocks import Cell, Left, Note, Section, Table, figure_of, picture_of
+from lrreid_ext.report.context import front_end
 from lrreid_ext.report.scores import seen_factors
 
 
@@ -295,3 +298,15 @@ def test_what_is_written_is_escaped() -> None:
     section = Section("a", evil, [Note(evil), Table(evil, [evil, "b"], [[evil, Cell(evil, 1.0)]])])
     text = render(evil, evil, [section], [Left("b", evil, evil)], notice=evil, written=evil)
     assert "<img" not in text and text.count("&lt;img") >= 9
+
+
+def test_a_teacher_goes_without_the_students_front_end(runs) -> None:
+    """PS-HRNet's teacher looks at images as they are; its student's front-end is in the file."""
+    root = load_run(str(runs[0])).cfg.DATASETS.ROOT
+    options = [*TINY_PSHRNET, *SYNTH, "MODEL.HEADS.NUM_CLASSES", "8", "DATASETS.ROOT", root]
+    options += ["INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]"]
+    cfg = load_cfg(str(ROOT / "projects/PSHRNet/synth.yml"), options)
+    model = build_model(cfg).eval()
+    for step, name in (("student", cfg.MODEL.SR.NAME), ("teacher", "Identity")):
+        set_step(model, step)
+        assert front_end(score_run(Run("one", cfg, model, {}))) == name
