@@ -611,7 +611,7 @@ def replace_embed(model: TrainedModel) -> TrainedModel:
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (tmp_path / "people.db").touch()
-    with pytest.raises(GalleryError, match=r"pip install lrreid-ext\[milvus\]"):
+    with pytest.raises(GalleryError, match=r"pip install -e \.\[milvus\]"):
         open_store(f"milvus:{tmp_path / 'people.db'}")
 
 
