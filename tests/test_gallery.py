@@ -6,9 +6,11 @@ import importlib.util
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -152,7 +154,7 @@ def test_ranks_as_the_evaluator_does(
 
 
 def test_adds_removes_and_finds_again(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown, asked = crops
     files = sorted(p for p in shown.rglob("*.png"))
@@ -192,6 +194,9 @@ def test_adds_removes_and_finds_again(
     assert {m.entry.file for m in matches} == {str(f) for f in files}
     with pytest.raises(GalleryError, match="Nothing was removed"):
         gallery.remove_files([str(shown)[:-1]])
+    monkeypatch.chdir(shown)
+    with pytest.raises(GalleryError, match="an empty path"):
+        gallery.remove_files([""])
     assert len(gallery.remove_files([shown])) == 24
     with pytest.raises(GalleryError, match="is empty"):
         gallery.search([asked])
@@ -371,6 +376,52 @@ for point in POINTS:
         os._exit(0)
     print(point, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
+
+
+def test_an_empty_store_overwrites_nothing_that_it_has_not_seen(
+    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files = sorted(crops[0].rglob("*.png"))
+    where = str(tmp_path / "g")
+    gallery, _ = Gallery.build(where, model, files[:1])
+    gallery.remove_files(files[:1])
+    one, late = Gallery.open(where, model), Gallery.open(where, model)
+    assert one.add(files[:2]).added == 2
+    with pytest.raises(GalleryError, match="was written meanwhile"):
+        late.add(files[2:4])
+    assert len(open_store(where)) == 2
+    assert Gallery.open(where, model).add(files[2:4]).added == 2
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_a_killed_write_left_is_in_nobodys_way(
+    replaces: bool, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+) -> None:
+    files, where = sorted(crops[0].rglob("*.png")), tmp_path / "g"
+    if replaces:
+        Gallery.build(str(where), model, files[:1])
+    where.mkdir(exist_ok=True)
+    new = 2 if replaces else 1
+    with closing(sqlite3.connect(where / f"g{new}.entries")) as db:
+        db.execute("CREATE TABLE entries (id)")
+    (where / f"g{new}.vectors").write_bytes(b"half")
+    (where / f"g{new}.entries-journal").write_bytes(b"half")
+    (where / folder_module.LOCK_FILE).touch()
+    gallery, change = Gallery.build(str(where), model, files[:3], replace=replaces)
+    assert change.added == len(gallery.store) == len(open_store(str(where))) == 3
+
+
+def test_anchors_are_searched_by_the_command(
+    fused_run: Path, crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tool: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shown, asked = crops
+    query = str(sorted(asked.iterdir())[0])
+    assert tool(["build", "g", str(shown), "--model", str(fused_run)]) == 0
+    assert tool(["search", "g", query, "--opts", "TEST.FUSION.SIGMA", "0.2"]) == 0
+    assert tool(["add", "g", query]) == 0
+    assert "25 images" in capsys.readouterr().out
 
 
 def test_a_killed_write_leaves_the_old_gallery_or_the_new_one(

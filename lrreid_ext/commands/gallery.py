@@ -20,8 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lrreid_ext.api import TrainedModel, load_model
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.evaluation.provenance import provenance, write_json
@@ -204,7 +202,7 @@ def _test_of(store: Store, opts: Sequence[str]) -> list[Any]:
         "TEST.FLIP.ENABLED": str(store.made.flip),
     }
     if store.made.anchors:
-        made["TEST.FUSION.ANCHORS"] = yaml.safe_dump(list(store.made.anchors)).strip()
+        made["TEST.FUSION.ANCHORS"] = str(list(store.made.anchors))
     return [word for key, value in made.items() if key not in opts for word in (key, value)]
 
 

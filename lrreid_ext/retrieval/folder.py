@@ -232,13 +232,18 @@ class FolderStore(Store):
                     raise GalleryError(
                         f"{self.where}: another process is writing; wait until it is done"
                     ) from error
-            if self.state.count and (self.folder / META_FILE).is_file():
+            if (self.folder / META_FILE).is_file():
                 made, state = _read_meta(self.folder)
-                if made != self.made:
-                    raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
-                if state != self.state:
-                    self.close()
-                    self._take(state)
+                if self.state.count:
+                    if made != self.made:
+                        raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
+                    if state != self.state:
+                        self.close()
+                        self._take(state)
+                elif state.generation != self.state.generation:
+                    # A store without images is a new one, or was emptied: it may be a replacement
+                    # of what it has seen, of nothing else.
+                    raise GalleryError(f"{self.where}: was written meanwhile; open it again")
             self._writes = True
             try:
                 yield
@@ -250,6 +255,8 @@ class FolderStore(Store):
         if not self._writes:
             raise RuntimeError("a gallery is written within its `with store.writing()`")
         new = self.state.generation + 1
+        for left in self.folder.glob(f"g{new}.*"):  # by a write that was killed
+            left.unlink()
         gone = np.array(sorted(e.id for e in removed), dtype=np.int64)
         kept = np.flatnonzero(~np.isin(self._ids, gone))
         fresh = self._write_rows(new, added, gone, kept)

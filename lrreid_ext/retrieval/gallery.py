@@ -269,13 +269,16 @@ class Gallery:
         of their hash.
 
         Raises:
-            GalleryError: one that isn't there, and the nearest that is; nothing is taken out then.
+            GalleryError: an empty path, or one that isn't there (the nearest that is, is named);
+                nothing is taken out then.
         """
         entries = list(self.store.entries())
         held = [e.file for e in entries]
         gone: dict[str, Entry] = {}
         for given in files:
             text = str(given)
+            if not text.strip():  # such as a shell's variable that isn't set
+                raise GalleryError("remove: an empty path; name a file or folder")
             path = str(Path(given).resolve())
             below = os.path.join(path, "")
             found = [e for e in entries if e.file == path or e.file.startswith(below)]
