@@ -428,15 +428,17 @@ def widened(raw: dict[str, Any], node: CfgNode, where: str = "") -> dict[str, An
 
 
 def _widened_value(key: str, value: Any, own: Any) -> Any:
-    if isinstance(own, float) and type(value) is int:
-        return float(value)
-    if isinstance(own, (list, tuple)) and isinstance(value, str):
-        raise ValueError(f"{key}: a list is needed, such as \"['{value}']\"")
-    if isinstance(own, (list, tuple)) and isinstance(value, (list, tuple)):
+    # A text may be Python's way to write a value: NAMES: ("Market1501",) in fastreid's YAMLs.
+    read = CfgNode._decode_cfg_value(value)
+    if isinstance(own, float) and type(read) is int:
+        return float(read)
+    if isinstance(own, (list, tuple)) and isinstance(read, str):
+        raise ValueError(f"{key}: a list is needed, such as \"['{read}']\"")
+    if isinstance(own, (list, tuple)) and isinstance(read, (list, tuple)):
         if all(map(_is_number, own)) if own else key in EMPTY_LISTS_OF_NUMBERS:
-            wanted, wrong = "numbers", [one for one in value if not _is_number(one)]
+            wanted, wrong = "numbers", [one for one in read if not _is_number(one)]
         elif own and all(isinstance(one, str) for one in own):
-            wanted, wrong = "names", [one for one in value if not isinstance(one, str)]
+            wanted, wrong = "names", [one for one in read if not isinstance(one, str)]
         else:
             return value
         if wrong:
@@ -454,9 +456,7 @@ def _widened_options(opts: list[str], cfg: CfgNode) -> list[Any]:
         own: Any = cfg
         for part in key.split("."):
             own = own.get(part) if isinstance(own, CfgNode) else None
-        read = CfgNode._decode_cfg_value(value)
-        wide = _widened_value(key, read, own)
-        out += [key, value if wide is read else wide]
+        out += [key, _widened_value(key, value, own)]
     return out
 
 

@@ -20,6 +20,14 @@ def test_whole_numbers_are_floats_where_floats_are_meant(tmp_path: Path):
     assert all(isinstance(v, float) for v in (cfg.SOLVER.BASE_LR, cfg.MODEL.SR.LOSS_WEIGHT))
 
 
+def test_lists_may_be_written_as_fastreids_yamls_write_them(tmp_path: Path):
+    (tmp_path / "a.yml").write_text(
+        'DATASETS:\n  NAMES: ("Market1501",)\nSOLVER:\n  STEPS: (40, 90)\n'
+    )
+    cfg = load_cfg(str(tmp_path / "a.yml"))
+    assert (cfg.DATASETS.NAMES, cfg.SOLVER.STEPS) == (("Market1501",), [40, 90])
+
+
 def test_phases_and_recipe_options_can_be_overridden():
     cfg = load_cfg(
         SYNTH,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lrreid_ext.errors import ImageError
 
-__all__ = ["Images", "Picture", "pictures", "read_picture", "upright_rgb"]
+__all__ = ["Images", "Picture", "pictures", "read_picture"]
 
 Picture = Callable[[], Image.Image]
 Images: TypeAlias = (
@@ -65,12 +65,12 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
         raise ImageError(f"{path}: {what}")
     try:
         with Image.open(path) as opened:
-            return upright_rgb(opened)
+            return _upright_rgb(opened)
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read as an image: {error}") from error
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def _upright_rgb(image: Image.Image) -> Image.Image:
     """A PIL image of any mode in mode RGB, turned upright where EXIF says so.
 
     Grey levels of 16 bits are brought to 8, where Pillow would cut them off at 255.
@@ -92,7 +92,7 @@ def _given(image: Any, where: str) -> list[Picture]:
     if isinstance(image, (str, os.PathLike)):
         return [partial(read_picture, image)]
     if isinstance(image, Image.Image):
-        return [partial(upright_rgb, image)]
+        return [partial(_upright_rgb, image)]
     if isinstance(image, np.ndarray):
         return [partial(Image.fromarray, a) for a in _arrays(image, where)]
     if isinstance(image, Tensor):

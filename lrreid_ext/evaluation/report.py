@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ NEEDED = ("test_set", "manifest_hash", "protocols", "trials", "seed", "metric", 
 STYLES = ("markdown", "plain")
 
 Results = Mapping[str, Any]
-
-DEFAULT_COLUMN = "single_shot/query/Rank-1"
 
 
 class ResultsError(ValueError):
@@ -164,15 +162,16 @@ def interval_table(results: Results) -> str:
     return f"{ci_label(ci)}:\n" + _tabulate(rows, headers, "simple")
 
 
+def figure_names(figures: Iterable[Mapping[str, Any]], *prefixes: str) -> list[str]:
+    """The names in results that begin so, each once, without those of spreads and intervals."""
+    names = dict.fromkeys(name for own in figures for name in own)
+    return [n for n in names if n.startswith(prefixes) and not n.endswith(("_std", "_ci"))]
+
+
 def rate_table(results: Results) -> str:
     """True accept rates in percent at each false accept rate; "" without any."""
     multi = {group: entry.get("multi_shot", {}) for group, entry in results["groups"].items()}
-    names = dict.fromkeys(
-        name
-        for figures in multi.values()
-        for name in figures
-        if name.startswith("TAR@") and not name.endswith(("_std", "_ci"))
-    )
+    names = figure_names(multi.values(), "TAR@")
     if not names:
         return ""
     headers = ["query", "genuine\npairs", "impostor\npairs", *(f"TAR\n{n[3:]}" for n in names)]
@@ -356,7 +355,7 @@ def _parts(column: str) -> tuple[str, str, str]:
     parts = column.split("/")
     if len(parts) != 3:
         raise ConfigError(
-            f"column {column!r}: protocol/group/figure is needed, such as {DEFAULT_COLUMN}"
+            f"column {column!r}: protocol/group/figure is needed, such as single_shot/query/Rank-1"
         )
     return parts[0], parts[1], parts[2]
 

@@ -20,6 +20,7 @@ from lrreid_ext.evaluation.report import (
     column_label,
     default_columns,
     figure,
+    figure_names,
     group_label,
     interval,
     measured,
@@ -135,12 +136,8 @@ def _every(context: Context, protocol: str, what: str) -> Table:
         for run, own in zip(context.runs, context.results, strict=True)
         if protocol in own["protocols"]
     ]
-    names = dict.fromkeys(
-        name
-        for _, own in measured_so
-        for name in own["groups"][QUERY][protocol]
-        if name.startswith(("Rank-", "mAP", "mINP")) and not name.endswith(("_std", "_ci"))
-    )
+    queries = (own["groups"][QUERY][protocol] for _, own in measured_so)
+    names = figure_names(queries, "Rank-", "mAP", "mINP")
     rows: Rows = [
         [
             run.name, group_label(group), str(entry["queries"]),
@@ -161,12 +158,7 @@ def _rates(context: Context) -> Table:
         for group, entry in own["groups"].items()
         if "genuine_pairs" in entry.get("multi_shot", {})
     }
-    names = dict.fromkeys(
-        name
-        for _, figures in of.values()
-        for name in figures
-        if name.startswith("TAR@") and not name.endswith(("_std", "_ci"))
-    )
+    names = figure_names((figures for _, figures in of.values()), "TAR@")
     rows: Rows = [
         [
             name, group_label(group), str(figures["genuine_pairs"]),

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from fastreid.utils.registry import Registry
 from PIL import Image
 
-from lrreid_ext.data.pictures import upright_rgb
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.data.pictures import read_picture
+from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.registry import names, suggest
 
 __all__ = [
@@ -205,12 +205,10 @@ class Recipe(ABC):
         """
         path = root / image.path
         try:
-            with Image.open(path) as opened:
-                loaded = upright_rgb(opened)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            loaded = read_picture(path)
+        except ImageError as error:
             raise RecipeError(
-                f"{path}: can't be read as an image ({error}). "
-                "Get this file again, then run the same command; finished files are kept."
+                f"{error}. Get this file again, then run the same command; finished files are kept."
             ) from error
         if self.image_size and (loaded.height, loaded.width) != self.image_size:
             raise RecipeError(
