@@ -21,7 +21,7 @@ setup(
     package_data={"lrreid_ext.report": ["templates/*"]},
     entry_points={"console_scripts": ["lrreid = lrreid_ext.cli:main"]},
     install_requires=[
-        "torch>=2.4",
+        "torch>=2.6",
         "torchvision",
         "timm>=1.0.12",
         "numpy>=1.26",

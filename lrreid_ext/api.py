@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run, load_run
-from lrreid_ext.config import CfgNode, ConfigError, merge
+from lrreid_ext.config import CfgNode, ConfigError, device_type, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
 from lrreid_ext.data.recipes import (
@@ -82,7 +82,7 @@ class TrainedModel:
         images: Images,
         native_size: ArrayLike | Tensor | None = None,
         batch_size: int = 64,
-        flip: bool = False,
+        flip: bool | None = None,
         factor: ArrayLike | Tensor | None = None,
     ) -> Tensor:
         """Features of images, read and resized as for evaluation.
@@ -95,7 +95,8 @@ class TrainedModel:
                 before anybody enlarged them. By default the sizes that they come with, or with
                 INPUT.NATIVE_SIZE estimated what their spectra speak for.
             batch_size: images at a time.
-            flip: average the features of each image and of its mirror image.
+            flip: average the features of each image and of its mirror image; None does as
+                TEST.FLIP.ENABLED of the config says.
             factor: (N,), or one number for all, by which the images were reduced. It matters only
                 with MODEL.SR.APPLY lr; by default unknown, and native sizes decide.
 
@@ -119,7 +120,7 @@ class TrainedModel:
                 own = None if sizes is None else sizes[part]
                 batch = self._batch(found[part], own, factors[part])
                 out = self._features(batch)
-                if flip:
+                if self.cfg.TEST.FLIP.ENABLED if flip is None else flip:
                     batch["images"] = batch["images"].flip(dims=[3])
                     out = (out + self._features(batch)) / 2
                 rows.append(out.to("cpu", torch.float32))
@@ -265,8 +266,7 @@ def load_model(
         ConfigError: a config or device that can't be used.
         WeightsError: weights that aren't for this model.
     """
-    kind = torch.device(device).type
-    if kind == "cuda" and not torch.cuda.is_available():
+    if device_type(device, "device") == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {device!r}, but PyTorch finds no GPU here; use 'cpu'")
     run = load_run(str(path), [*opts, "MODEL.DEVICE", device])
     return TrainedModel(run.name, run.cfg, run.model, run.training)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import yaml
 from fastreid.config import CfgNode
 from fastreid.config import get_cfg as host_cfg
@@ -14,7 +15,16 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
 from lrreid_ext.registry import suggest
 
-__all__ = ["CfgNode", "ConfigError", "add_lrreid_config", "get_cfg", "load_cfg", "merge", "widened"]
+__all__ = [
+    "CfgNode",
+    "ConfigError",
+    "add_lrreid_config",
+    "device_type",
+    "get_cfg",
+    "load_cfg",
+    "merge",
+    "widened",
+]
 
 
 # Lists of numbers that are empty by default, where nothing else tells what they hold.
@@ -319,8 +329,21 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         hint = f"{bad[0]} is not a config key.{suggest(bad[0], known)}" if bad else str(error)
         raise ConfigError(f"command line: {hint}") from error
     cfg.PLUGINS = plugins
+    device_type(cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg
+
+
+def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
+    """What a device is, such as ``cpu`` or ``cuda``, whether or not this machine has one.
+
+    Raises:
+        ConfigError: PyTorch knows no such device; begins with ``key``.
+    """
+    try:
+        return torch.device(name).type
+    except RuntimeError as error:
+        raise ConfigError(f"{key}: {name!r} is no device; cpu, cuda and cuda:1 are") from error
 
 
 def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:

@@ -47,6 +47,23 @@ def write_again(source: str | os.PathLike[str], path: str | os.PathLike[str]) ->
             shutil.copyfile(source, temporary)
 
 
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """A folder, made if it isn't there, with those above it.
+
+    Raises:
+        ConfigError: a file is in its place, or it can't be made.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        file = next(p for p in (path, *path.parents) if p.exists())
+        raise ConfigError(f"{path}: can't be a folder, {file} is a file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be made ({error.strerror})") from error
+    return path
+
+
 def check_place(path: str | os.PathLike[str]) -> None:
     """Make the folder that a file will be written into, before the work of making the file.
 
@@ -56,9 +73,6 @@ def check_place(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file to write")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: can't be written there ({error})") from error
+    make_folder(path.parent)
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path}: no permission to write into {path.parent}")

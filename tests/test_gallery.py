@@ -23,6 +23,7 @@ from conftest import ROOT, TINY_OSNET, load_script
 from PIL import Image
 
 from lrreid_ext import TrainedModel, load_model
+from lrreid_ext.analysis import runs as runs_module
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ImageError
@@ -422,6 +423,52 @@ def test_anchors_are_searched_by_the_command(
     assert tool(["search", "g", query, "--opts", "TEST.FUSION.SIGMA", "0.2"]) == 0
     assert tool(["add", "g", query]) == 0
     assert "25 images" in capsys.readouterr().out
+    # One that is named and not trained is left out, whenever the gallery is opened.
+    named = ["--opts", "TEST.FUSION.ANCHORS", "[2, 3]"]
+    assert tool(["build", "h", str(shown), "--model", str(fused_run), *named]) == 0
+    assert tool(["search", "h", query, *named]) == 0
+    assert tool(["search", "h", query, "--opts", "TEST.FUSION.ANCHORS", "[4]"]) == 2
+    assert "made with TEST.FUSION.ANCHORS [2.0]" in capsys.readouterr().err
+
+
+def test_the_command_loads_the_model_as_it_was_loaded(
+    run: Path, crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tool: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shown, asked = crops
+    opts = ["INPUT.SIZE_TEST", "[32, 16]", "TEST.METRIC", "euclidean"]
+    # A model of the hub is named as it was, and isn't looked for in this folder.
+    monkeypatch.setattr(runs_module, "download", lambda name: run)
+    words = ["build", "g", str(shown), "--model", "hub:some/body", "--opts", *opts]
+    assert tool(words) == 0
+    made = open_store("g").made
+    assert (made.run, made.opts, made.metric) == ("hub:some/body", tuple(opts), "euclidean")
+    assert tool(["search", "g", str(asked)]) == 0
+    assert tool(["search", "g", str(asked), "--opts", "INPUT.SIZE_TEST", "[64, 32]"]) == 2
+    assert "its config differ" in capsys.readouterr().err
+    # What was written before overrides were kept is read as it is.
+    meta = tmp_path / "g" / "meta.json"
+    content = json.loads(meta.read_text())
+    del content["made"]["opts"]
+    meta.write_text(json.dumps(content))
+    assert tool(["info", "g"]) == 0
+
+
+def test_a_damaged_query_is_left_out(
+    run: Path, crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tool: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(crops[1], "asked")
+    (tmp_path / "asked" / "bad.png").write_bytes(b"no image")
+    assert tool(["build", "g", str(crops[0]), "--model", str(run)]) == 0
+    assert tool(["search", "g", "asked", "--top", "1", "--json", "a.json"]) == 0
+    said = capsys.readouterr()
+    assert "damaged, left out" in said.err and "bad.png: can't be read" in said.err
+    assert len(json.loads((tmp_path / "a.json").read_text())["answers"]) == 6
+    assert tool(["search", "g", "asked/bad.png"]) == 2
+    assert "no query can be read" in capsys.readouterr().err
 
 
 def test_a_killed_write_leaves_the_old_gallery_or_the_new_one(
@@ -748,13 +795,20 @@ def test_the_command(
         (["build", "g", "nothing", "--model", "RUN"], "nothing: no such file or folder"),
         (["build", "g", ".", "--model", "nowhere"], "nowhere: no such run"),
         (["build", "g", ".", "--model", "RUN", "--recall", "2"], "recall 2.0 must be"),
+        (["build", "g", ".", "--model", "RUN", "--device", "gpu"], "'gpu' is no device"),
+        (["build", "f/x", "SHOWN", "--model", "RUN"], "can't be a folder, f is a file"),
+        (["search", "g", ".", "--json", "."], ".: is a folder; name a file to write"),
+        (["search", "g", ".", "--html", "f/x"], "f: can't be a folder, f is a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
-    tool: Callable[..., int], words: list[str], message: str, run: Path, tmp_path: Path,
+    tool: Callable[..., int], words: list[str], message: str, run: Path,
+    crops: tuple[Path, Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert tool([str(run) if w == "RUN" else w for w in words]) == 2
+    (tmp_path / "f").touch()
+    places = {"RUN": str(run), "SHOWN": str(crops[0])}
+    assert tool([places.get(w, w) for w in words]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and message in said

@@ -18,12 +18,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from lrreid_ext.api import TrainedModel, load_model
+from lrreid_ext.api import load_model
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import check_place, write_text
+from lrreid_ext.hub import HUB
 from lrreid_ext.retrieval import Change, Gallery, GalleryError, Store, open_store
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.page import html_page, screen
@@ -123,7 +123,8 @@ def _build(args: argparse.Namespace) -> None:
         kind=args.kind,
         recall=args.recall,
         batch_size=args.batch,
-        run=str(Path(args.model).resolve()),
+        run=args.model if args.model.startswith(HUB) else str(Path(args.model).resolve()),
+        opts=args.opts,
         replace=args.replace,
     )
     _report(gallery.store, change)
@@ -135,6 +136,9 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
+    for path in (args.json, args.html):
+        if path:
+            check_place(path)
     gallery = _opened(args)
     answers = gallery.search(
         args.queries,
@@ -142,6 +146,7 @@ def _search(args: argparse.Namespace) -> None:
         native_size=tuple(args.native_size) if args.native_size else None,
         labels=args.labels,
         batch_size=args.batch,
+        on_damaged=_damaged,
     )
     print(screen(answers))
     store = gallery.store
@@ -187,35 +192,40 @@ def _opened(args: argparse.Namespace) -> Gallery:
     """The gallery with its model, by default the one that it was built with."""
     store = open_store(args.gallery)
     run = args.model or store.made.run
-    if not Path(run).exists():
+    if not (args.model or run.startswith(HUB) or Path(run).exists()):
         raise GalleryError(
             f"{args.gallery}: was built with {run}, which is gone; name the model with --model"
         )
-    model: TrainedModel = load_model(run, args.device, [*_test_of(store, args.opts), *args.opts])
-    return Gallery(store, model)
+    return Gallery(store, load_model(run, args.device, _overrides(store, args.opts)))
 
 
-def _test_of(store: Store, opts: Sequence[str]) -> list[Any]:
-    """The overrides of TEST that the gallery was built with, but for those given anew."""
+def _overrides(store: Store, opts: Sequence[str]) -> list[str]:
+    """The overrides that the gallery was built with, but for those given anew, and these."""
     made = {
+        **dict(zip(store.made.opts[::2], store.made.opts[1::2], strict=False)),
         "TEST.METRIC": store.made.metric,
         "TEST.FLIP.ENABLED": str(store.made.flip),
     }
     if store.made.anchors:
         made["TEST.FUSION.ANCHORS"] = str(list(store.made.anchors))
-    return [word for key, value in made.items() if key not in opts for word in (key, value)]
+    kept = [word for key, value in made.items() if key not in opts for word in (key, value)]
+    return [*kept, *opts]
 
 
 def _report(store: Store, change: Change) -> None:
     """What was done, damaged images and duplicates named."""
     for file, why in change.damaged:
-        print(f"damaged, left out: {file}: {why}", file=sys.stderr)
+        _damaged(file, why)
     for file, other in change.duplicates:
         print(f"duplicate, left out: {file} is the same image as {other}")
     for file in change.replaced:
         print(f"replaced, for it has changed: {file}")
+    for old, new in change.moved:
+        print(f"moved: {old} is {new} now")
     counts = {
         "added": change.added,
+        "moved": len(change.moved),
+        "relabelled": len(change.relabelled),
         "unchanged": change.unchanged,
         "duplicates": len(change.duplicates),
         "junk": len(change.junk),
@@ -223,6 +233,10 @@ def _report(store: Store, change: Change) -> None:
     }
     said = ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "added")
     print(f"{store.where}: {said}; {len(store)} images, {_index(store)}")
+
+
+def _damaged(file: str, why: str) -> None:
+    print(f"damaged, left out: {file}: {why}", file=sys.stderr)
 
 
 def _index(store: Store) -> str:

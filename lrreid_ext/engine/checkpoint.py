@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
 from torch import Tensor, nn
@@ -44,9 +46,15 @@ def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]
 
             data: Any = load_file(str(path))
         else:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(_numbers()):
+                data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        why = f"pickled code ({named[1]}), which is not run" if named else "no plain tensors"
+        raise WeightsError(f"{key}: {path} can't be read as weights: it holds {why}") from error
     except Exception as error:  # torch and safetensors raise a dozen kinds
-        raise WeightsError(f"{key}: {path} can't be read as weights: {error}") from error
+        why = f"{type(error).__name__}: {error}"
+        raise WeightsError(f"{key}: {path} can't be read as weights: {why}") from error
     for wrapper in ("model", "state_dict", "params_ema", "params"):
         if isinstance(data, Mapping) and isinstance(data.get(wrapper), Mapping):
             data = data[wrapper]
@@ -58,6 +66,14 @@ def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]
     if not tensors:
         raise WeightsError(f"{key}: {path} holds no tensors by name")
     return tensors
+
+
+def _numbers() -> list[Any]:
+    """What numpy's numbers are pickled as; torchreid keeps such beside the weights (``rank1``)."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{package}.multiarray.scalar" for package in ("core", "_core")]
+    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")}
+    return [np.dtype, *((scalar, name) for name in names), *kinds]
 
 
 def load_strictly(model: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
@@ -169,13 +185,13 @@ def init_weights(
     model.load_state_dict({**own, **taken})
     logger.info("MODEL.INIT: %d tensors taken from %s", len(taken), path)
     if left:
-        logger.info("MODEL.INIT: left out: %s", _listed(left))
+        logger.info("MODEL.INIT: left out: %s", ", ".join(left))
     fresh = [k for k in own if k not in taken and not k.endswith("num_batches_tracked")]
     if fresh:
         # Of a published network's backbone nothing should be missing.
         places = tuple(homes(model)["backbone"]) if form else ()
         level = logging.WARNING if any(k.startswith(places) for k in fresh) else logging.INFO
-        logger.log(level, "MODEL.INIT: initialised afresh: %s", _listed(fresh))
+        logger.log(level, "MODEL.INIT: initialised afresh: %s", ", ".join(fresh))
 
 
 def _mapped(name: str, rules: Sequence[Sequence[Any]]) -> list[str]:

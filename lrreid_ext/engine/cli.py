@@ -14,7 +14,7 @@ from fastreid.utils import comm
 from fastreid.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
-from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.config import CfgNode, device_type, load_cfg
 from lrreid_ext.data.recipes import ManifestError, RecipeError, recipe_named
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
@@ -118,7 +118,7 @@ def start_log(output_dir: str) -> None:
 
 def device_of(wanted: str) -> str:
     """The device to run on: the one asked for, or the CPU when a GPU was asked for in vain."""
-    if torch.device(wanted).type != "cuda":
+    if device_type(wanted) != "cuda":
         return wanted
     if not torch.cuda.is_available():
         return "cpu"
@@ -133,7 +133,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "lrreid train") -> int:
     try:
         # Read here too: most mistakes then show before any process is started.
         cfg = load_cfg(args.config_file, args.opts)
-        gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda" and torch.cuda.is_available()
+        gpu = device_type(cfg.MODEL.DEVICE) == "cuda" and torch.cuda.is_available()
         launch(
             run,
             args.processes,

@@ -119,7 +119,7 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     """SHA-256 over what of a config decides the features that given weights make.
 
     That is MODEL (without losses, files of weights and the device), the size that images are
-    brought to, and the keys that plugins have added at the top.
+    brought to, where their native sizes come from, and the keys that plugins have added at the top.
     """
 
     def kept(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +133,8 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     content["MODEL"] = {k: v for k, v in content["MODEL"].items() if k not in _NOT_OF_MODEL}
     crop = cfg["INPUT"]["CROP"]
     content["INPUT"] = [list(cfg["INPUT"]["SIZE_TEST"]), crop["ENABLED"] and list(crop["SIZE"])]
+    if cfg["INPUT"]["NATIVE_SIZE"] != "file":  # so hashes from before there was a choice stay true
+        content["INPUT"].append(cfg["INPUT"]["NATIVE_SIZE"])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -7,23 +7,46 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lrreid_ext.data.recipes.market1501 import MARKET_NAME
 from lrreid_ext.data.recipes.sources import IMAGE_SUFFIXES
 from lrreid_ext.errors import ConfigError
 
-__all__ = ["Entry", "GalleryError", "Label", "Labels", "find_images", "read_labels"]
+__all__ = [
+    "Entry",
+    "GalleryError",
+    "Label",
+    "Labels",
+    "Paths",
+    "each_path",
+    "find_images",
+    "read_labels",
+    "shown_name",
+]
 
+# Files and folders.
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 # Identity and camera of an image file; "" is unknown.
 Label = tuple[str, str]
-Labels = Callable[[Path], Label]
 
 LABEL_COLUMNS = ("path", "identity", "camera")
 
 
 class GalleryError(ConfigError):
     """A gallery that can't be used as asked; the message names it."""
+
+
+class Labels(NamedTuple):
+    """Where identities and cameras come from.
+
+    Attributes:
+        of: the label of an image file.
+        overrule: whether these labels count more than those that a gallery has.
+    """
+
+    of: Callable[[Path], Label]
+    overrule: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,7 +57,8 @@ class Entry:
         id: number in the gallery, never used again after a removal; 0: none yet.
         sha256: of the file's bytes.
         file: absolute path.
-        height, width: native size in pixels, as the file is.
+        height, width: native size in pixels; the file's, or with INPUT.NATIVE_SIZE estimated what
+            its spectrum speaks for.
         identity, camera: as the names or the table say; "" is unknown.
     """
 
@@ -58,15 +82,22 @@ class Entry:
         return content
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def each_path(paths: Paths) -> list[str | os.PathLike[str]]:
+    """One path, or several, as a list."""
+    return [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+
+
+def find_images(paths: Paths) -> list[Path]:
     """Image files in the order named, each once; of folders all in and below them, sorted.
+
+    Args:
+        paths: a file or folder, or several.
 
     Raises:
         GalleryError: a path that isn't there, or a folder without images.
     """
     found: dict[Path, None] = {}
-    for given in paths:
-        path = Path(given)
+    for path in map(Path, each_path(paths)):
         if path.is_dir():
             # A built file's name begins with a dot while it is being written.
             inside = [
@@ -85,26 +116,32 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return list(found)
 
 
+def shown_name(path: str | os.PathLike[str]) -> str:
+    """A path that can be printed: bytes that aren't UTF-8 as escapes, such as ``\\xe9``."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def read_labels(how: str) -> Labels:
     """Where identities and cameras come from.
 
     Args:
         how: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, other names being
             unlabelled; or the path of a CSV file (UTF-8) with the columns ``path`` (relative to the
-            file, or absolute), ``identity`` and ``camera``. Other columns are passed over.
+            file, or absolute), ``identity`` and ``camera``. Other columns are passed over. A table
+            overrules what a gallery has.
 
     Raises:
         GalleryError: a table that can't be read; names the line.
     """
     if how == "none":
-        return lambda path: ("", "")
+        return Labels(lambda path: ("", ""))
     if how == "market":
-        return _market
+        return Labels(_market)
     table = Path(how)
     if not table.is_file():
         raise GalleryError(f"--labels {how}: is neither none, market nor a CSV file that is there")
     known = _table(table)
-    return lambda path: known.get(path, ("", ""))
+    return Labels(lambda path: known.get(path, ("", "")), overrule=True)
 
 
 def _market(path: Path) -> Label:

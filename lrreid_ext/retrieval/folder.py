@@ -24,6 +24,7 @@ import faiss
 import numpy as np
 
 from lrreid_ext.evaluation.provenance import write_json
+from lrreid_ext.files import make_folder
 from lrreid_ext.retrieval import ann
 from lrreid_ext.retrieval.entries import Entry, GalleryError
 from lrreid_ext.retrieval.space import Floats, Ids, Space
@@ -98,7 +99,15 @@ class FolderStore(Store):
         folder = Path(where)
         if not (folder / META_FILE).is_file():
             raise GalleryError(f"{where}: no gallery is there; build one first")
-        return cls(folder, *_read_meta(folder))
+        made, state = _read_meta(folder)
+        while True:
+            try:
+                return cls(folder, made, state)
+            except GalleryError:
+                # Another process may have written meanwhile, and cleared these files away.
+                missed, (made, state) = state, _read_meta(folder)
+                if state == missed:
+                    raise
 
     @classmethod
     def create(cls, where: str, made: Made, replace: bool = False) -> FolderStore:
@@ -119,7 +128,7 @@ class FolderStore(Store):
             strange = [n for n in os.listdir(folder) if not _ours(n)]
             if strange:
                 raise GalleryError(f"{where}: is not empty and no gallery (it holds {strange[0]})")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         # The generation's number goes on, so that what is there stays until the first write.
         return cls(folder, made, _State(generation=generation))
 
@@ -138,11 +147,14 @@ class FolderStore(Store):
                 raise GalleryError(
                     f"{path}: is missing or cut short; the gallery is damaged, build it anew"
                 )
-        self._vectors = np.memmap(vectors, np.float32, "c", shape=shape)
-        self._ids = np.fromfile(ids, np.int64)
-        self._db = sqlite3.connect(
-            f"{self._path('entries').resolve().as_uri()}?mode=ro&immutable=1", uri=True
-        )
+        try:
+            self._vectors = np.memmap(vectors, np.float32, "c", shape=shape)
+            self._ids = np.fromfile(ids, np.int64)
+            self._db = sqlite3.connect(
+                f"{self._path('entries').resolve().as_uri()}?mode=ro&immutable=1", uri=True
+            )
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise GalleryError(f"{self.where}: can't be read: {error}") from error
 
     def _path(self, what: str, generation: int | None = None) -> Path:
         return (
@@ -179,30 +191,36 @@ class FolderStore(Store):
         return {e.file: e for e in self._select("file", files)}
 
     def entries(self) -> Iterator[Entry]:
-        if self._db is not None:
-            for row in self._db.execute(f"SELECT {', '.join(_COLUMNS)} FROM entries ORDER BY id"):
-                yield Entry(*row)
+        yield from self._queried("ORDER BY id", ())
 
     def _select(self, column: str, values: Collection[Any]) -> list[Entry]:
-        if self._db is None:
-            return []
-        wanted, found = list(values), []
+        wanted, found = list(values), list[Entry]()
         for start in range(0, len(wanted), 500):  # SQLite takes 999 in one question
             part = wanted[start : start + 500]
-            marks = ", ".join("?" * len(part))
-            query = f"SELECT {', '.join(_COLUMNS)} FROM entries WHERE {column} IN ({marks})"
-            try:
-                found += [Entry(*row) for row in self._db.execute(query, part)]
-            except sqlite3.DatabaseError as error:
-                raise GalleryError(f"{self._path('entries')}: can't be read: {error}") from error
+            found += self._queried(f"WHERE {column} IN ({', '.join('?' * len(part))})", part)
         return found
 
+    def _queried(self, clause: str, values: Sequence[Any]) -> Iterator[Entry]:
+        if self._db is None:
+            return
+        try:
+            for row in self._db.execute(
+                f"SELECT {', '.join(_COLUMNS)} FROM entries {clause}", values
+            ):
+                yield Entry(*row)
+        except sqlite3.DatabaseError as error:
+            raise GalleryError(
+                f"{self._path('entries')}: can't be read ({error}); the gallery is damaged, build "
+                "it anew"
+            ) from error
+
     def search(self, asked: Asked, k: int) -> list[list[tuple[Entry, float]]]:
+        index = self._loaded()
         if not len(self):
             return [[] for _ in asked.vectors]
         searched = _Searched(self.made.space, self._vectors, self._ids)
         ids, distances = searched.nearest(
-            asked, min(k, len(self)), self.kind, self._loaded(), self.recall.setting
+            asked, min(k, len(self)), self.kind, index, self.recall.setting
         )
         known = {e.id: e for e in self._select("id", {int(i) for i in ids.ravel() if i >= 0})}
         return [
@@ -211,15 +229,32 @@ class FolderStore(Store):
         ]
 
     def _loaded(self) -> Any:
-        """The index, read on first use; None of an exact search."""
-        if self.kind != "exact" and self._index is None:
+        """The index, read on first use; None of an exact search.
+
+        Where another process has written since the gallery was opened, and cleared it away, what
+        that has written is taken up.
+        """
+        while self.kind != "exact" and self._index is None:
+            path = self._path("index")
             try:
-                self._index = faiss.read_index(str(self._path("index")))
+                self._index = faiss.read_index(str(path))
             except RuntimeError as error:
-                raise GalleryError(
-                    f"{self._path('index')}: can't be read; the gallery is damaged, build it anew"
-                ) from error
+                if not self._taken_up():
+                    raise GalleryError(
+                        f"{path}: can't be read; the gallery is damaged, build it anew"
+                    ) from error
         return self._index
+
+    def _taken_up(self) -> bool:
+        """Be what is in the folder now; whether that is something else."""
+        newest = FolderStore.open(self.where)
+        if newest.made != self.made:
+            raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
+        if newest.state == self.state:
+            return False
+        self.close()
+        vars(self).update(vars(newest))
+        return True
 
     # ------------------------------------------------------------------ writing
     @contextmanager
@@ -251,7 +286,9 @@ class FolderStore(Store):
                 self._writes = False
                 self._sweep()
 
-    def write(self, added: Iterable[Rows], removed: Sequence[Entry] = ()) -> None:
+    def write(
+        self, added: Iterable[Rows], removed: Sequence[Entry] = (), settled: Sequence[Entry] = ()
+    ) -> None:
         if not self._writes:
             raise RuntimeError("a gallery is written within its `with store.writing()`")
         new = self.state.generation + 1
@@ -259,8 +296,8 @@ class FolderStore(Store):
             left.unlink()
         gone = np.array(sorted(e.id for e in removed), dtype=np.int64)
         kept = np.flatnonzero(~np.isin(self._ids, gone))
-        fresh = self._write_rows(new, added, gone, kept)
-        if not len(fresh) and not len(gone):
+        fresh = self._write_rows(new, added, gone, kept, settled)
+        if not len(fresh) and not len(gone) and not settled:
             return
         ids = np.concatenate([self._ids[kept], fresh])
         ids.tofile(self._path("ids", new))
@@ -279,7 +316,9 @@ class FolderStore(Store):
         self.close()
         self._take(state)
 
-    def _write_rows(self, new: int, added: Iterable[Rows], gone: Ids, kept: Ids) -> Ids:
+    def _write_rows(
+        self, new: int, added: Iterable[Rows], gone: Ids, kept: Ids, settled: Sequence[Entry]
+    ) -> Ids:
         """Write the next generation's vectors and entries; the new ones' ids."""
         entries = self._path("entries", new)
         if self.state.count:
@@ -292,6 +331,14 @@ class FolderStore(Store):
             if not self.state.count:
                 db.execute(_SCHEMA)
             db.executemany("DELETE FROM entries WHERE id = ?", [(int(i),) for i in gone])
+            # Two files may change places, and none is named twice meanwhile; no path has a NUL.
+            db.executemany(
+                "UPDATE entries SET file = ? WHERE id = ?", [(f"\0{e.id}", e.id) for e in settled]
+            )
+            db.executemany(
+                "UPDATE entries SET file = ?, identity = ?, camera = ? WHERE id = ?",
+                [(e.file, e.identity, e.camera, e.id) for e in settled],
+            )
             for start in range(0, len(kept), _CHUNK):
                 stream.write(self._vectors[kept[start : start + _CHUNK]].tobytes())
             for batch, vectors in added:
@@ -308,8 +355,8 @@ class FolderStore(Store):
                 stream.write(np.ascontiguousarray(vectors, np.float32).tobytes())
                 fresh += ids
             db.commit()
-            if len(gone):
-                db.execute("VACUUM")  # deleted rows would stay legible in the file
+            if len(gone) or settled:
+                db.execute("VACUUM")  # what was taken out would stay legible in the file
         return np.array(fresh, dtype=np.int64)
 
     def _write_index(

@@ -2,53 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from lrreid_ext.api import TrainedModel
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.pictures import read_picture
+from lrreid_ext.data.pictures import Images, read_picture
+from lrreid_ext.data.resolution import native_size as size_of
 from lrreid_ext.errors import ImageError
 from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.evaluation.provenance import config_hash, weights_hash
 from lrreid_ext.registry import suggest
+from lrreid_ext.retrieval.adding import Change, content_hash, plan, why_left_out
 from lrreid_ext.retrieval.ann import KINDS
-from lrreid_ext.retrieval.entries import Entry, GalleryError, Labels, find_images, read_labels
+from lrreid_ext.retrieval.entries import (
+    Entry,
+    GalleryError,
+    Paths,
+    each_path,
+    find_images,
+    read_labels,
+)
 from lrreid_ext.retrieval.store import Asked, Made, Rows, Store, create_store, open_store
 
 __all__ = ["Answer", "Change", "Gallery", "Match"]
-
-Paths = Iterable[str | os.PathLike[str]]
-
-
-@dataclass
-class Change:
-    """What adding images did.
-
-    Attributes:
-        added: entries put in.
-        replaced: files that were there with other content, which is taken out.
-        duplicates: files whose content is there under another name (or came before): both.
-        unchanged: number of files that are there already.
-        junk: files that their names call bad detections; left out.
-        damaged: files that can't be read, and why; left out.
-    """
-
-    added: int = 0
-    replaced: list[str] = field(default_factory=list)
-    duplicates: list[tuple[str, str]] = field(default_factory=list)
-    unchanged: int = 0
-    junk: list[str] = field(default_factory=list)
-    damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -139,6 +126,7 @@ class Gallery:
         recall: float = 0.95,
         batch_size: int = 64,
         run: str = "",
+        opts: Sequence[str] = (),
         replace: bool = False,
     ) -> tuple[Gallery, Change]:
         """A new gallery of image files.
@@ -155,6 +143,7 @@ class Gallery:
                 way to a more exact one, with a warning.
             batch_size: images at a time.
             run: where the model was loaded from, to be found again.
+            opts: the overrides that it was loaded with, to be given again.
             replace: take the place of a gallery that is there, if all goes well.
 
         Raises:
@@ -166,7 +155,7 @@ class Gallery:
         if not 0 < recall <= 1:
             raise GalleryError(f"recall {recall} must be above 0 and at most 1")
         files = find_images(images)
-        made = _made_with(model, files, kind, recall, run)
+        made = _made_with(model, files, kind, recall, run, opts)
         gallery = cls(create_store(where, made, replace), model)
         change = gallery.add(files, labels=labels, batch_size=batch_size)
         return gallery, change
@@ -180,7 +169,8 @@ class Gallery:
         """Embed image files and put them in, all or (if it is interrupted) none.
 
         What is there already, by content, isn't put in again; so adding a folder once more adds
-        what is new in it. A file whose content has changed takes its old content's place.
+        what is new in it. A file whose content has changed takes its old content's place, and
+        content that is found under another name, its own file being gone, moves there.
 
         Args:
             images: files, and folders to be searched through.
@@ -194,36 +184,15 @@ class Gallery:
         files, label = find_images(images), read_labels(labels)
         change = Change()
         with self.store.writing():
-            fresh = self._fresh(files, label, change)
-            gone = list(self.store.of_file([e.file for e in fresh]).values())
-            change.replaced = [e.file for e in gone]
-            self.store.write(self._embedded(fresh, batch_size, change), gone)
+            todo = plan(self.store, files, label, change)
+            rows = self._embedded(todo.fresh, batch_size, change)
+            self.store.write(rows, todo.gone, todo.settled)
             if not len(self.store):
                 worst = (
                     f"; {change.damaged[0][0]}: {change.damaged[0][1]}" if change.damaged else ""
                 )
                 raise GalleryError(f"{self.store.where}: no image can be used{worst}")
         return change
-
-    def _fresh(self, files: Sequence[Path], label: Labels, change: Change) -> list[Entry]:
-        """Entries, sizes aside, of the files whose content isn't there."""
-        hashed = [(path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files]
-        there = {h: e.file for h, e in self.store.known({h for _, h in hashed}).items()}
-        fresh = []
-        for path, sha256 in hashed:
-            file = str(path)
-            identity, camera = label(path)
-            entry = Entry(0, sha256, file, 0, 0, identity, camera)
-            if entry.junk:
-                change.junk.append(file)
-            elif there.get(sha256) == file:
-                change.unchanged += 1
-            elif sha256 in there:
-                change.duplicates.append((file, there[sha256]))
-            else:
-                there[sha256] = file
-                fresh.append(entry)
-        return fresh
 
     def _embedded(self, fresh: Sequence[Entry], batch_size: int, change: Change) -> Iterator[Rows]:
         """Batches of entries with their sizes, and their vectors."""
@@ -235,21 +204,25 @@ class Gallery:
                     try:
                         picture = read_picture(entry.file)
                     except ImageError as error:
-                        change.damaged.append(
-                            (entry.file, str(error).removeprefix(entry.file + ": "))
-                        )
+                        change.damaged.append(why_left_out(entry.file, error))
                         continue
                     pictures.append(picture)
-                    entries.append(replace(entry, height=picture.height, width=picture.width))
+                    entries.append(self._sized(entry, picture))
                 bar.update(len(part))
                 if entries:
                     change.added += len(entries)
-                    yield entries, self.store.made.space.stored(self._features(pictures))
+                    vectors = self._features(pictures, entries, batch_size)
+                    yield entries, self.store.made.space.stored(vectors)
 
-    def _features(self, images: Any, native_size: Any = None, batch_size: int = 64) -> Tensor:
-        """(N, D) or (N, K, D), of the gallery's anchors."""
+    def _sized(self, entry: Entry, picture: Image.Image) -> Entry:
+        height, width = size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
+        return replace(entry, height=height, width=width)
+
+    def _features(self, images: Images, entries: Sequence[Entry], batch_size: int) -> Tensor:
+        """(N, D) or (N, K, D), of the gallery's anchors, of images and their entries."""
         made = self.store.made
-        features = self.model.embed(images, native_size, batch_size, made.flip)
+        sizes = [(e.height, e.width) for e in entries]
+        features = self.model.embed(images, sizes, batch_size, made.flip)
         return _chosen(features, self.model.cfg, made)
 
     def remove(self, which: Callable[[Entry], bool]) -> list[Entry]:
@@ -275,7 +248,7 @@ class Gallery:
         entries = list(self.store.entries())
         held = [e.file for e in entries]
         gone: dict[str, Entry] = {}
-        for given in files:
+        for given in each_path(files):
             text = str(given)
             if not text.strip():  # such as a shell's variable that isn't set
                 raise GalleryError("remove: an empty path; name a file or folder")
@@ -299,6 +272,7 @@ class Gallery:
         native_size: tuple[int, int] | None = None,
         labels: str = "none",
         batch_size: int = 64,
+        on_damaged: Callable[[str, str], None] | None = None,
     ) -> list[Answer]:
         """Rank the gallery for query image files.
 
@@ -309,27 +283,40 @@ class Gallery:
             queries: files, and folders to be searched through.
             k: matches of each.
             native_size: height and width that all queries had before somebody enlarged them; by
-                default the files' own.
+                default the files' own, or with INPUT.NATIVE_SIZE estimated what their spectra
+                speak for.
             labels: of the queries; see :func:`~lrreid_ext.retrieval.entries.read_labels`.
             batch_size: images at a time.
+            on_damaged: told the name of a query that can't be used, and why; the others are
+                answered then.
 
         Raises:
-            ImageError: a query that can't be read.
-            GalleryError: ``k`` below 1, or an empty gallery.
+            ImageError: a query that can't be read (without ``on_damaged``), or none that can.
+            GalleryError: ``k`` or a native size below 1, or an empty gallery.
         """
         if k < 1:
             raise GalleryError(f"{k} matches: at least 1 is needed")
+        if native_size and min(native_size) < 1:
+            raise GalleryError(f"native size {native_size}: at least 1 pixel each way is needed")
         if not len(self.store):
             raise GalleryError(f"{self.store.where}: the gallery is empty")
         label = read_labels(labels)
-        asked, entries = [], []
+        entries = []
         for path in find_images(queries):
-            picture = read_picture(path)
-            height, width = native_size or (picture.height, picture.width)
-            sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-            entries.append(Entry(0, sha256, str(path), height, width, *label(path)))
-            asked.append(path)
-        features = self._features(asked, native_size, batch_size)
+            try:
+                entry = Entry(0, content_hash(path), str(path), 0, 0, *label.of(path))
+                entry = self._sized(entry, read_picture(path))
+            except ImageError as error:
+                if on_damaged is None:
+                    raise
+                on_damaged(*why_left_out(path, error))
+                continue
+            if native_size:
+                entry = replace(entry, height=native_size[0], width=native_size[1])
+            entries.append(entry)
+        if not entries:
+            raise ImageError("no query can be read as an image")
+        features = self._features([e.file for e in entries], entries, batch_size)
         weights = self._weights(entries)
         vectors = self.store.made.space.stored(features)
         found = self.store.search(Asked(vectors, weights.numpy()), k)
@@ -397,7 +384,12 @@ def _settings(cfg: CfgNode) -> tuple[str, bool]:
 
 
 def _made_with(
-    model: TrainedModel, files: Sequence[Path], kind: str, recall: float, run: str
+    model: TrainedModel,
+    files: Sequence[Path],
+    kind: str,
+    recall: float,
+    run: str,
+    opts: Sequence[str],
 ) -> Made:
     """What a gallery of these files will be made with; the first that can be read shows it."""
     metric, flip = _settings(model.cfg)
@@ -409,22 +401,27 @@ def _made_with(
         break
     else:
         raise GalleryError(f"{files[0]}: can't be read as an image, nor can any other")
-    anchors: tuple[float, ...] = ()
-    if features.ndim == 3:
-        chosen = chosen_anchors(model.cfg, features)
-        anchors = tuple(float(model.cfg.MODEL.ANCHORS.FACTORS[i]) for i in chosen)
     return Made(
         model.hash,
         weights_hash(model.module),
         config_hash(model.cfg),
         run,
         metric,
-        anchors,
+        _anchors(model, features),
         features.shape[-1],
         flip,
         kind,
         recall,
+        tuple(opts),
     )
+
+
+def _anchors(model: TrainedModel, features: Tensor) -> tuple[float, ...]:
+    """Factors of the anchors that a model's features (N, K, D) are fused of; () of (N, D)."""
+    if features.ndim == 2:
+        return ()
+    factors = model.cfg.MODEL.ANCHORS.FACTORS
+    return tuple(float(factors[i]) for i in chosen_anchors(model.cfg, features))
 
 
 def _chosen(features: Tensor, cfg: CfgNode, made: Made) -> Tensor:
@@ -461,11 +458,14 @@ def _check_model(store: Store, model: TrainedModel) -> None:
         )
     metric, flip = _settings(model.cfg)
     check_fusion(model.cfg)
-    asked = [float(f) for f in model.cfg.TEST.FUSION.ANCHORS]
+    asked = {float(f) for f in model.cfg.TEST.FUSION.ANCHORS}
+    if made.anchors and asked != set(made.anchors):
+        # Anchors that are named and not trained are left out, as they were then.
+        asked = set(_anchors(model, model.embed(np.zeros((8, 4, 3), np.uint8))))
     for key, kept, own in (
         ("TEST.METRIC", made.metric, metric),
         ("TEST.FLIP.ENABLED", made.flip, flip),
-        ("TEST.FUSION.ANCHORS", list(made.anchors), asked or list(made.anchors)),
+        ("TEST.FUSION.ANCHORS", sorted(made.anchors), sorted(asked)),
     ):
         if kept != own:
             raise GalleryError(

@@ -14,12 +14,13 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lrreid_ext.files import make_folder
 from lrreid_ext.retrieval import ann
 from lrreid_ext.retrieval.entries import Entry, GalleryError
 from lrreid_ext.retrieval.space import Floats, Ids
@@ -53,12 +54,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _State:
-    """What every write may change."""
+    """What every write may change; ``unfinished`` while one is at it, or was cut off."""
 
     next_id: int = 1
     mean_area: float = 0.0
     kind: str = "exact"
     recall: Recall = Recall(1.0)  # noqa: RUF009 - it is frozen
+    unfinished: bool = False
 
 
 class MilvusStore(Store):
@@ -76,6 +78,8 @@ class MilvusStore(Store):
         self._name = name
         # Whether what is there must give way to the first write.
         self._new = False
+        # Whether the row of JSON is there.
+        self._noted = True
 
     @classmethod
     def open(cls, where: str) -> MilvusStore:
@@ -93,7 +97,13 @@ class MilvusStore(Store):
             if found is None:
                 client.close()
                 raise GalleryError(f"{where}: no gallery is there; build one first")
-            client.load_collection(name)
+            if client.list_indexes(name):  # a write may have been cut off between two
+                client.load_collection(name)
+        if found[1].unfinished:
+            logger.warning(
+                "%s: a write was cut off, or is going on; adding its images again completes it",
+                where,
+            )
         return cls(where, client, name, *found)
 
     @classmethod
@@ -123,7 +133,7 @@ class MilvusStore(Store):
                 client.close()
                 raise GalleryError(f"{where}: collection {name} is no gallery; name another")
         store = cls(where, client, name, made, _State())
-        store._new = True
+        store._new, store._noted = True, False
         return store
 
     # ------------------------------------------------------------------ reading
@@ -241,49 +251,84 @@ class MilvusStore(Store):
             if found is None or found[0] != self.made:
                 raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
             self.state = found[1]
+            if self.state.unfinished:
+                self._recover()
         yield
 
-    def write(self, added: Iterable[Rows], removed: Sequence[Entry] = ()) -> None:
+    def _recover(self) -> None:
+        """Have an index, and numbers that nobody has, after a write that was cut off."""
+        with _told(self.where):
+            if not self._client.list_indexes(self._name):
+                self._client.create_index(self._name, self._params("exact", self._metric))
+                self._client.load_collection(self._name)
+        numbers = [int(row["number"]) for row in self._rows(("number",))]
+        self.state = replace(self.state, next_id=max([self.state.next_id - 1, *numbers]) + 1)
+
+    def write(
+        self, added: Iterable[Rows], removed: Sequence[Entry] = (), settled: Sequence[Entry] = ()
+    ) -> None:
         fresh = self._new
         if fresh:
             self._make_collections()
         try:
-            changed = self._write_rows(added, removed)
+            self._write_rows(added, removed, settled)
         except BaseException:
             if fresh:
-                self._drop()
-                self._new = True
+                self._undo()
             raise
-        if not changed:
+        if not self.state.unfinished:  # nothing was changed, now or before
             if fresh:
-                self._drop()
-                self._new = True
+                self._undo()
             return
         with _told(self.where):
             self._client.flush(self._name)
         sizes = np.array([(r["height"], r["width"]) for r in self._rows(("height", "width"))])
         area = float(sizes.astype(np.float64).prod(axis=1).mean()) if len(sizes) else 0.0
-        kind, recall = self._indexed(len(sizes))
+        kind, recall = self._indexed(len(sizes), "exact" if fresh else self._present())
         self._save(_State(self.state.next_id, area, kind, recall))
 
-    def _write_rows(self, added: Iterable[Rows], removed: Sequence[Entry]) -> bool:
-        """Whether anything was changed."""
+    def _present(self) -> str:
+        """Kind of the index that the collection has."""
+        with _told(self.where):
+            called = self._client.describe_index(self._name, "vector")["index_type"]
+        return next(kind for kind, index in _INDEXES.items() if index[0] == called)
+
+    def _write_rows(
+        self, added: Iterable[Rows], removed: Sequence[Entry], settled: Sequence[Entry]
+    ) -> None:
+        """Change the rows; the state is unfinished afterwards if there was anything to do."""
         for start in range(0, len(removed), _BATCH):
+            self._begin()
             with _told(self.where):
                 part = removed[start : start + _BATCH]
                 self._client.delete(self._name, ids=[e.sha256 for e in part])
-        changed, number = bool(removed), self.state.next_id
+        for start in range(0, len(settled), _BATCH):
+            self._begin()
+            own = settled[start : start + _BATCH]
+            vectors = self._vectors(np.array([e.id for e in own], np.int64))
+            self._upsert(own, vectors)
         for batch, vectors in added:
-            rows = []
-            for n, (entry, vector) in enumerate(zip(batch, vectors, strict=True), start=number):
-                rows.append({"number": n, **entry.plain(), "vector": vector})
-            for start in range(0, len(rows), _BATCH):
-                with _told(self.where):
-                    self._client.upsert(self._name, rows[start : start + _BATCH])
-            number += len(rows)
-            changed = True
-        self.state = _State(number, self.state.mean_area, self.state.kind, self.state.recall)
-        return changed
+            self._begin()
+            number = self.state.next_id
+            self._upsert([replace(e, id=n) for n, e in enumerate(batch, start=number)], vectors)
+            self.state = replace(self.state, next_id=number + len(batch))
+
+    def _begin(self) -> None:
+        """Before the first change: note that one has begun. A new gallery is none until its end."""
+        if not self.state.unfinished:
+            state = replace(self.state, unfinished=True)
+            if self._noted:
+                self._save(state)
+            self.state = state
+
+    def _upsert(self, entries: Sequence[Entry], vectors: Floats) -> None:
+        rows = [
+            {"number": entry.id, **entry.plain(), "vector": vector}
+            for entry, vector in zip(entries, vectors, strict=True)
+        ]
+        for start in range(0, len(rows), _BATCH):
+            with _told(self.where):
+                self._client.upsert(self._name, rows[start : start + _BATCH])
 
     def _make_collections(self) -> None:
         from pymilvus import DataType, MilvusClient
@@ -327,16 +372,26 @@ class MilvusStore(Store):
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
 
+    def _undo(self) -> None:
+        """Be a gallery yet to be written again."""
+        self._drop()
+        self._new, self.state = True, _State()
+
     def _save(self, state: _State) -> None:
         content = {"format": FORMAT, "made": self.made.to_json(), "state": asdict(state)}
         row = {"name": META, "content": json.dumps(content), "vector": [0.0, 0.0]}
         with _told(self.where):
             self._client.upsert(_meta_name(self._name), [row])
             self._client.flush(_meta_name(self._name))
-        self.state = state
+        self.state, self._noted = state, True
 
-    def _indexed(self, count: int) -> tuple[str, Recall]:
-        """See that the collection has an index of the right kind that finds enough."""
+    def _indexed(self, count: int, present: str) -> tuple[str, Recall]:
+        """See that the collection has an index of the right kind that finds enough.
+
+        Args:
+            count: rows.
+            present: kind of the index that is there.
+        """
         made = self.made
         dim = made.space.dim
         kind = ann.choose_kind(count, dim) if made.kind == "auto" else made.kind
@@ -345,7 +400,6 @@ class MilvusStore(Store):
             kind = "hnsw"
         if count < 2:
             kind = "exact"
-        present = self.state.kind
         while kind != "exact":
             settings = list(ann.EF_SEARCH)
             if kind == "ivfpq":
@@ -466,9 +520,38 @@ def _client(where: str, uri: str) -> Any:
     if "://" not in uri:
         if not uri.endswith(".db"):
             raise GalleryError(f"{where}: the embedded form's file ends in .db")
-        Path(uri).resolve().parent.mkdir(parents=True, exist_ok=True)
-    with _told(where):
+        make_folder(Path(uri).resolve().parent)
+        # It has no clock of its own to read, and doesn't need one.
+        logging.getLogger("pymilvus.client.iterator.query_iterator").setLevel(logging.ERROR)
+    with _told(where), _lite_errors(where):
         return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
+
+
+@contextmanager
+def _lite_errors(where: str) -> Iterator[None]:
+    """Why the embedded form can't be opened, which it only logs, with a traceback."""
+    from pymilvus.exceptions import ConnectionConfigException
+
+    reasons: list[str] = []
+
+    def heard(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1] is not None:
+            reasons.append(str(record.exc_info[1]))
+            return False
+        return True
+
+    log = logging.getLogger("milvus_lite.server_manager")
+    log.addFilter(heard)
+    try:
+        yield
+    except ConnectionConfigException as error:
+        why = reasons[-1] if reasons else error.message
+        raise GalleryError(
+            f"{where}: can't be opened ({why}). The embedded form serves one process at a time: "
+            "wait until the other is done, or use a server"
+        ) from error
+    finally:
+        log.removeFilter(heard)
 
 
 def _read_meta(where: str, client: Any, name: str) -> tuple[Made, _State] | None:

@@ -64,6 +64,7 @@ class Made:
         flip: whether features are averaged with those of the mirror image.
         kind: of index: ``auto``, or a fixed one.
         recall: that an approximate index must reach, 0 to 1.
+        opts: the overrides of its config that the model was loaded with.
     """
 
     model: str
@@ -76,6 +77,7 @@ class Made:
     flip: bool
     kind: str
     recall: float
+    opts: tuple[str, ...] = ()
 
     @property
     def space(self) -> Space:
@@ -83,13 +85,15 @@ class Made:
         return Space(self.metric, max(1, len(self.anchors)), self.width)
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "anchors": list(self.anchors)}
+        return {**asdict(self), "anchors": list(self.anchors), "opts": list(self.opts)}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Made:
         """Raises TypeError or KeyError if ``values`` isn't one."""
         made = cls(**values)
-        return replace(made, anchors=tuple(float(f) for f in made.anchors))
+        return replace(
+            made, anchors=tuple(float(f) for f in made.anchors), opts=tuple(map(str, made.opts))
+        )
 
 
 class Store(ABC):
@@ -128,8 +132,16 @@ class Store(ABC):
         """All of them, in the order added."""
 
     @abstractmethod
-    def write(self, added: Iterable[Rows], removed: Sequence[Entry] = ()) -> None:
-        """Take entries out, and put others in, their vectors (N, K * D) beside them."""
+    def write(
+        self, added: Iterable[Rows], removed: Sequence[Entry] = (), settled: Sequence[Entry] = ()
+    ) -> None:
+        """Take entries out, change others, and put new ones in.
+
+        Args:
+            added: entries, and their vectors (N, K * D).
+            removed: taken out.
+            settled: there already; their files and labels become these, their vectors stay.
+        """
 
     @abstractmethod
     def search(self, asked: Asked, k: int) -> list[list[tuple[Entry, float]]]:
