@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """What the others have in common: their text is what was said where they were raised.
+
+    PyTorch makes an error of a loader's worker anew, with the worker's traceback before its text.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
+            text = text.strip().splitlines()[-1].partition(": ")[2]
+        return text
+
+
+class ConfigError(UserError):
     """A config file, key, value or name that can't be used."""
 
 
@@ -11,5 +24,5 @@ class PretrainedError(ConfigError):
     """Pretrained weights that are asked for can't be had; the message says what to do instead."""
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """An image that can't be used: a file that can't be read, or values of the wrong kind."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import yaml
 
 from lrreid_ext.errors import ConfigError
 
-__all__ = ["CARD_FILE", "CONFIG_FILE", "HUB", "WEIGHTS_FILE", "client", "download"]
+__all__ = ["CARD_FILE", "CONFIG_FILE", "HUB", "WEIGHTS_FILE", "asked", "client", "download"]
 
 # How a hub repository is named where a run is asked for: hub:owner/name, hub:owner/name@revision.
 HUB = "hub:"
@@ -34,6 +36,16 @@ def client() -> Any:
     return huggingface_hub
 
 
+@contextmanager
+def asked(failed: str, advice: str) -> Iterator[None]:
+    """The hub's errors, and those of whatever HTTP library its client uses, as one message."""
+    try:
+        yield
+    except Exception as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{failed} ({type(error).__name__}: {why}). {advice}") from error
+
+
 def download(name: str) -> Path:
     """The folder of a model, downloaded where it isn't yet.
 
@@ -50,18 +62,16 @@ def download(name: str) -> Path:
         raise ConfigError(
             f"{name}: a hub model is named {HUB}owner/name or {HUB}owner/name@revision"
         )
-    try:
-        folder = client().snapshot_download(
+    hub = client()
+    with asked(
+        f"{name}: can't be had from the hub",
+        "Where there is no network, name a folder with its files",
+    ):
+        folder = hub.snapshot_download(
             parts["repository"],
             revision=parts["revision"],
             allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, CARD_FILE],
         )
-    except (OSError, ValueError) as error:  # its own errors derive from these
-        why = " ".join(str(error).split())
-        raise ConfigError(
-            f"{name}: can't be had from the hub ({type(error).__name__}: {why}). Where there is no "
-            "network, name a folder with its files"
-        ) from error
     _refuse_code(Path(folder) / CONFIG_FILE, name)
     return Path(folder)
 

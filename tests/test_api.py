@@ -151,6 +151,25 @@ def test_files_that_cannot_be_read_are_named(model: TrainedModel, tmp_path: Path
             model.embed([path])
 
 
+def test_pil_images_that_cannot_be_read_are_named(model: TrainedModel, tmp_path: Path) -> None:
+    whole = Path(image_files(model)[0]).read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with Image.open(tmp_path / "cut.png") as cut, pytest.raises(ImageError, match="image 1: a PIL"):
+        model.embed([Path(image_files(model)[0]), cut])
+    closed = Image.open(image_files(model)[0])
+    closed.close()
+    with pytest.raises(ImageError, match="a PIL image can't be read"):
+        model.embed(closed)
+
+
+def test_the_mirror_image_counts_as_the_config_says(run: Path, model: TrainedModel) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 20, 3), dtype=np.uint8)
+    flipped = load_model(run, opts=["TEST.FLIP.ENABLED", "True"])
+    assert torch.equal(flipped.embed(image), model.embed(image, flip=True))
+    assert torch.equal(flipped.embed(image, flip=False), model.embed(image))
+    assert not torch.equal(flipped.embed(image), model.embed(image))
+
+
 def test_training_flags_are_put_back(model: TrainedModel) -> None:
     image = np.zeros((40, 20, 3), np.uint8)
     wanted = model.embed(image)
@@ -189,6 +208,8 @@ def test_loads_folders_checkpoints_and_safetensors(
         assert load_model(path).hash == model.hash
     with pytest.raises(FileNotFoundError, match="no such run"):
         load_model(tmp_path / "nothing")
+    with pytest.raises(ConfigError, match="device: 'gpu' is no device; cpu, cuda"):
+        load_model(run, device="gpu")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no GPU"):
             load_model(run, device="cuda")
@@ -272,6 +293,9 @@ def test_builds_and_evaluates_what_it_built(model: TrainedModel, tmp_path: Path)
     assert again.manifest == data.manifest
     with pytest.raises(ValueError, match=r"identites.*identities"):
         build_dataset("synth_pedestrians", None, tmp_path / "other", identites=8)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="can't be a folder"):
+        build_dataset("synth_pedestrians", None, tmp_path / "file" / "people", **small)
 
 
 def test_names_that_the_package_lacks() -> None:

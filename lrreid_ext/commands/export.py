@@ -12,17 +12,20 @@ models; --push owner/name uploads it. docs/deploy.md says how each is used.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import load_run, run_parser
+from lrreid_ext.analysis.runs import load_run, run_parser, run_path
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.export.parity import TOLERANCE, Parity, ParityError
+from lrreid_ext.files import make_folder
+from lrreid_ext.hub import HUB
 
 KINDS = ("onnx", "torch", "safetensors")
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "hub"}
@@ -35,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
         "--to", nargs="+", required=True, choices=KINDS, metavar="KIND",
         help=f"any of {', '.join(KINDS)}",
     )  # fmt: skip
-    out.add_argument("--out", type=Path, metavar="DIR", help="(default: <RUN>/export)")
+    out.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="(default: <RUN>/export; for hub:owner/name owner-name/export)",
+    )  # fmt: skip
     out.add_argument(
         "--resized", action="store_true",
         help="images come at the network's input size, resized outside: for runtimes without "
@@ -77,6 +83,12 @@ def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     if "onnx" in args.to:
         runtime()  # said before the model is loaded
+    hub = run_path(args.run)
+    if str(hub).startswith(HUB) and args.out is None:
+        # Its folder is the hub's, where downloads are kept.
+        args.out = Path(re.sub(r"\W+", "-", str(hub).removeprefix(HUB))) / "export"
+    if args.out is not None:
+        make_folder(args.out)
     run = load_run(args.run, [*args.opts, "MODEL.DEVICE", "cpu"])
     folder = args.out or Path(run.cfg.OUTPUT_DIR) / "export"
     kinds = [kind for kind in ("onnx", "torch") if kind in args.to]

@@ -88,11 +88,18 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
+def _opened(image: Image.Image, where: str) -> Image.Image:
+    try:
+        return _upright_rgb(image)
+    except Exception as error:  # Pillow reads a file when its pixels are asked for
+        raise ImageError(f"{where}a PIL image can't be read: {error}") from error
+
+
 def _given(image: Any, where: str) -> list[Picture]:
     if isinstance(image, (str, os.PathLike)):
         return [partial(read_picture, image)]
     if isinstance(image, Image.Image):
-        return [partial(_upright_rgb, image)]
+        return [partial(_opened, image, where)]
     if isinstance(image, np.ndarray):
         return [partial(Image.fromarray, a) for a in _arrays(image, where)]
     if isinstance(image, Tensor):

@@ -144,10 +144,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "lrreid train") -> int:
             backend="nccl" if gpu else "gloo",
         )
     except USER_ERRORS as error:
-        text = str(error)
-        if text.startswith("Caught "):  # in a loader's worker, with its traceback
-            text = text.strip().splitlines()[-1].partition(": ")[2]
-        print(f"error: {text}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except ProcessRaisedException as error:
         # One of several processes failed; its own traceback is in the message.

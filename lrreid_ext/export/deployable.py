@@ -100,15 +100,21 @@ class Deployable(nn.Module):
         Args:
             images: (B, 3, H, W) uint8, RGB.
             native_size: (B, 2) int64, height and width in pixels as the camera delivered them; of
-                images at any size at most H and W, for there the crop ends.
+                images at any size at most H and W, for there the crop ends. What lies outside of 1
+                to H or W counts as the nearest that doesn't.
 
         Returns:
             (B, D) float32, or (B, K, D) of the anchors :attr:`factors`; of unit length where the
             metric is cosine.
         """
+        native_size = native_size.clamp(min=1)
         if self.resized:
             pixels = images.to(torch.float32)
         else:
+            rows, columns = native_size[:, 0], native_size[:, 1]
+            native_size = torch.stack(
+                [rows.clamp(max=images.shape[2]), columns.clamp(max=images.shape[3])], dim=1
+            )
             pixels = resize_crops(images, native_size, *self.size, self.height_first)
         features = self.model({"images": pixels, "native_size": native_size})
         if self.flip:

@@ -22,7 +22,14 @@ from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.parity import Parity, traced_example
 from lrreid_ext.files import atomic
 
-__all__ = ["METADATA_KEY", "describe", "read_metadata", "write_onnx", "write_torch"]
+__all__ = [
+    "METADATA_KEY",
+    "describe",
+    "dynamic_shapes",
+    "read_metadata",
+    "write_onnx",
+    "write_torch",
+]
 
 # Under this name a file holds what describe() says of it, as JSON.
 METADATA_KEY = "lrreid_ext"
@@ -80,7 +87,8 @@ def describe(run: Run, deployable: Deployable) -> dict[str, Any]:
     return portable(content)
 
 
-def _dynamic_shapes(deployable: Deployable) -> tuple[dict[int, Any], dict[int, Any]]:
+def dynamic_shapes(deployable: Deployable) -> tuple[dict[int, Any], dict[int, Any]]:
+    """The sides of both inputs that are free, as ``torch.export`` wants to know them."""
     batch = torch.export.Dim("batch")
     sides = {} if deployable.resized else {2: "height", 3: "width"}
     dims = {axis: torch.export.Dim(name) for axis, name in sides.items()}
@@ -100,6 +108,20 @@ def _quiet() -> Iterator[None]:
         logging.getLogger("torch.onnx").setLevel(level)
 
 
+@contextmanager
+def _traced(what: str) -> Iterator[None]:
+    """PyTorch's errors in tracing, of a dozen kinds, as one that says what they mean."""
+    try:
+        yield
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"{what}: PyTorch can't make a graph of this model, nothing was written: {first} "
+            f"({type(error).__name__}). Some networks compute with sizes of the batch outside of "
+            "tensors; docs/deploy.md says which parts are known to be exported"
+        ) from error
+
+
 def write_torch(
     path: Path, deployable: Deployable, parity: Parity, metadata: dict[str, Any]
 ) -> dict[str, Any]:
@@ -109,13 +131,14 @@ def write_torch(
         The metadata, as written, with what :meth:`Parity.check` found in it as ``parity``.
 
     Raises:
+        ConfigError: a model that can't be traced.
         ParityError: the program computes something else; nothing is written.
     """
-    with _quiet():
+    with _quiet(), _traced(path.name):
         program = torch.export.export(
             deployable,
             traced_example(parity),
-            dynamic_shapes=_dynamic_shapes(deployable),
+            dynamic_shapes=dynamic_shapes(deployable),
             strict=False,
         )
     for module in program.graph_module.modules():
@@ -140,17 +163,18 @@ def write_onnx(
         The metadata, as written, with what :meth:`Parity.check` found in it as ``parity``.
 
     Raises:
-        ConfigError: onnx, onnxscript or onnxruntime aren't installed.
+        ConfigError: onnx, onnxscript or onnxruntime aren't installed, or a model that can't be
+            traced.
         ParityError: ONNX Runtime computes something else from it; nothing is written.
     """
     ort = runtime()
-    with _quiet():
+    with _quiet(), _traced(path.name):
         program = torch.onnx.export(
             deployable,
             traced_example(parity),
             input_names=list(INPUTS),
             output_names=[OUTPUT],
-            dynamic_shapes=_dynamic_shapes(deployable),
+            dynamic_shapes=dynamic_shapes(deployable),
             dynamo=True,
             verbose=False,
         )

@@ -19,8 +19,8 @@ from lrreid_ext.engine.trainer import without_initial_weights
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.portable import portable
 from lrreid_ext.export.card import model_card
-from lrreid_ext.files import atomic, write_text
-from lrreid_ext.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, client
+from lrreid_ext.files import atomic, make_folder, write_text
+from lrreid_ext.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, asked, client
 
 __all__ = ["LICENSE", "push_to_hub", "save_pretrained"]
 
@@ -39,11 +39,12 @@ def save_pretrained(run: Run, folder: Path, *, license: str = LICENSE) -> None:
         license: the hub's identifier of the license, such as ``mit``; it stands in the card.
 
     Raises:
-        ConfigError: a license that can't be an identifier.
+        ConfigError: a license that can't be an identifier, or a file in the folder's place.
         ResultsError: a results file that can't be used.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ConfigError(f"license: {license!r} is no identifier such as mit, cc-by-nc-4.0, other")
+    make_folder(folder)
     card = model_card(run, license)
     state = {name: tensor.cpu().contiguous() for name, tensor in run.model.state_dict().items()}
     metadata = {"format": "pt", "training": json.dumps(portable(run.training))}
@@ -101,15 +102,11 @@ def push_to_hub(
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder}: holds no {name}; --to safetensors writes it")
     api = client().HfApi(token=token)
-    try:
+    with asked(
+        f"{repository}: can't be uploaded", "`hf auth login` keeps the token that the hub asks for"
+    ):
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(
             repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message
         )
-    except (OSError, ValueError) as error:  # its own errors derive from these
-        why = " ".join(str(error).split())
-        raise ConfigError(
-            f"{repository}: can't be uploaded ({type(error).__name__}: {why}). `hf auth login` "
-            "keeps the token that the hub asks for"
-        ) from error
     return str(getattr(done, "commit_url", done))

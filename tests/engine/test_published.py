@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -13,7 +16,7 @@ from conftest import ROOT, TINY
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.engine.checkpoint import WeightsError, init_weights
+from lrreid_ext.engine.checkpoint import WeightsError, init_weights, read_state_dict
 from lrreid_ext.engine.trainer import build_model, eval_only
 
 
@@ -122,6 +125,38 @@ def test_timms_names_and_another_size(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "left out: head.weight, head.bias" in caplog.text
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any("initialised afresh: backbone.model.blocks.2" in w for w in warned)
+
+
+class _Code:
+    def __reduce__(self) -> Any:
+        return (print, ("this ran",))
+
+
+def test_numbers_beside_the_weights_are_no_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchreid keeps numpy's numbers, under the name that the numpy of its day gave them."""
+    file, weight = tmp_path / "a.pth", torch.ones(2)
+    torch.save({"state_dict": {"w": weight}, "rank1": np.float64(0.9), "epoch": np.int64(3)}, file)
+    old = tmp_path / "old.pth"
+    with zipfile.ZipFile(file) as given, zipfile.ZipFile(old, "w") as made:
+        for name in given.namelist():
+            content = given.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core.multiarray" in content or b"numpy.core" in content
+                content = content.replace(b"numpy._core.multi", b"numpy.core.multi")
+            made.writestr(name, content)
+    for path in (file, old):
+        assert torch.equal(read_state_dict(path)["w"], weight)
+    torch.save({"w": weight, "x": _Code()}, file)
+    with pytest.raises(
+        WeightsError, match=r"it holds pickled code \(\S*print\), which is not run$"
+    ):
+        read_state_dict(file)
+    assert "this ran" not in capsys.readouterr().out
+    file.write_bytes(b"no weights")
+    with pytest.raises(WeightsError, match=r"a\.pth can't be read as weights"):
+        read_state_dict(file)
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:

@@ -21,7 +21,13 @@ from lrreid_ext.commands import export
 from lrreid_ext.config import ConfigError, load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.export.deployable import Deployable, expected, pack
-from lrreid_ext.export.formats import describe, read_metadata, write_onnx, write_torch
+from lrreid_ext.export.formats import (
+    describe,
+    dynamic_shapes,
+    read_metadata,
+    write_onnx,
+    write_torch,
+)
 from lrreid_ext.export.parity import Parity, ParityError
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
@@ -153,11 +159,35 @@ def test_without_the_extra_the_command_is_named(
     assert "pip install -e .[export]" in capsys.readouterr().err
 
 
+def test_sizes_out_of_range_count_as_the_nearest(tmp_path: Path) -> None:
+    run = run_of(*SYSTEMS["PSHRNet"], str(tmp_path))
+    deployable = Deployable(run.cfg, run.model)
+    images = torch.randint(0, 256, (3, 3, 40, 20), dtype=torch.uint8)
+    program = torch.export.export(
+        deployable, (images, torch.full((3, 2), 20)), dynamic_shapes=dynamic_shapes(deployable)
+    ).module()
+    far = program(images, torch.tensor([[0, 20], [900, 20], [40, -3]]))
+    near = program(images, torch.tensor([[1, 20], [40, 20], [40, 1]]))
+    assert torch.isfinite(far).all() and torch.equal(far, near)
+
+
+def saved(run: Run, folder: Path) -> None:
+    """Keep a run as training does."""
+    torch.save({"model": run.model.state_dict()}, folder / "model_final.pth")
+    (folder / "last_checkpoint").write_text("model_final.pth")
+    (folder / "config.yaml").write_text(run.cfg.dump(sort_keys=False))
+
+
+def test_a_place_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "f").touch()
+    words = [str(tmp_path), "--to", "safetensors", "--out", str(tmp_path / "f")]
+    assert export.main(words) == 2
+    assert "can't be a folder" in capsys.readouterr().err
+
+
 def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(*SYSTEMS["PSHRNet"], str(tmp_path))
-    torch.save({"model": run.model.state_dict()}, tmp_path / "model_final.pth")
-    (tmp_path / "last_checkpoint").write_text("model_final.pth")
-    (tmp_path / "config.yaml").write_text(run.cfg.dump(sort_keys=False))
+    saved(run, tmp_path)
     assert export.main([str(tmp_path), "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
     assert "differs from PyTorch by" in capsys.readouterr().out
 

@@ -141,6 +141,16 @@ def test_pushed_with_the_hubs_own_calls(
     assert export.main(words) == 2
     assert "me/it: can't be uploaded (OSError: 401" in capsys.readouterr().err
 
+    class ConnectError(Exception):
+        """As HTTP libraries have them: related to no error of Python's."""
+
+    def offline(self: Any, *args: Any, **options: Any) -> None:
+        raise ConnectError("name or service not known")
+
+    monkeypatch.setattr(Api, "create_repo", offline)
+    assert export.main(words) == 2
+    assert "can't be uploaded (ConnectError: name or service" in capsys.readouterr().err
+
 
 def test_downloaded_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
@@ -155,6 +165,17 @@ def test_downloaded_by_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     assert asked["allow_patterns"] == ["config.yaml", "model.safetensors", "README.md"]
     same = TrainedModel.from_pretrained("me/it", revision="v1")
     torch.testing.assert_close(same.embed(IMAGES), model.embed(IMAGES), rtol=0, atol=0)
+
+
+def test_exports_of_a_hub_model_lie_here(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(folder))
+    monkeypatch.chdir(tmp_path)
+    before = sorted(folder.rglob("*"))
+    assert export.main(["hub:me/it@v1.0", "--to", "safetensors"]) == 0
+    assert Path("me-it-v1-0/export/hub/model.safetensors").is_file()
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_no_code_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,11 @@ from conftest import ROOT, TINY
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lrreid_ext.commands import export
 from lrreid_ext.config import CfgNode, ConfigError, get_cfg, load_cfg
 from lrreid_ext.engine.checkpoint import WeightsError, load_strictly
 from lrreid_ext.engine.trainer import build_model, without_initial_weights
+from lrreid_ext.evaluation.provenance import weights_hash
 from lrreid_ext.modeling.frontends import Spandrel, build_frontend
 
 spandrel = pytest.importorskip("spandrel")
@@ -36,6 +38,14 @@ def swinir() -> dict[str, Tensor]:
     options: dict[str, Any] = {"depths": [1], "num_heads": [2], "embed_dim": 12, "window_size": 8}
     net = SwinIR(img_size=16, upscale=2, mlp_ratio=2.0, upsampler="pixelshuffledirect", **options)
     return net.state_dict()
+
+
+def span() -> dict[str, Tensor]:
+    """A tiny SPAN of scale 2, which derives weights from others whenever it evaluates."""
+    from spandrel.architectures.SPAN import SPAN
+
+    torch.manual_seed(0)
+    return SPAN(num_in_ch=3, num_out_ch=3, feature_channels=4, upscale=2).state_dict()
 
 
 def cfg_of(path: Path, frozen: bool = True, feed: str = "reduced") -> CfgNode:
@@ -106,6 +116,54 @@ def test_a_trained_model_needs_no_file_any_more(tmp_path: Path) -> None:
     images = {"images": torch.rand(2, 3, 64, 32) * 255}
     with torch.no_grad():
         torch.testing.assert_close(again(images), model(images))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_weights_are_the_same_before_and_after(frozen: bool, tmp_path: Path) -> None:
+    torch.save(span(), tmp_path / "net.pth")
+    frontend = build_frontend(cfg_of(tmp_path / "net.pth", frozen=frozen)).eval()
+    assert not torch.equal(
+        span()["conv_1.eval_conv.weight"], frontend.state_dict()["net.conv_1.eval_conv.weight"]
+    )
+
+    def used() -> str:
+        with torch.no_grad():
+            frontend(batch())
+        return weights_hash(frontend)
+
+    assert weights_hash(frontend) == used() == used()
+    state = {k: v * 1.1 for k, v in frontend.state_dict().items()}
+    load_strictly(frontend, state, "checkpoint")
+    assert weights_hash(frontend) == used()
+    # Trained on, and loaded again.
+    if not frozen:
+        frontend.train()
+        optimizer = torch.optim.SGD(frontend.parameters(), 1e-3)
+        sum(frontend.losses(frontend(batch()), batch().flip(0)).values()).backward()
+        optimizer.step()
+        load_strictly(frontend, frontend.state_dict(), "checkpoint")
+        assert frontend.training and weights_hash(frontend.eval()) == used()
+
+
+@pytest.mark.parametrize("name", ["span", "swinir"])
+def test_exported_or_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"span": span, "swinir": swinir}[name](), tmp_path / "net.pth")
+    words = [
+        *TINY, "MODEL.INIT.WEIGHTS", "", "MODEL.HEADS.NUM_CLASSES", "6", "MODEL.SR.NAME",
+        "Spandrel", "MODEL.SR.SPANDREL.WEIGHTS", str(tmp_path / "net.pth"),
+    ]  # fmt: skip
+    cfg = load_cfg(str(ROOT / "configs/osnet_hr.yml"), words)
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
+    (tmp_path / "last_checkpoint").write_text("model.pth")
+    (tmp_path / "config.yaml").write_text(cfg.dump(sort_keys=False))
+    code = export.main([str(tmp_path), "--to", "torch"])
+    said = capsys.readouterr()
+    if name == "span":
+        assert code == 0 and "differs from PyTorch by" in said.out
+    else:
+        assert code == 2 and "can't make a graph of this model, nothing was written" in said.err
+        assert len(said.err.strip().splitlines()) == 1
+    assert len(list((tmp_path / "export").glob("*"))) == (name == "span")
 
 
 class _Code:

@@ -52,7 +52,7 @@ from lrreid_ext.data.recipes.manifest import (
     save_manifest,
 )
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.files import atomic
+from lrreid_ext.files import atomic, make_folder
 from lrreid_ext.plugins import import_plugin, imported_plugins
 from lrreid_ext.processes import clean_context
 
@@ -346,9 +346,8 @@ def build(
         )
     root = recipe.locate(Path(source or "."))
     planned = recipe.plan(recipe.read(root))
-    out = Path(out)
+    out = make_folder(out)
     previous = _previous(out, recipe)
-    out.mkdir(parents=True, exist_ok=True)
     with _journal(out, recipe) as (journal, noted):
         for records in previous:
             _note(journal, records)

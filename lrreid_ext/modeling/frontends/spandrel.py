@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.inference import evaluating
 from lrreid_ext.modeling.frontends.interpolation import resampling
 from lrreid_ext.modeling.frontends.restoration import Restoration
 from lrreid_ext.registry import FRONTEND_REGISTRY
@@ -57,6 +59,8 @@ class Spandrel(Restoration):
         self.frozen, self.feed = frozen, feed
         self.learns = not frozen
         self.net, self.scale = None, 1
+        self._derives = True
+        self.register_load_state_dict_post_hook(_settled)
         if weights:
             self._build(read_state_dict(weights, KEY), f"{KEY}: {weights}")
 
@@ -99,6 +103,41 @@ class Spandrel(Restoration):
         self._needs = found.size_requirements
         # How the network is called; spandrel's own call is for inference alone, and clamps.
         self._call = found._call_fn
+        self._derives = self._derive()
+        once = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        self._derive()
+        if any(not torch.equal(t, once[name]) for name, t in self.net.state_dict().items()):
+            name = found.architecture.name
+            raise ConfigError(f"{what}: {name}'s weights change whenever it is used")
+
+    def _derive(self) -> bool:
+        """Have the network write what it derives from its weights when it evaluates, as SPAN does;
+        whether there is any. So weights, and their hash, are the same before and after."""
+        if self.net is None or not self._derives:
+            return False
+        before = self.net.state_dict()  # kept, so that no new tensor gets an old one's place
+        written = {name: (tensor.data_ptr(), tensor._version) for name, tensor in before.items()}
+        image = next(self.net.parameters()).new_zeros(1, 3, 32, 32)
+        with evaluating(self.net), torch.no_grad():
+            self.restore(image)
+        return any(
+            written[name] != (tensor.data_ptr(), tensor._version)
+            for name, tensor in self.net.state_dict().items()
+        )
+
+    def before_export(self, size: tuple[int, int]) -> None:
+        """Have nothing to derive any more: a graph can't write weights.
+
+        Raises:
+            ConfigError: a network that can't be kept from it.
+        """
+        if self.net is None or not self._derives:
+            return
+        derive: list[Any] = [m for m in self.net.modules() if hasattr(m, "update_params")]
+        if not derive:
+            raise ConfigError(f"{type(self.net).__name__} writes weights when used: no graph can")
+        for module in derive:
+            module.update_params = _nothing  # SPAN's
 
     def adopt_state(self, state: Mapping[str, Tensor]) -> None:
         """Become the network that a checkpoint of this front-end holds, where none is known yet."""
@@ -136,6 +175,14 @@ class Spandrel(Restoration):
         restored = self._call(self.net, images)
         restored = restored[..., : rows * self.scale, : columns * self.scale]
         return resized(restored, height, width)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _settled(frontend: Spandrel, _: Any) -> None:
+    frontend._derive()
 
 
 def resized(images: Tensor, height: int, width: int) -> Tensor:
