@@ -322,8 +322,9 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     cfg = get_cfg(plugins)
     known = set(_flat_keys(cfg))
     merge(cfg, raw, config_file)
+    given = _free_keys(opts, cfg)
     try:
-        cfg.merge_from_list(_widened_options(_free_keys(opts, cfg), cfg))
+        cfg.merge_from_list(_widened_options(given, cfg))
     except (KeyError, ValueError, AssertionError) as error:
         bad = [k for k in opts[::2] if k not in set(_flat_keys(cfg))]
         hint = f"{bad[0]} is not a config key.{suggest(bad[0], known)}" if bad else str(error)
@@ -409,7 +410,12 @@ def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
     rest = []
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         parts = key.split(".")
-        if parts[0] == "PHASES" and len(parts) > 2 and parts[1] in cfg.PHASES:
+        if parts[0] == "PHASES" and len(parts) > 2:
+            if parts[1] not in cfg.PHASES:
+                raise ConfigError(
+                    f"command line: {key}: no phase is called {parts[1]!r}."
+                    f"{suggest(parts[1], cfg.PHASES)} Phases: {', '.join(cfg.PHASES) or 'none'}"
+                )
             branch, inner = cfg.PHASES, parts[1:]
         elif parts[:2] == ["DATASETS", "OPTIONS"] and len(parts) > 3:
             branch, inner = cfg.DATASETS.OPTIONS, parts[2:]

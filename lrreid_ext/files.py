@@ -73,6 +73,9 @@ def check_place(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; name a file to write")
-    make_folder(path.parent)
+    try:
+        make_folder(path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: can't be written there ({error})") from error
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path}: no permission to write into {path.parent}")

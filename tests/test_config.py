@@ -99,6 +99,20 @@ def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]
     assert err.startswith("error: command line: SOLVER.BASE_RL")
     assert "SOLVER.BASE_LR" in err
     assert len(err.splitlines()) == 1
+    assert main(["--config-file", SYNTH, "PHASES.studnt.EPOCHS", "1"]) == 2
+    err = capsys.readouterr().err
+    assert "no phase is called 'studnt'. Did you mean 'student'? Phases: teacher, student" in err
+
+
+def test_evaluation_has_its_own_help(capsys: pytest.CaptureFixture[str]):
+    from lrreid_ext.commands import eval as command
+
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = capsys.readouterr().out
+    assert "Evaluate a trained model" in said and "--resume" not in said
+    assert command.main(["--config-file", SYNTH, "MODEL.WEIGHTS", "nowhere.pth"]) == 2
+    assert "nowhere.pth" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_is_a_file_is_named(

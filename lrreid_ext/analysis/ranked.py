@@ -55,6 +55,7 @@ class Matches:
         right: (Q, k) bool, whether the identity is the query's.
         first_right: (Q,) int64, position in the gallery of the first right match; -1 for none.
         first_rank: (Q,) int64, its rank, from 1; 0 for none.
+        first_distance: (Q,) float32, its distance; infinite for none.
     """
 
     order: NDArray[np.int64]
@@ -62,6 +63,7 @@ class Matches:
     right: NDArray[np.bool_]
     first_right: NDArray[np.int64]
     first_rank: NDArray[np.int64]
+    first_distance: NDArray[np.float32]
 
 
 def nearest(
@@ -100,6 +102,7 @@ def nearest(
         np.zeros((len(query), count), dtype=bool),
         np.full(len(query), -1, dtype=np.int64),
         np.zeros(len(query), dtype=np.int64),
+        np.full(len(query), np.inf, dtype=np.float32),
     )
     for rows, block in distance_chunks(query, gallery, metric, weights=weights):
         for i, row in enumerate(block.cpu().numpy(), start=rows.start):
@@ -115,6 +118,7 @@ def nearest(
             if right.any():
                 out.first_rank[i] = right.argmax() + 1
                 out.first_right[i] = ranked[right.argmax()]
+                out.first_distance[i] = row[out.first_right[i]]
     return out
 
 

@@ -26,8 +26,8 @@ from lrreid_ext.errors import ConfigError
 
 __all__ = ["COLUMNS", "PEOPLE", "Embedding", "chosen_images", "draw", "embed", "flatten", "table"]
 
-#: Persons shown by default.
-PEOPLE = 10
+#: Persons shown by default: each has a colour of its own.
+PEOPLE = len(COLOURS)
 
 #: Columns of the CSV.
 COLUMNS = ("run", "person", "camera", "group", "factor", "x", "y")

@@ -9,4 +9,4 @@ from lrreid_ext.engine.cli import main as train
 
 def main(argv: Sequence[str]) -> int:
     """``lrreid train --eval-only`` with the same options."""
-    return train(["--eval-only", *argv], prog="lrreid eval")
+    return train(argv, prog="lrreid eval", evaluates=True)

@@ -58,16 +58,34 @@ def add_data_set(parser: argparse.ArgumentParser, default: str, what: str = "") 
     )  # fmt: skip
 
 
-def parser(prog: str = "lrreid train") -> argparse.ArgumentParser:
-    """Options of ``tools/train_net.py``, named as in fastreid and detectron2."""
+def parser(prog: str = "lrreid train", evaluates: bool = False) -> argparse.ArgumentParser:
+    """Options of ``tools/train_net.py``, named as in fastreid and detectron2.
+
+    Args:
+        prog: the command's name.
+        evaluates: it only evaluates, and has no options of training.
+    """
+    what = "Train a model by the phases of its config, or evaluate one."
+    example = "SOLVER.BASE_LR 0.01 PHASES.student.EPOCHS 5"
+    if evaluates:
+        what = (
+            "Evaluate a trained model: the config's MODEL.WEIGHTS, or else the last checkpoint in "
+            "its OUTPUT_DIR. Figures are printed, and written beside it."
+        )
+        example = "MODEL.WEIGHTS model_final.pth TEST.TRIALS 20"
     out = argparse.ArgumentParser(
         prog=prog,
-        description="Train a model by the phases of its config, or evaluate one.",
-        epilog="Overrides are KEY VALUE pairs, e.g. SOLVER.BASE_LR 0.01 PHASES.student.EPOCHS 5",
+        description=what,
+        epilog=f"Overrides are KEY VALUE pairs, e.g. {example}",
     )
     out.add_argument("--config-file", required=True, metavar="FILE", help="YAML to run")
-    out.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
-    out.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, don't train")
+    if evaluates:
+        out.set_defaults(resume=False, eval_only=True)
+    else:
+        out.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+        out.add_argument(
+            "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, don't train"
+        )
     out.add_argument(
         "--num-gpus", "--num-processes", type=int, default=1, dest="processes", metavar="N",
         help="processes on this machine: one per GPU, or any number on a CPU",
@@ -125,9 +143,16 @@ def device_of(wanted: str) -> str:
     return f"cuda:{comm.get_local_rank()}" if comm.get_world_size() > 1 else wanted
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "lrreid train") -> int:
-    """Entry point; 0, or 2 with one clear message for what a user can put right."""
-    args = parser(prog).parse_args(argv)
+def main(
+    argv: Sequence[str] | None = None, prog: str = "lrreid train", evaluates: bool = False
+) -> int:
+    """Entry point; 0, or 2 with one clear message for what a user can put right.
+
+    Args:
+        argv: the command line; by default the process's.
+        prog, evaluates: as for :func:`parser`.
+    """
+    args = parser(prog, evaluates).parse_args(argv)
     # fastreid's way to make tensors; said once by every loader worker.
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     try:

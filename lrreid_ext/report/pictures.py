@@ -69,8 +69,8 @@ def restored(context: Context) -> Found:
         small = sample_image(sample)
         pictures: list[Picture | None] = [
             picture_of(
-                small, f"{who}: as the camera delivered it, {small.width} by {small.height} pixels",
-                [f"{small.width} x {small.height} px"], lossless=True,
+                small, f"{who}: as the camera delivered it, {_size(small)}", [_size(small)],
+                lossless=True,
             ),
             _compared(given[first][k], hr[first][k], f"{who}: bicubic enlargement"),
         ]  # fmt: skip
@@ -79,10 +79,11 @@ def restored(context: Context) -> Found:
             for r in able
         ]
         twin = _image(hr[first][k])
-        pictures.append(picture_of(twin, f"{who}: HR", [f"{twin.width} x {twin.height} px"]))
+        pictures.append(picture_of(twin, f"{who}: HR", [_size(twin)]))
         rows.append(Row(f"{factor_name(sample.factor)}, {who}", pictures))
     caption = (
         "PSNR (dB) and SSIM of each image against its own HR twin, at the network's input size. "
+        "Sizes are height x width. "
         f"Persons drawn at random, seed {context.seed}. A front-end that is trained for "
         "re-identification needn't please the eye."
     )
@@ -183,7 +184,7 @@ def galleries(context: Context) -> Found:
             "LR queries drawn at random, each factor in its turn "
             f"(seed {context.seed}), and the gallery images that each run ranks first. "
             "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
-            "Numbers are distances."
+            "Numbers are distances; sizes are height x width."
         ),
         *_rankings(context, query[drawn]),
     ]
@@ -225,10 +226,7 @@ def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
         query = samples[i]
         small = sample_image(query)
         title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
-        shown = picture_of(
-            small, f"query: {title}, {small.width} by {small.height} pixels",
-            [f"{small.width} x {small.height} px"], lossless=True,
-        )  # fmt: skip
+        shown = picture_of(small, f"query: {title}, {_size(small)}", [_size(small)], lossless=True)
         runs = []
         for name, matches in found.items():
             row = [
@@ -239,19 +237,22 @@ def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
             rank = int(matches.first_rank[q])
             if rank > len(row):
                 sample = samples[gallery[matches.first_right[q]]]
-                row.append(_match(sample, rank, True, None))
+                row.append(_match(sample, rank, True, float(matches.first_distance[q])))
             note = f"right at rank {rank}" if rank else "no right match in the gallery"
             runs.append((name, note, row))
         blocks.append(Gallery(title, shown, runs))
     return blocks
 
 
-def _match(sample: Sample, rank: int, right: bool, distance: float | None) -> Match:
+def _size(image: Image.Image) -> str:
+    """Height and width, in the order of all other sizes."""
+    return f"{image.height} x {image.width} px"
+
+
+def _match(sample: Sample, rank: int, right: bool, distance: float) -> Match:
     word = "right" if right else "wrong"
-    far = "" if distance is None else f"{distance:.3f}"
-    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}" + (
-        f", distance {far}" if far else ""
-    )
+    far = f"{distance:.3f}"
+    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}, distance {far}"
     image = sample_image(sample)
     if image.height > 128:
         image = image.resize((max(round(image.width * 128 / image.height), 1), 128))

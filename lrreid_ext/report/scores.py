@@ -105,10 +105,25 @@ def results(context: Context) -> Found:
                 "differences of that size say nothing, and one training of each run is no proof."
             )
         )
+    spreads = _spreads(context)
+    if spreads and not any(spreads):
+        blocks.append(
+            Note(
+                "± 0.0: every person has one gallery image, so that all draws are the same; it "
+                "doesn't say how far off the figures are."
+            )
+        )
     blocks += _unfinished(context) + _stored(context)
     every = [_every(context, protocol, what) for protocol, what in PROTOCOLS.items()]
     every.append(_rates(context))
     return [*blocks, Details("All figures", blocks=[table for table in every if table.rows])]
+
+
+def _spreads(context: Context) -> list[float]:
+    """Standard deviations over the draws of all single-shot figures of LR queries."""
+    columns = [c for c in default_columns(context.results) if c.startswith("single_shot/")]
+    found = [figure(own, c) for own in context.results for c in columns]
+    return [f[1] for f in found if f and f[1] is not None]
 
 
 def _cell(own: Mapping[str, Any], column: str, best: float | None = None, runs: int = 1) -> Cell:

@@ -56,6 +56,8 @@ def test_order_and_ranks_are_those_of_a_loop_and_of_the_evaluation(metric):
         right = [k for k, j in enumerate(order, 1) if g_pids[j] == q_pids[i]]
         assert found.first_rank[i] == (right[0] if right else 0)
         assert found.first_right[i] == (order[right[0] - 1] if right else -1)
+        far = distance[i, order[right[0] - 1]] if right else np.inf
+        assert found.first_distance[i] == far
     expected = rank_statistics(query, gallery, *labels, metric=metric).first_rank
     np.testing.assert_array_equal(found.first_rank, expected)
     assert (found.first_rank == 0).any() and (found.first_rank > 7).any()
@@ -119,6 +121,7 @@ MATCHES = Matches(
     np.array([[False, True, False]]),
     np.array([0]),
     np.array([2]),
+    np.array([0.5], dtype=np.float32),
 )
 
 

@@ -150,6 +150,14 @@ def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) ->
     assert config_hash(load_run(str(runs[0]), opts).cfg) in text
 
 
+def test_draws_that_cannot_differ_are_said(runs) -> None:
+    without = [k for k in SECTIONS if k != "results"]
+    for cameras, said in (("2", True), ("3", False)):
+        opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", cameras]
+        text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
+        assert ("± 0.0: every person has one gallery image" in text) == said
+
+
 def test_weights_from_the_middle_of_a_phase_are_said(runs, tmp_path: Path) -> None:
     folder = tmp_path / "dual"
     shutil.copytree(runs[0], folder)
