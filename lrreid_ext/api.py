@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run, load_run
-from lrreid_ext.config import CfgNode, ConfigError, device_type, merge
+from lrreid_ext.config import CfgNode, ConfigError, check_device, check_pairs, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
 from lrreid_ext.data.recipes import (
@@ -249,7 +249,7 @@ class _Restore(nn.Module):
 
 
 def load_model(
-    path: str | os.PathLike[str], device: str = "cpu", opts: Sequence[str] = ()
+    path: str | os.PathLike[str], device: str | torch.device = "cpu", opts: Sequence[str] = ()
 ) -> TrainedModel:
     """A trained model.
 
@@ -266,8 +266,9 @@ def load_model(
         ConfigError: a config or device that can't be used.
         WeightsError: weights that aren't for this model.
     """
-    if device_type(device, "device") == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device: {device!r}, but PyTorch finds no GPU here; use 'cpu'")
+    device = str(device)
+    check_device(device, "device")
+    check_pairs(opts)
     run = load_run(str(path), [*opts, "MODEL.DEVICE", device])
     return TrainedModel(run.name, run.cfg, run.model, run.training)
 

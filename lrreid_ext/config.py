@@ -19,6 +19,8 @@ __all__ = [
     "CfgNode",
     "ConfigError",
     "add_lrreid_config",
+    "check_device",
+    "check_pairs",
     "device_type",
     "get_cfg",
     "load_cfg",
@@ -313,8 +315,7 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         except (yaml.YAMLError, OSError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{config_file}: can't be read: {error}") from error
     opts = list(opts)
-    if len(opts) % 2:
-        raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
+    check_pairs(opts)
     plugins = _plugins(config_file)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == "PLUGINS":
@@ -335,6 +336,12 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def check_pairs(opts: Sequence[str]) -> None:
+    """Raises ConfigError unless overrides are KEY VALUE, KEY VALUE ..."""
+    if len(opts) % 2:
+        raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
+
+
 def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
     """What a device is, such as ``cpu`` or ``cuda``, whether or not this machine has one.
 
@@ -342,9 +349,27 @@ def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
         ConfigError: PyTorch knows no such device; begins with ``key``.
     """
     try:
-        return torch.device(name).type
-    except RuntimeError as error:
+        kind = torch.device(name).type
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"{key}: {name!r} is no device; cpu, cuda and cuda:1 are") from error
+    if kind == "meta":
+        raise ConfigError(f"{key}: a meta device computes nothing; cpu, cuda and cuda:1 do")
+    return kind
+
+
+def check_device(name: str, key: str = "MODEL.DEVICE") -> None:
+    """Refuse a device that this machine, or this PyTorch, hasn't.
+
+    Raises:
+        ConfigError: begins with ``key``.
+    """
+    if device_type(name, key) == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"{key}: {name!r}, but PyTorch finds no GPU here; use 'cpu'")
+    try:
+        torch.empty(0, device=name)
+    except Exception as error:  # each kind of device has its own
+        first = str(error).partition("\n")[0]
+        raise ConfigError(f"{key}: {name!r} can't be used here; use 'cpu' ({first})") from error
 
 
 def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:
@@ -461,6 +486,8 @@ def _widened_value(key: str, value: Any, own: Any) -> Any:
     read = CfgNode._decode_cfg_value(value)
     if isinstance(own, float) and type(read) is int:
         return float(read)
+    if isinstance(own, (list, tuple)) and isinstance(read, str) and read.startswith("["):
+        raise ValueError(f"{key}: {read} can't be read as a list; numbers are written as 2 or 0.5")
     if isinstance(own, (list, tuple)) and isinstance(read, str):
         raise ValueError(f"{key}: a list is needed, such as \"['{read}']\"")
     if isinstance(own, (list, tuple)) and isinstance(read, (list, tuple)):

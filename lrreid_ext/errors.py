@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(ValueError):
     """What the others have in common: their text is what was said where they were raised.
@@ -12,7 +14,7 @@ class UserError(ValueError):
     def __str__(self) -> str:
         text = super().__str__()
         if text.startswith("Caught ") and "Traceback (most recent call last):" in text:
-            text = text.strip().splitlines()[-1].partition(": ")[2]
+            text = re.split(rf"^[\w.]*{type(self).__name__}: ", text, flags=re.M)[-1].strip()
         return text
 
 

@@ -20,12 +20,16 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _temporary(path)
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -57,8 +61,9 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        file = next(p for p in (path, *path.parents) if p.exists())
-        raise ConfigError(f"{path}: can't be a folder, {file} is a file") from error
+        file = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        what = "a file" if file.exists() else "a broken link"
+        raise ConfigError(f"{path}: can't be a folder, {file} is {what}") from error
     except OSError as error:
         raise ConfigError(f"{path}: can't be made ({error.strerror})") from error
     return path
@@ -71,7 +76,13 @@ def check_place(path: str | os.PathLike[str]) -> None:
         ConfigError: the file can't be written there.
     """
     path = Path(path)
-    if path.is_dir():
+    try:
+        folder = path.is_dir()
+        if not folder:
+            _temporary(path).exists()
+    except OSError as error:  # a name that no file can have
+        raise ConfigError(f"{path}: can't be written there ({error.strerror})") from error
+    if folder:
         raise ConfigError(f"{path}: is a folder; name a file to write")
     try:
         make_folder(path.parent)

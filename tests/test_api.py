@@ -210,6 +210,7 @@ def test_loads_folders_checkpoints_and_safetensors(
         load_model(tmp_path / "nothing")
     with pytest.raises(ConfigError, match="device: 'gpu' is no device; cpu, cuda"):
         load_model(run, device="gpu")
+    assert load_model(run, device=torch.device("cpu")).hash == model.hash
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no GPU"):
             load_model(run, device="cuda")

@@ -447,6 +447,14 @@ def test_the_command_loads_the_model_as_it_was_loaded(
     assert tool(["search", "g", str(asked)]) == 0
     assert tool(["search", "g", str(asked), "--opts", "INPUT.SIZE_TEST", "[64, 32]"]) == 2
     assert "its config differ" in capsys.readouterr().err
+    # Paths in them hold from any folder.
+    (tmp_path / "plug.py").write_text("")
+    words = ["build", "h", str(shown), "--model", str(run), "--opts", "PLUGINS", "['plug.py']"]
+    assert tool(words) == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert tool(["search", "../h", str(asked)]) == 0
+    monkeypatch.chdir(tmp_path)
     # What was written before overrides were kept is read as it is.
     meta = tmp_path / "g" / "meta.json"
     content = json.loads(meta.read_text())
@@ -799,6 +807,11 @@ def test_the_command(
         (["build", "f/x", "SHOWN", "--model", "RUN"], "can't be a folder, f is a file"),
         (["search", "g", ".", "--json", "."], ".: is a folder; name a file to write"),
         (["search", "g", ".", "--html", "f/x"], "f: can't be a folder, f is a file"),
+        (["search", "g", ".", "--json", "n" * 252 + ".json"], "File name too long"),
+        (["search", "g", ".", "--json", "a", "--html", "a"], "a can't be both"),
+        (["build", "g", ".", "--model", "RUN", "--device", "meta"], "computes nothing"),
+        (["build", "g", ".", "--model", "RUN", "--device", "xpu"], "'xpu' can't be used here"),
+        (["build", "g", ".", "--model", "RUN", "--opts", "TEST.METRIC"], "'TEST.METRIC' has no"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

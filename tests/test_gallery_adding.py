@@ -19,9 +19,10 @@ from torch import nn
 
 from lrreid_ext import TrainedModel
 from lrreid_ext.config import CfgNode, get_cfg
-from lrreid_ext.data.pictures import pictures
+from lrreid_ext.data.pictures import pictures, read_picture
 from lrreid_ext.errors import ImageError
 from lrreid_ext.retrieval import Change, Gallery, GalleryError, open_store
+from lrreid_ext.retrieval.adding import content_hash
 
 EMBEDDED = all(importlib.util.find_spec(m) for m in ("pymilvus", "milvus_lite"))
 MILVUS = pytest.mark.skipif(not EMBEDDED, reason="pymilvus and milvus-lite aren't installed")
@@ -152,6 +153,152 @@ def test_an_unreadable_replacement_takes_nothing_out(
     assert gallery.add(crops).unchanged == 2
 
 
+def test_one_damage_of_two_files_takes_nothing_out(
+    where: str, model: Pixels, tmp_path: Path
+) -> None:
+    crops = tmp_path / "crops"
+    a = drawn(crops, a=1, b=2)[0]
+    gallery, _ = Gallery.build(where, model, crops)
+    before = held(gallery)
+    a.write_bytes(b"")
+    (crops / "0.png").write_bytes(b"")
+    change = gallery.add(crops)
+    assert {Path(file).stem for file, _ in change.damaged} == {"0", "a"}
+    assert not change.replaced and not change.duplicates and held(gallery) == before
+
+
+def test_any_chain_of_changes_leaves_what_the_files_hold(model: Pixels, tmp_path: Path) -> None:
+    """Against the rule itself: every readable content is held once, by a file that holds it."""
+    random = np.random.default_rng(0)
+    crops = tmp_path / "crops"
+    drawn(crops, **{f"n{k}": k for k in range(6)})
+    gallery, _ = Gallery.build(str(tmp_path / "g"), model, crops)
+    seen = set()
+    for step in range(60):
+        for _ in range(random.integers(1, 5)):
+            one, other = (crops / f"n{k}.png" for k in random.integers(0, 9, 2))
+            what = random.choice(["swap", "move", "copy", "draw", "remove", "damage"])
+            if what == "draw":
+                drawn(crops, **{one.stem: int(random.integers(0, 12))})
+            elif not one.exists():
+                continue
+            elif what == "swap" and other.exists():
+                content = one.read_bytes()
+                one.write_bytes(other.read_bytes())
+                other.write_bytes(content)
+            elif what == "move":
+                one.rename(other)
+            elif what == "copy":
+                other.write_bytes(one.read_bytes())
+            elif what == "remove":
+                one.unlink()
+            elif what == "damage":
+                one.write_bytes(one.read_bytes()[: random.integers(0, 50)])
+        files = sorted(crops.iterdir())
+        if not files:
+            continue
+        before = {e.file: e for e in gallery.store.entries()}
+        ids = {e.sha256: e.id for e in before.values()}
+        gallery.add(crops)
+        holds = {str(f): content_hash(f) for f in files}
+        entries = list(gallery.store.entries())
+        assert len({e.sha256 for e in entries}) == len({e.file for e in entries}) == len(entries)
+        readable = {h for f, h in holds.items() if can_be_read(f)}
+        assert readable <= {e.sha256 for e in entries}, step
+        for entry in entries:
+            if entry.file in holds and holds[entry.file] != entry.sha256:
+                # Its file can't be read any more: it stays as it was.
+                assert holds[entry.file] not in readable and before[entry.file] == entry
+            if entry.sha256 in readable:
+                assert holds[entry.file] == entry.sha256
+            # Nothing that was there is embedded anew.
+            assert ids.get(entry.sha256, entry.id) == entry.id
+            seen.add(entry.sha256)
+    assert len(seen) > 8
+
+
+def can_be_read(file: str) -> bool:
+    try:
+        read_picture(file)
+    except ImageError:
+        return False
+    return True
+
+
+def test_junk_is_taken_out(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    a, b, _ = drawn(crops, **{"0001_c1_a": 1, "0002_c1_b": 2, "0003_c1_c": 3})
+    gallery, _ = Gallery.build(where, model, crops, labels="market")
+    junk = a.rename(a.with_name("-1_c1_a.png"))
+    table = tmp_path / "labels.csv"
+    # A copy that is called junk takes nothing from the file that isn't.
+    copy = b.with_name("-1_c1_copy.png")
+    copy.write_bytes(b.read_bytes())
+    change = gallery.add(crops, labels="market")
+    assert change.discarded == [str(a)] and change.junk == [str(junk), str(copy)]
+    assert set(held(gallery)) == {"0002_c1_b", "0003_c1_c"}
+    junk.unlink()
+    copy.unlink()
+    table.write_text("path,identity,camera\ncrops/0002_c1_b.png,-1,1\n")
+    change = gallery.add(crops, labels=str(table))
+    assert change.discarded == [str(b)] and set(held(gallery)) == {"0003_c1_c"}
+
+
+def test_a_tables_label_outlives_a_name(model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    a, b = drawn(crops, **{"0001_c1_a": 1, "0002_c1_b": 2})
+    gallery, _ = Gallery.build(str(tmp_path / "g"), model, crops, labels="market")
+    table = tmp_path / "labels.csv"
+    table.write_text("path,identity,camera\ncrops/0001_c1_a.png,ann,9\n")
+    gallery.add(crops, labels=str(table))
+    # Names are labels where no table has said otherwise.
+    a.rename(a.with_name("0001_c1_z.png"))
+    b.rename(b.with_name("0007_c3_b.png"))
+    assert len(gallery.add(crops, labels="market").moved) == 2
+    assert {(e.identity, e.camera) for e in gallery.store.entries()} == {("ann", "9"), ("7", "3")}
+    table.write_text(f"path,identity,camera\ncrops/0001_c1_z.png,{'i' * 257},9\n")
+    with pytest.raises(GalleryError, match=r"line 2: a label has more than 256 bytes"):
+        gallery.add(crops, labels=str(table))
+
+
+def test_links_that_lead_nowhere_are_left_out(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    drawn(crops, a=1)
+    (crops / "dangling.png").symlink_to("nowhere.png")
+    (crops / "loop.png").symlink_to("loop.png")
+    (crops / "\x01ctl.png").write_bytes((crops / "a.png").read_bytes())
+    gallery, change = Gallery.build(where, model, crops)
+    names = {Path(file.strip("'")).name.replace("\\x01", "") for file, _ in change.damaged}
+    assert change.added == 1 and len(change.damaged) == 3, names
+    assert gallery.add(crops).unchanged == 1
+
+
+def test_a_replacement_that_fails_leaves_the_old_gallery(
+    where: str, model: Pixels, tmp_path: Path
+) -> None:
+    crops, junk = tmp_path / "crops", tmp_path / "junk"
+    drawn(crops, a=1, b=2)
+    drawn(junk, **{"-1_c1_a": 3})
+    gallery, _ = Gallery.build(where, model, crops)
+    gallery.store.close()
+    with pytest.raises(GalleryError, match="no image can be used"):
+        Gallery.build(where, model, junk, labels="market", replace=True)
+    assert len(open_store(where)) == 2
+
+    class Interrupted(Pixels):
+        def embed(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(images, list):
+                raise KeyboardInterrupt
+            return super().embed(images, *args, **kwargs)
+
+    other = Interrupted(model.name, model.cfg, model.module, {})
+    with pytest.raises(KeyboardInterrupt):
+        Gallery.build(where, other, crops / "a.png", replace=True)
+    assert_finds_itself(Gallery.open(where, model))
+    assert Gallery.build(where, model, crops / "a.png", replace=True)[1].added == 1
+    assert len(open_store(where)) == 1
+
+
 def test_a_table_overrules_labels(where: str, model: Pixels, tmp_path: Path) -> None:
     crops = tmp_path / "crops"
     drawn(crops, **{"0001_c1_a": 1, "0002_c1_b": 2, "0003_c2_c": 3})
@@ -259,7 +406,7 @@ import os, signal, sys
 sys.path.insert(0, "tests")
 import torch
 from test_gallery_adding import pixels
-from lrreid_ext.retrieval import Gallery
+from lrreid_ext.retrieval import Gallery, milvus
 from lrreid_ext.retrieval.milvus import MilvusStore
 
 def dies(*args, **kwargs):
@@ -276,7 +423,10 @@ POINTS = {
     "rows": lambda: setattr(MilvusStore, "_upsert", second(MilvusStore._upsert)),
     "index": lambda: setattr(MilvusStore, "_indexed", dies),
     "reindex": lambda: setattr(MilvusStore, "_params", dies),
+    "moves": lambda: setattr(MilvusStore, "_upsert", second(MilvusStore._upsert)),
+    "remove": lambda: setattr(MilvusStore, "_indexed", dies),
 }
+milvus._BATCH = 4
 base, *files = sys.argv[1:]
 torch.manual_seed(0)
 model = pixels()
@@ -286,11 +436,18 @@ def begins(where, point):
     if point == "reindex":
         Gallery.build(where, model, files[:1], kind="hnsw")
     else:
-        Gallery.build(where, model, files[:3])
+        Gallery.build(where, model, files if point in ("moves", "remove") else files[:3])
 
 def goes_on(where, point):
     POINTS[point]()
-    Gallery.open(where, model).add(files, batch_size=2)
+    gallery = Gallery.open(where, model)
+    if point == "remove":
+        gallery.remove_files(files[:1])
+    if point == "moves":  # every file gets the next one's content
+        contents = [open(f, "rb").read() for f in files]
+        for file, content in zip(files, [*contents[1:], contents[0]]):
+            open(file, "wb").write(content)
+    gallery.add(files, batch_size=2)
 
 for point in POINTS:
     for work in (begins, goes_on):
@@ -312,7 +469,7 @@ def test_repeating_completes_a_milvus_write_that_was_cut_off(
     command = [sys.executable, "-c", CUT, str(tmp_path), *map(str, files)]
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
-    points = ["rows", "index", "reindex"]
+    points = ["rows", "index", "reindex", "moves", "remove"]
     wanted = [f"{point} {code}" for point in points for code in (0, -9)]
     assert done.stdout.split("\n")[:-1] == wanted, done.stderr
     for point in points:
@@ -320,8 +477,18 @@ def test_repeating_completes_a_milvus_write_that_was_cut_off(
         caplog.clear()
         again = Gallery.open(where, model)
         assert "a write was cut off" in caplog.text
+        if point == "remove":
+            with pytest.raises(GalleryError, match=r"holds no .*n0\.png"):
+                again.remove_files(files[:1])
+            # That has ended it all the same.
+            assert not again.store.unfinished and len(again.store) == 7
+            again.store.close()
+            caplog.clear()
+            again = Gallery.open(where, model)
+            assert "cut off" not in caplog.text
         change: Change = again.add(crops)
-        assert change.added + change.unchanged == 8 == len(again.store)
+        done_before = change.unchanged + len(change.moved)
+        assert change.added + done_before == 8 == len(again.store)
         assert len({e.id for e in again.store.entries()}) == 8
         assert again.store.kind == ("hnsw" if point == "reindex" else "exact")
         assert_finds_itself(again)

@@ -12,13 +12,13 @@ models; --push owner/name uploads it. docs/deploy.md says how each is used.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.analysis.runs import load_run, run_parser, run_path
+from lrreid_ext.config import check_pairs
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     out.add_argument(
         "--out", type=Path, metavar="DIR",
-        help="(default: <RUN>/export; for hub:owner/name owner-name/export)",
+        help="(default: <RUN>/export; for hub:owner/name owner--name/export)",
     )  # fmt: skip
     out.add_argument(
         "--resized", action="store_true",
@@ -83,14 +83,16 @@ def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     if "onnx" in args.to:
         runtime()  # said before the model is loaded
-    hub = run_path(args.run)
-    if str(hub).startswith(HUB) and args.out is None:
-        # Its folder is the hub's, where downloads are kept.
-        args.out = Path(re.sub(r"\W+", "-", str(hub).removeprefix(HUB))) / "export"
+    check_pairs(args.opts)
     if args.out is not None:
         make_folder(args.out)
     run = load_run(args.run, [*args.opts, "MODEL.DEVICE", "cpu"])
     folder = args.out or Path(run.cfg.OUTPUT_DIR) / "export"
+    hub = str(run_path(args.run))
+    if hub.startswith(HUB) and args.out is None:
+        # Its own folder is among the hub's downloads.
+        folder = Path(hub.removeprefix(HUB).replace("/", "--").replace("@", "--")) / "export"
+    make_folder(folder)
     kinds = [kind for kind in ("onnx", "torch") if kind in args.to]
     if kinds:
         deployable = Deployable(run.cfg, run.model, resized=args.resized)

@@ -19,7 +19,8 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.api import load_model
+from lrreid_ext.api import TrainedModel, load_model
+from lrreid_ext.config import check_pairs
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import check_place, write_text
@@ -42,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     build = actions.add_parser("build", help="embed images into a new gallery")
     add = actions.add_parser("add", help="embed what of images isn't in it yet")
     search = actions.add_parser("search", help="rank the gallery for query images")
-    remove = actions.add_parser("remove", help="take images out; nothing of them is kept")
+    remove = actions.add_parser(
+        "remove", help="take images out; a folder keeps nothing of them, Milvus until it compacts"
+    )
     info = actions.add_parser("info", help="what is in it, and what it was made with")
     for action in (build, add, search, remove, info):
         action.add_argument("gallery", metavar="GALLERY", help="folder, or milvus:...")
@@ -109,22 +112,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the gallery is as it was before", file=sys.stderr)
+        half = args.action != "search" and args.gallery.startswith("milvus:")
+        then = "a write may be half done: say it again" if half else "the gallery is as it was"
+        print(f"interrupted; {then}", file=sys.stderr)
         return 130
     return 0
 
 
 def _build(args: argparse.Namespace) -> None:
+    model = load_model(args.model, args.device, args.opts)
     gallery, change = Gallery.build(
         args.gallery,
-        load_model(args.model, args.device, args.opts),
+        model,
         args.images,
         labels=args.labels,
         kind=args.kind,
         recall=args.recall,
         batch_size=args.batch,
         run=args.model if args.model.startswith(HUB) else str(Path(args.model).resolve()),
-        opts=args.opts,
+        opts=_located(args.opts, model),
         replace=args.replace,
     )
     _report(gallery.store, change)
@@ -136,9 +142,11 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    for path in (args.json, args.html):
-        if path:
-            check_place(path)
+    places = [path for path in (args.json, args.html) if path]
+    for path in places:
+        check_place(path)
+    if len({path.absolute() for path in places}) < len(places):
+        raise GalleryError(f"--json and --html: {args.json} can't be both")
     gallery = _opened(args)
     answers = gallery.search(
         args.queries,
@@ -199,6 +207,18 @@ def _opened(args: argparse.Namespace) -> Gallery:
     return Gallery(store, load_model(run, args.device, _overrides(store, args.opts)))
 
 
+def _located(opts: Sequence[str], model: TrainedModel) -> list[str]:
+    """Overrides that can be given again from any folder: paths in them are absolute."""
+    out = []
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        if key == "PLUGINS":
+            value = str(list(model.cfg.PLUGINS))
+        elif Path(value).is_file():
+            value = str(Path(value).resolve())
+        out += [key, value]
+    return out
+
+
 def _overrides(store: Store, opts: Sequence[str]) -> list[str]:
     """The overrides that the gallery was built with, but for those given anew, and these."""
     made = {
@@ -208,6 +228,7 @@ def _overrides(store: Store, opts: Sequence[str]) -> list[str]:
     }
     if store.made.anchors:
         made["TEST.FUSION.ANCHORS"] = str(list(store.made.anchors))
+    check_pairs(opts)
     kept = [word for key, value in made.items() if key not in opts for word in (key, value)]
     return [*kept, *opts]
 
@@ -220,6 +241,8 @@ def _report(store: Store, change: Change) -> None:
         print(f"duplicate, left out: {file} is the same image as {other}")
     for file in change.replaced:
         print(f"replaced, for it has changed: {file}")
+    for file in change.discarded:
+        print(f"taken out, for it is junk: {file}")
     for old, new in change.moved:
         print(f"moved: {old} is {new} now")
     counts = {

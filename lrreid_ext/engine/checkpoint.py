@@ -16,13 +16,13 @@ from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
 from torch import Tensor, nn
 
 from lrreid_ext.engine.published import adapted, homes, translated
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import ConfigError, UserError
 from lrreid_ext.files import atomic, write_again, write_text
 
 logger = logging.getLogger(__name__)
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that don't fit; the message names the file, its config key and the tensors."""
 
 
@@ -50,8 +50,12 @@ def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]
                 data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        why = f"pickled code ({named[1]}), which is not run" if named else "no plain tensors"
-        raise WeightsError(f"{key}: {path} can't be read as weights: it holds {why}") from error
+        # Behind what PyTorch advises for files that one trusts.
+        told = str(error).partition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        why = told or "it is no file that PyTorch writes"
+        if named:
+            why = f"it holds pickled code ({named[1]}), which is not run"
+        raise WeightsError(f"{key}: {path} can't be read as weights: {why}") from error
     except Exception as error:  # torch and safetensors raise a dozen kinds
         why = f"{type(error).__name__}: {error}"
         raise WeightsError(f"{key}: {path} can't be read as weights: {why}") from error
@@ -72,7 +76,7 @@ def _numbers() -> list[Any]:
     """What numpy's numbers are pickled as; torchreid keeps such beside the weights (``rank1``)."""
     scalar = np.float64(0).__reduce__()[0]
     names = [f"numpy.{package}.multiarray.scalar" for package in ("core", "_core")]
-    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")}
+    kinds = {type(np.dtype(kind)) for kind in f"?efd{np.typecodes['AllInteger']}"}
     return [np.dtype, *((scalar, name) for name in names), *kinds]
 
 

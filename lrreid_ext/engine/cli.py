@@ -14,7 +14,7 @@ from fastreid.utils import comm
 from fastreid.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
-from lrreid_ext.config import CfgNode, device_type, load_cfg
+from lrreid_ext.config import CfgNode, check_device, device_type, load_cfg
 from lrreid_ext.data.recipes import ManifestError, RecipeError, recipe_named
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
@@ -137,6 +137,7 @@ def start_log(output_dir: str) -> None:
 def device_of(wanted: str) -> str:
     """The device to run on: the one asked for, or the CPU when a GPU was asked for in vain."""
     if device_type(wanted) != "cuda":
+        check_device(wanted)
         return wanted
     if not torch.cuda.is_available():
         return "cpu"

@@ -71,6 +71,11 @@ def check_finite(features: Tensor, witness: Tensor, group: str) -> None:
             f"{group}: {bad} of {len(features)} features hold NaN or infinite values. "
             "The network diverged, or its weights were not loaded."
         )
+    if len(doubtful):
+        raise ValueError(
+            f"{group}: {len(doubtful)} of {len(features)} features are too long for distances in "
+            "float32; scale them"
+        )
 
 
 def chunk_rows(gallery: int) -> int:
@@ -197,8 +202,14 @@ def _one_model(
 
 
 def squared_lengths(features: Tensor) -> Tensor:
-    """Squared length of each feature, (N,), without as much memory again."""
-    return torch.linalg.vector_norm(features, dim=1).square()
+    """Squared length of each feature, (N,) float32, without as much memory again.
+
+    Of whole numbers it is exact, as their products are, so that equal distances come out equal.
+    """
+    if not len(features):
+        return features.new_zeros(0)
+    parts = [(part * part).sum(dim=1, dtype=torch.float64) for part in features.split(1024)]
+    return torch.cat(parts).to(torch.float32)
 
 
 def _repeated(features: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,13 @@ from lrreid_ext.evaluation.multi_shot import MultiShot, check_multi_shot
 from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics
-from lrreid_ext.evaluation.report import draw_label, group_table, interval_table, rate_table
+from lrreid_ext.evaluation.report import (
+    draw_label,
+    group_table,
+    interval_table,
+    multi_shot_label,
+    rate_table,
+)
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 
@@ -275,11 +281,11 @@ class CrossResolutionEvaluator(FeatureCollector):
         how = [
             f"single-shot ({draw_label(results)}, seed {results['seed']})"
             if protocol == "single_shot"
-            else "multi-shot"
+            else multi_shot_label(results)
             for protocol in results["protocols"]
         ]
         how += [f"{results['metric']} distance"]
-        how += [switch for switch in ("flip", "aqe", "rerank") if results[switch]]
+        how += ["flip"] if results["flip"] else []
         if results["fusion"]:
             names = ", ".join(f"x{f:g}" for f in results["fusion"]["anchors"])
             how += [f"distances of the anchors {names} fused, sigma {results['fusion']['sigma']:g}"]

@@ -23,10 +23,16 @@ class ResultsError(ValueError):
     """A results file that can't be used; the message names it."""
 
 
-def group_label(group: str) -> str:
-    """How a group is called in tables: ``MLR``, ``HR -> HR``, ``x2``, ``MLR @2``."""
+def lr_gallery(*runs: Results) -> bool:
+    """Whether the gallery of any of these results holds low-resolution images."""
+    return any((run.get("counts") or {}).get("gallery_lr") for run in runs)
+
+
+def group_label(group: str, lr_gallery: bool = False) -> str:
+    """How a group is called in tables: ``MLR``, ``HR -> HR``, ``x2``, ``MLR @2``; and ``HR
+    queries`` where the gallery isn't all HR."""
     if group == QUERY_HR:
-        return "HR -> HR"
+        return "HR queries" if lr_gallery else "HR -> HR"
     return group.replace(f"{QUERY}@", "MLR @") if group != QUERY else "MLR"
 
 
@@ -36,6 +42,11 @@ def draw_label(results: Results) -> str:
     per_query = " per query" if results.get("draw") == "per_query" else ""
     parts = f"{len(results['parts'])} {results['over']} x " if results.get("parts") else ""
     return f"{parts}{results['trials']} trials{per_query}"
+
+
+def multi_shot_label(results: Results) -> str:
+    """``multi-shot``, and what changes its ranks and not those of single-shot."""
+    return " with ".join(["multi-shot", *(f for f in ("aqe", "rerank") if results.get(f))])
 
 
 def load_results(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def group_table(results: Results) -> str:
     headers = ["query", "images"] + ["left\nout"] * lacking
     headers += [f"{short[protocol]}\n{name}" for protocol, name in columns]
     rows = [
-        [group_label(group), str(entry["queries"])]
+        [group_label(group, lr_gallery(results)), str(entry["queries"])]
         + [str(dropped[group])] * lacking
         + [_cell(figure(results, f"{protocol}/{group}/{name}"), "+-") for protocol, name in columns]
         for group, entry in results["groups"].items()
@@ -155,7 +166,7 @@ def interval_table(results: Results) -> str:
     ]
     headers = ["query"] + [header for *_, header in columns]
     rows = [
-        [group_label(group)]
+        [group_label(group, lr_gallery(results))]
         + [_interval(entry[protocol].get(f"{name}_ci")) for protocol, name, _ in columns]
         for group, entry in results["groups"].items()
     ]
@@ -177,7 +188,7 @@ def rate_table(results: Results) -> str:
     headers = ["query", "genuine\npairs", "impostor\npairs", *(f"TAR\n{n[3:]}" for n in names)]
     rows = [
         [
-            group_label(group),
+            group_label(group, lr_gallery(results)),
             *(str(figures.get(k, "")) for k in ("genuine_pairs", "impostor_pairs")),
         ]
         + [_with_interval(results, f"multi_shot/{group}/{name}", "+-") for name in names]
@@ -238,7 +249,7 @@ def results_table(
     labels = list(names) if names is not None else labels
     columns = default_columns(runs) if columns is None else list(columns)
     said = [measured(run) for run in runs]
-    headers = ["run"] + [column_label(column) for column in columns]
+    headers = ["run"] + [column_label(column, lr_gallery(*runs)) for column in columns]
     # Figures of different data or draws are not comparable: say which is which, row by row.
     notes = list(dict.fromkeys(said))
     if len(notes) > 1:
@@ -290,10 +301,10 @@ def _table_figures(results: Results, protocol: str) -> list[str]:
     return [*shown, "mAP", "mINP"]
 
 
-def column_label(column: str) -> str:
+def column_label(column: str, lr_gallery: bool = False) -> str:
     """How a figure's column is called: ``MLR Rank-1``, ``x4``, ``MLR mAP (multi-shot)``."""
     protocol, group, name = _parts(column)
-    label = group_label(group)
+    label = group_label(group, lr_gallery)
     if protocol == "multi_shot":
         return f"{label} {name} (multi-shot)"
     return f"{label} {name}" if group == QUERY or name != "Rank-1" else label
@@ -309,8 +320,8 @@ def measured(run: Results) -> str:
         how.append(f"single-shot, {draw_label(run)}, seed {run['seed']}")
     if "multi_shot" in run["protocols"]:
         over = f", {len(run['parts'])} {run['over']}" if run.get("parts") else ""
-        how.append(f"multi-shot{over}")
-    flags = [flag for flag in ("flip", "aqe", "rerank") if run.get(flag)]
+        how.append(f"{multi_shot_label(run)}{over}")
+    flags = ["flip"] if run.get("flip") else []
     trained = ((run.get("info") or {}).get("training") or {}).get("data_sets")
     if trained and not any(run["test_set"].startswith(name) for name in trained):
         flags.append(f"trained on {', '.join(trained)}")

@@ -23,6 +23,7 @@ from lrreid_ext.evaluation.report import (
     figure_names,
     group_label,
     interval,
+    lr_gallery,
     measured,
     stored_results,
 )
@@ -56,7 +57,7 @@ def results(context: Context) -> Found:
     tiles = []
     for run, own in zip(context.runs, context.results, strict=True):
         beside = [
-            f"{column_label(c)} {percent(figure(own, c))}"
+            f"{column_label(c, lr_gallery(own))} {percent(figure(own, c))}"
             for c in default_columns([own])
             if c != headline and c.split("/")[1] in (QUERY, QUERY_HR)
         ]
@@ -94,7 +95,7 @@ def results(context: Context) -> Found:
             f"Rank-1 by how the queries were reduced. {said} MLR: the set's own LR queries, of "
             "mixed factors; HR: their undegraded twins; x2, x3 ...: the twins, all reduced by that "
             "factor." + (" Bold: the highest of its column." if len(context.runs) > 1 else ""),
-            ["run", *(column_label(c) for c in columns)],
+            ["run", *(column_label(c, lr_gallery(*context.results)) for c in columns)],
             rows,
         ),
     ]
@@ -155,7 +156,7 @@ def _every(context: Context, protocol: str, what: str) -> Table:
     names = figure_names(queries, "Rank-", "mAP", "mINP")
     rows: Rows = [
         [
-            run.name, group_label(group), str(entry["queries"]),
+            run.name, group_label(group, lr_gallery(own)), str(entry["queries"]),
             *(_cell(own, f"{protocol}/{group}/{name}") for name in names),
         ]
         for run, own in measured_so
@@ -176,7 +177,7 @@ def _rates(context: Context) -> Table:
     names = figure_names((figures for _, figures in of.values()), "TAR@")
     rows: Rows = [
         [
-            name, group_label(group), str(figures["genuine_pairs"]),
+            name, group_label(group, lr_gallery(own)), str(figures["genuine_pairs"]),
             str(figures["impostor_pairs"]),
             *(_cell(own, f"multi_shot/{group}/{rate}") for rate in names),
         ]

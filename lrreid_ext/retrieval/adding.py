@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.errors import ImageError
-from lrreid_ext.retrieval.entries import Entry, Labels, shown_name
+from lrreid_ext.retrieval.entries import Entry, Label, Labels, shown_name
 from lrreid_ext.retrieval.store import Store
 
 __all__ = ["Change", "Plan", "content_hash", "plan", "why_left_out"]
@@ -29,7 +29,8 @@ class Change:
         replaced: files that were there with other content, which is taken out.
         duplicates: files whose content is there under another name (or came before): both.
         unchanged: number of files that are there already.
-        junk: files that their names call bad detections; left out.
+        junk: files that their names or the table call bad detections; left out.
+        discarded: files that were there and are junk now; taken out.
         damaged: files that can't be read, and why; left out. What such a file held before stays.
     """
 
@@ -40,6 +41,7 @@ class Change:
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     unchanged: int = 0
     junk: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
     damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -71,18 +73,20 @@ def plan(store: Store, files: Sequence[Path], labels: Labels, change: Change) ->
         labels: see :func:`~lrreid_ext.retrieval.entries.read_labels`.
         change: takes what there is to say of it, but for the number of images added.
     """
-    given = _contents(files, labels, change)
-    held = store.known(set(given.values()))
-    there = store.of_file(list(given))
-    outdated = {e.sha256 for e in there.values() if given[e.file] != e.sha256}
+    given, junk = _contents(files, labels, change)
+    everything = {**given, **junk}
+    held = store.known(set(everything.values()))
+    outdated = [e for e in store.of_files(list(everything)) if everything[e.file] != e.sha256]
+    unreadable = _unreadable({e.file: everything[e.file] for e in outdated}, held)
+    change.damaged += [(shown_name(f), unreadable[h]) for f, h in given.items() if h in unreadable]
+    given = {f: h for f, h in given.items() if h not in unreadable}
     places: dict[str, str] = {}
-    spared: set[str] = set()
     fresh, settled = [], []
     for file, sha256 in given.items():
-        label = labels.of(Path(file))
         entry = held.get(sha256)
         if entry is not None and entry.file == file:
             places[sha256] = file
+            label = labels.of(Path(file))
             if labels.overrule and any(label) and label != (entry.identity, entry.camera):
                 settled.append(replace(entry, identity=label[0], camera=label[1]))
                 change.relabelled.append(file)
@@ -91,27 +95,58 @@ def plan(store: Store, files: Sequence[Path], labels: Labels, change: Change) ->
         elif sha256 in places:
             change.duplicates.append((file, places[sha256]))
         elif entry is None:
-            if file in there:
-                try:
-                    read_picture(file)
-                except ImageError as error:
-                    change.damaged.append(why_left_out(file, error))
-                    spared.add(there[file].sha256)
-                    continue
             places[sha256] = file
-            fresh.append(Entry(0, sha256, file, 0, 0, *label))
-        elif sha256 not in outdated and (entry.file in given or _holds(entry.file, sha256)):
+            fresh.append(Entry(0, sha256, file, 0, 0, *labels.of(Path(file))))
+        elif _is_there(entry, given):
             places[sha256] = entry.file
             change.duplicates.append((file, entry.file))
         else:
             places[sha256] = file
-            identity, camera = label if any(label) else (entry.identity, entry.camera)
+            identity, camera = _label_moved(entry, Path(file), labels)
             settled.append(replace(entry, file=file, identity=identity, camera=camera))
             change.moved.append((entry.file, file))
-    kept = spared.union(places)
-    gone = [e for e in there.values() if e.sha256 in outdated and e.sha256 not in kept]
-    change.replaced = [e.file for e in gone]
-    return Plan(fresh, settled, gone)
+    gone = {
+        e.sha256: e
+        for e in outdated
+        if e.sha256 not in places and everything[e.file] not in unreadable
+    }
+    change.replaced = [e.file for e in gone.values() if e.file not in junk]
+    for file, sha256 in junk.items():
+        entry = held.get(sha256)
+        if entry and sha256 not in places and (entry.file == file or not _is_there(entry, given)):
+            gone[sha256] = entry
+    change.discarded = [e.file for e in gone.values() if e.file not in change.replaced]
+    return Plan(fresh, settled, list(gone.values()))
+
+
+def _unreadable(changed: dict[str, str], held: dict[str, Entry]) -> dict[str, str]:
+    """Of contents that aren't there and would take another's place: why they are no images."""
+    found = {}
+    for file, sha256 in changed.items():
+        if sha256 not in held and sha256 not in found:
+            try:
+                read_picture(file)
+            except ImageError as error:
+                found[sha256] = why_left_out(file, error)[1]
+    return found
+
+
+def _is_there(entry: Entry, given: dict[str, str]) -> bool:
+    """Whether an entry's file still holds its content; files that are given are known."""
+    if entry.file in given:
+        return given[entry.file] == entry.sha256
+    try:
+        return content_hash(entry.file) == entry.sha256
+    except ImageError:
+        return False
+
+
+def _label_moved(entry: Entry, file: Path, labels: Labels) -> Label:
+    """The label of an entry that has moved: a table's, or its own; that of its new name if its own
+    was that of the old name."""
+    own, new = (entry.identity, entry.camera), labels.of(file)
+    follows = labels.overrule or not any(own) or own == labels.of(Path(entry.file))
+    return new if follows and any(new) else own
 
 
 def content_hash(path: str | os.PathLike[str]) -> str:
@@ -120,6 +155,9 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     Raises:
         ImageError: it can't be read, or its name can't be kept; begins with the name.
     """
+    if any(letter < " " and letter not in "\t\n\r\f\b" for letter in str(path)):
+        # Milvus has no way to write one.
+        raise ImageError(f"{path!r}: its name holds a control character; rename it")
     try:
         str(path).encode()
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
@@ -135,22 +173,17 @@ def why_left_out(path: str | os.PathLike[str], error: ImageError) -> tuple[str, 
     return name, str(error).removeprefix(f"{name}: ")
 
 
-def _contents(files: Sequence[Path], labels: Labels, change: Change) -> dict[str, str]:
-    """Hashes of the files that can be used, by path."""
-    given = {}
+def _contents(
+    files: Sequence[Path], labels: Labels, change: Change
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Hashes by path of the files that can be used, and of those that are junk."""
+    given: dict[str, str] = {}
+    junk: dict[str, str] = {}
     for path in files:
-        if Entry(0, "", str(path), 0, 0, *labels.of(path)).junk:
-            change.junk.append(str(path))
-            continue
+        bad = Entry(0, "", str(path), 0, 0, *labels.of(path)).junk
         try:
-            given[str(path)] = content_hash(path)
+            (junk if bad else given)[str(path)] = content_hash(path)
         except ImageError as error:
             change.damaged.append(why_left_out(path, error))
-    return given
-
-
-def _holds(file: str, sha256: str) -> bool:
-    try:
-        return content_hash(file) == sha256
-    except ImageError:
-        return False
+    change.junk += junk
+    return given, junk

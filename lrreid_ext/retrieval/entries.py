@@ -31,6 +31,8 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Label = tuple[str, str]
 
 LABEL_COLUMNS = ("path", "identity", "camera")
+# Bytes of UTF-8; Milvus has to be told how long a text may be.
+LONGEST_LABEL = 256
 
 
 class GalleryError(ConfigError):
@@ -108,7 +110,10 @@ def find_images(paths: Paths) -> list[Path]:
             ]
             if not inside:
                 raise GalleryError(f"{path}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            found |= dict.fromkeys(p.resolve() for p in sorted(inside))
+            # What a broken link leads to is nothing; it is left out by its own name.
+            found |= dict.fromkeys(
+                p.resolve() if p.is_file() else p.absolute() for p in sorted(inside)
+            )
         elif path.exists():
             found[path.resolve()] = None
         else:
@@ -128,7 +133,7 @@ def read_labels(how: str) -> Labels:
         how: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, other names being
             unlabelled; or the path of a CSV file (UTF-8) with the columns ``path`` (relative to the
             file, or absolute), ``identity`` and ``camera``. Other columns are passed over. A table
-            overrules what a gallery has.
+            overrules what a gallery has, but for lines that have neither.
 
     Raises:
         GalleryError: a table that can't be read; names the line.
@@ -167,6 +172,8 @@ def _table(table: Path) -> dict[Path, Label]:
                 name, identity, camera = (line[key].strip() for key in LABEL_COLUMNS)
                 if not name:
                     raise GalleryError(f"{where}: no path")
+                if max(len(identity.encode()), len(camera.encode())) > LONGEST_LABEL:
+                    raise GalleryError(f"{where}: a label has more than {LONGEST_LABEL} bytes")
                 path = (table.parent / name).resolve()
                 if known.setdefault(path, (identity, camera)) != (identity, camera):
                     raise GalleryError(f"{where}: {name} has other labels in an earlier line")

@@ -15,7 +15,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,19 +142,19 @@ class FolderStore(Store):
             self._vectors, self._ids = np.zeros(shape, np.float32), np.zeros(0, np.int64)
             return
         vectors, ids = self._path("vectors"), self._path("ids")
-        for path, size in ((vectors, 4 * shape[0] * shape[1]), (ids, 8 * shape[0])):
-            if not path.is_file() or path.stat().st_size != size:
-                raise GalleryError(
-                    f"{path}: is missing or cut short; the gallery is damaged, build it anew"
-                )
         try:
+            for path, size in ((vectors, 4 * shape[0] * shape[1]), (ids, 8 * shape[0])):
+                if path.stat().st_size != size:
+                    raise FileNotFoundError(f"{path}: is missing or cut short")
             self._vectors = np.memmap(vectors, np.float32, "c", shape=shape)
             self._ids = np.fromfile(ids, np.int64)
             self._db = sqlite3.connect(
                 f"{self._path('entries').resolve().as_uri()}?mode=ro&immutable=1", uri=True
             )
         except (OSError, sqlite3.DatabaseError) as error:
-            raise GalleryError(f"{self.where}: can't be read: {error}") from error
+            raise GalleryError(
+                f"{self.where}: the gallery is damaged, build it anew ({error})"
+            ) from error
 
     def _path(self, what: str, generation: int | None = None) -> Path:
         return (
@@ -177,7 +177,11 @@ class FolderStore(Store):
         return self.state.recall
 
     def size(self) -> int:
-        return sum(p.stat().st_size for p in self.folder.iterdir() if p.is_file())
+        total = 0
+        for path in self.folder.iterdir():
+            with suppress(FileNotFoundError):  # another process may be clearing up
+                total += path.stat().st_size
+        return total
 
     def close(self) -> None:
         if self._db is not None:
@@ -187,8 +191,8 @@ class FolderStore(Store):
     def known(self, hashes: Collection[str]) -> dict[str, Entry]:
         return {e.sha256: e for e in self._select("sha256", hashes)}
 
-    def of_file(self, files: Collection[str]) -> dict[str, Entry]:
-        return {e.file: e for e in self._select("file", files)}
+    def of_files(self, files: Collection[str]) -> list[Entry]:
+        return self._select("file", files)
 
     def entries(self) -> Iterator[Entry]:
         yield from self._queried("ORDER BY id", ())

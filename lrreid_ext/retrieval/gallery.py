@@ -28,6 +28,7 @@ from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.entries import (
     Entry,
     GalleryError,
+    Labels,
     Paths,
     each_path,
     find_images,
@@ -154,11 +155,10 @@ class Gallery:
             raise GalleryError(f"kind {kind!r} is none of auto, {', '.join(KINDS)}")
         if not 0 < recall <= 1:
             raise GalleryError(f"recall {recall} must be above 0 and at most 1")
-        files = find_images(images)
+        files, label = find_images(images), read_labels(labels)
         made = _made_with(model, files, kind, recall, run, opts)
         gallery = cls(create_store(where, made, replace), model)
-        change = gallery.add(files, labels=labels, batch_size=batch_size)
-        return gallery, change
+        return gallery, gallery._add(files, label, batch_size)
 
     @classmethod
     def open(cls, where: str, model: TrainedModel | None = None) -> Gallery:
@@ -181,7 +181,9 @@ class Gallery:
             GalleryError: no image can be used, a model that gives NaN, or another process that is
                 writing.
         """
-        files, label = find_images(images), read_labels(labels)
+        return self._add(find_images(images), read_labels(labels), batch_size)
+
+    def _add(self, files: Sequence[Path], label: Labels, batch_size: int) -> Change:
         change = Change()
         with self.store.writing():
             todo = plan(self.store, files, label, change)
@@ -233,7 +235,7 @@ class Gallery:
         """
         with self.store.writing():
             gone = [entry for entry in self.store.entries() if which(entry)]
-            if gone:
+            if gone or self.store.unfinished:
                 self.store.write([], gone)
         return gone
 
@@ -245,6 +247,8 @@ class Gallery:
             GalleryError: an empty path, or one that isn't there (the nearest that is, is named);
                 nothing is taken out then.
         """
+        if self.store.unfinished:
+            self.remove(lambda entry: False)
         entries = list(self.store.entries())
         held = [e.file for e in entries]
         gone: dict[str, Entry] = {}

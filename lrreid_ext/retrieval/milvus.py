@@ -12,11 +12,12 @@ import json
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ class MilvusStore(Store):
                 client.load_collection(name)
         if found[1].unfinished:
             logger.warning(
-                "%s: a write was cut off, or is going on; adding its images again completes it",
+                "%s: a write was cut off, or is going on; if it was cut off, say it again",
                 where,
             )
         return cls(where, client, name, *found)
@@ -158,6 +159,10 @@ class MilvusStore(Store):
     def recall(self) -> Recall:
         return self.state.recall
 
+    @property
+    def unfinished(self) -> bool:
+        return self.state.unfinished
+
     def size(self) -> int:
         path = Path(_parsed(self.where)[0])
         files = path.rglob("*") if path.is_dir() else [path]
@@ -169,8 +174,8 @@ class MilvusStore(Store):
     def known(self, hashes: Collection[str]) -> dict[str, Entry]:
         return {e.sha256: e for e in self._select("sha256", hashes)}
 
-    def of_file(self, files: Collection[str]) -> dict[str, Entry]:
-        return {e.file: e for e in self._select("file", files)}
+    def of_files(self, files: Collection[str]) -> list[Entry]:
+        return self._select("file", files)
 
     def _select(self, column: str, values: Collection[Any]) -> list[Entry]:
         if self._new:
@@ -267,6 +272,22 @@ class MilvusStore(Store):
     def write(
         self, added: Iterable[Rows], removed: Sequence[Entry] = (), settled: Sequence[Entry] = ()
     ) -> None:
+        if not self._new:
+            self._write(added, removed, settled)
+            return
+        # What may be there gives way when all is embedded, not before.
+        with tempfile.TemporaryFile() as stream:
+            parts = []
+            for entries, vectors in added:
+                np.ascontiguousarray(vectors, np.float32).tofile(stream)
+                parts.append(entries)
+            stream.seek(0)
+            if parts:
+                self._write(_read_back(parts, stream, self.made.space.dim), (), ())
+
+    def _write(
+        self, added: Iterable[Rows], removed: Sequence[Entry], settled: Sequence[Entry]
+    ) -> None:
         fresh = self._new
         if fresh:
             self._make_collections()
@@ -277,8 +298,6 @@ class MilvusStore(Store):
                 self._undo()
             raise
         if not self.state.unfinished:  # nothing was changed, now or before
-            if fresh:
-                self._undo()
             return
         with _told(self.where):
             self._client.flush(self._name)
@@ -489,6 +508,13 @@ class MilvusStore(Store):
         return numbers
 
 
+def _read_back(parts: Sequence[Sequence[Entry]], stream: IO[bytes], dim: int) -> Iterator[Rows]:
+    """The rows whose vectors (N, dim) stand one behind the other in a file."""
+    for entries in parts:
+        values = np.fromfile(stream, np.float32, len(entries) * dim)
+        yield entries, values.reshape(len(entries), dim)
+
+
 def _parsed(where: str) -> tuple[str, str]:
     """File or address, and collection.
 
@@ -519,7 +545,9 @@ def _client(where: str, uri: str) -> Any:
 
     if "://" not in uri:
         if not uri.endswith(".db"):
-            raise GalleryError(f"{where}: the embedded form's file ends in .db")
+            raise GalleryError(f"{where}: the embedded form's name ends in .db")
+        if Path(uri).is_file():
+            raise GalleryError(f"{where}: is a file; the embedded form keeps a folder")
         make_folder(Path(uri).resolve().parent)
         # It has no clock of its own to read, and doesn't need one.
         logging.getLogger("pymilvus.client.iterator.query_iterator").setLevel(logging.ERROR)

@@ -124,8 +124,9 @@ class Store(ABC):
         """The entries of those contents that are there, by hash."""
 
     @abstractmethod
-    def of_file(self, files: Collection[str]) -> dict[str, Entry]:
-        """The entries of those files that are there, by absolute path."""
+    def of_files(self, files: Collection[str]) -> list[Entry]:
+        """The entries of those files, by absolute path, that are there. After a write that was cut
+        off a file may have several."""
 
     @abstractmethod
     def entries(self) -> Iterator[Entry]:
@@ -161,6 +162,11 @@ class Store(ABC):
     @abstractmethod
     def recall(self) -> Recall:
         """What its searches find."""
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a write was cut off; the next one, of whatever, ends it."""
+        return False
 
     @abstractmethod
     def size(self) -> int:

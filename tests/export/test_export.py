@@ -183,6 +183,11 @@ def test_a_place_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = [str(tmp_path), "--to", "safetensors", "--out", str(tmp_path / "f")]
     assert export.main(words) == 2
     assert "can't be a folder" in capsys.readouterr().err
+    run = run_of(*SYSTEMS["Bilinear"], str(tmp_path))
+    saved(run, tmp_path)
+    (tmp_path / "export").touch()
+    assert export.main([str(tmp_path), "--to", "torch"]) == 2
+    assert f"can't be a folder, {tmp_path / 'export'} is a file" in capsys.readouterr().err
 
 
 def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -174,7 +174,7 @@ def test_exports_of_a_hub_model_lie_here(
     monkeypatch.chdir(tmp_path)
     before = sorted(folder.rglob("*"))
     assert export.main(["hub:me/it@v1.0", "--to", "safetensors"]) == 0
-    assert Path("me-it-v1-0/export/hub/model.safetensors").is_file()
+    assert Path("me--it--v1.0/export/hub/model.safetensors").is_file()
     assert sorted(folder.rglob("*")) == before
 
 

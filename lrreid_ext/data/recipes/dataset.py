@@ -219,8 +219,9 @@ def test_set_of(
     """
     if isinstance(dataset, RecipeDataset):
         return dataset.test_set(factors, hr)
-    queries = [(str(path), int(pid), int(camid)) for path, pid, camid in dataset.query]
-    gallery = [(str(path), int(pid), int(camid)) for path, pid, camid in dataset.gallery]
+    # Sorted: fastreid lists files as the file system has them, and galleries are drawn by position.
+    queries = sorted((str(path), int(pid), int(camid)) for path, pid, camid in dataset.query)
+    gallery = sorted((str(path), int(pid), int(camid)) for path, pid, camid in dataset.gallery)
     samples = [Sample(*item, QUERY) for item in queries]
     samples += [Sample(*item, GALLERY) for item in gallery]
     samples += twin_samples(queries, factors, hr, "bicubic")
