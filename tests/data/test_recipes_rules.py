@@ -462,6 +462,15 @@ def test_table_keeps_whole_numbers_and_query_gallery_splits(tmp_path: Path) -> N
         ("../a.png,1,1,test", "line 3: path '../a.png' is not a file below"),
         (",1,1,test", "line 3: path '' is not a file below"),
         ("./first.png,1,1,test", r"line 3: first\.png stands in line 2 already"),
+        ("a.png,-1,1,test", "line 3: identity '-1': numbers are from 1; leave the field empty for"),
+        ("a.png,0,1,test", "line 3: identity '0': numbers are from 1; leave the field empty for"),
+        ("a.png,0.0,1,test", "line 3: identity '0.0': numbers are from 1"),
+        ("a.png,01,1,test", "line 3: identity '01' is written '1' in line 2"),
+        ("a.png,1.0,1,test", "line 3: identity '1.0' is written '1' in line 2"),
+        (f"a.png,{10**23},1,test", f"line 3: identity '{10**23}': numbers are to {2**63 - 1}"),
+        ("a.png," + "9" * 5000 + ",1,test", f"numbers are to {2**63 - 1}"),
+        ("a.png,2,-1,test", "line 3: camera '-1': numbers are from 0"),
+        ("a.png,2,001,test", "line 3: camera '001' is written '1' in line 2"),
         ('"a.png,1,1,test', "can't be read as CSV"),
         ("\udcff.png,1,1,test", "can't be read as CSV in UTF-8"),
     ],
@@ -472,6 +481,24 @@ def test_bad_lines_of_a_table_are_named(line: str, message: str, tmp_path: Path)
     text = f"path,identity,camera,split\nfirst.png,1,1,test\n{line}\n"
     (tmp_path / "images.csv").write_bytes(text.encode(errors="surrogateescape"))
     refuses(f"images.csv.*{message}", build_recipe("mlr_csv"), tmp_path)
+
+
+def test_a_junk_row_among_names_is_refused_and_numbers_keep_their_zeros(tmp_path: Path) -> None:
+    lines = ["path,identity,camera,split"]
+    for person in ("ann", "007"):
+        for camera in ("01", "02"):
+            mini_sets.write(tmp_path / f"{person}-{camera}.png")
+            lines.append(f"{person}-{camera}.png,{person},{camera},test")
+    (tmp_path / "images.csv").write_text("\n".join(lines).replace(",ann,", ",-1,"))
+    refuses("line 2: identity '-1'", build_recipe("mlr_csv"), tmp_path)
+    (tmp_path / "images.csv").write_text("\n".join(lines).replace(",ann,", ",040,"))
+    images = build_recipe("mlr_csv").read(tmp_path)
+    assert {(image.pid, image.camid) for image in images} == {(40, 1), (40, 2), (7, 1), (7, 2)}
+
+
+def test_numbers_that_evaluation_cannot_hold_are_refused(tmp_path: Path) -> None:
+    own_folder(tmp_path, *TEST_FILES, f"query/{10**23}_c1_0.png")
+    refuses(f"{10**23}_c1_0.png is of identity", build_recipe("mlr_folder"), tmp_path)
 
 
 def test_a_table_needs_its_columns(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lrreid_ext.registry import names, suggest
 __all__ = [
     "EITHER",
     "GALLERY",
+    "LARGEST_NUMBER",
     "QUERY",
     "RECIPE_REGISTRY",
     "TRAIN",
@@ -42,6 +43,9 @@ together with the data set of the same name.
 
 # What a source image may become in the test split.
 TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
+
+#: Of an identity or a camera: evaluation keeps them in 64 bits.
+LARGEST_NUMBER = 2**63 - 1
 
 
 class RecipeError(ConfigError):
@@ -242,9 +246,16 @@ class Recipe(ABC):
         """Assign roles and factors; the order of ``images`` doesn't matter.
 
         Raises:
-            RecipeError: options that the images don't allow; no image is left for the queries,
-                the gallery or training; or people who are in both training and test.
+            RecipeError: options that the images don't allow; an identity or camera whose number
+                is too large; no image is left for the queries, the gallery or training; or people
+                who are in both training and test.
         """
+        for image in images:
+            if max(image.pid, image.camid) > LARGEST_NUMBER:
+                raise RecipeError(
+                    f"recipe {self.name}: {image.path} is of identity {image.pid} and camera "
+                    f"{image.camid}; numbers are to {LARGEST_NUMBER}."
+                )
         planned = []
         taken: set[tuple[str, str]] = set()
         for image, role in self.roles(sorted(images, key=lambda image: image.path)):
