@@ -216,6 +216,23 @@ def test_a_mat_that_is_none_is_named(mat: Path, tmp_path: Path) -> None:
         quiet(of(), tmp_path, tmp_path / "out")
 
 
+@needs_h5py
+@pytest.mark.parametrize("part", ["labeled", "testsets"])
+def test_a_mat_whose_references_point_nowhere_is_named(
+    part: str, mat: Path, tmp_path: Path
+) -> None:
+    import h5py
+
+    path = tmp_path / "cuhk-03.mat"
+    shutil.copy(mat / "cuhk-03.mat", path)
+    with h5py.File(path, "r") as file:
+        at, length = file[part].id.get_offset(), 8 * file[part].shape[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + bytes(length) + b"\x07" * 8 + whole[at + length + 8 :])
+    with pytest.raises(RecipeError, match=r"cuhk-03\.mat: (labeled|test set 0) can't be read \("):
+        images(of(), tmp_path)
+
+
 def test_the_mat_without_h5py_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

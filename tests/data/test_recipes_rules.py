@@ -384,6 +384,8 @@ def test_msmt17_second_version_and_bad_lists(tmp_path: Path) -> None:
         refuses(f"list_query.txt, line 6: '{line}' is not", recipe, source)
     listed.write_text(f"{whole}0009/0009_000_01_x.jpg 0\n")
     refuses(r"list_query.txt, line 5: no such file .*0009_000_01_x\.jpg", recipe, source)
+    listed.write_bytes(whole.encode() + b"0000/0000_000_01_\xe9.jpg 0\n")
+    refuses(r"list_query.txt: can't be read as text in UTF-8 .*Get this file", recipe, source)
 
 
 # ---------------------------------------------------------------------- DukeMTMC-reID

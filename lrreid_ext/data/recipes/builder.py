@@ -247,7 +247,7 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
         RecipeError: another process has locked it, or it is another recipe's.
     """
     header = {"schema": SCHEMA, "recipe": recipe.name, "options": recipe.options()}
-    with open(out / JOURNAL_FILE, "a+", encoding="utf-8") as stream:
+    with open(out / JOURNAL_FILE, "a+", encoding="utf-8", errors="replace") as stream:
         if fcntl is not None:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,20 +256,23 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
                     f"{out}: another process is building here. Wait until it is done."
                 ) from error
         stream.seek(0)
-        lines = []
-        for line in stream.read().split("\n"):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # the line at which a build was cut off, or the empty last one
-                break
-        if lines and lines[0] != header:
-            raise RecipeError(_foreign(out, lines[0].get("recipe", "?")))
-        records = [[ImageRecord.from_json(values) for values in line] for line in lines[1:]]
+        first, *rest = stream.read().split("\n")
+        records: list[Records] = []
+        try:
+            found = json.loads(first)
+            if found != header:
+                raise RecipeError(_foreign(out, dict(found).get("recipe", "?")))
+            for line in rest:
+                records.append([ImageRecord.from_json(values) for values in json.loads(line)])
+        except RecipeError:
+            raise
+        except (ValueError, TypeError, LookupError):
+            pass  # the line at which a build was cut off, the empty last one, or a damaged one
         # Written anew, so that a cut-off line doesn't hide those after it.
         stream.truncate(0)
-        for line in [header, *lines[1:]]:
-            stream.write(json.dumps(line) + "\n")
-        stream.flush()
+        stream.write(json.dumps(header) + "\n")
+        for record in records:
+            _note(stream, record)
         yield stream, records
 
 

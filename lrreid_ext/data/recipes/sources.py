@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lrreid_ext.data.recipes.base import Recipe, RecipeError
 
-__all__ = ["IMAGE_SUFFIXES", "first_folder", "image_names"]
+__all__ = ["IMAGE_SUFFIXES", "first_folder", "image_names", "read_text"]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 
@@ -21,6 +21,20 @@ def image_names(folder: Path) -> list[str]:
         for entry in folder.iterdir()
         if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
     )
+
+
+def read_text(file: Path) -> str:
+    """What a text file in UTF-8 holds.
+
+    Raises:
+        RecipeError: names a file that can't be read so.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"{file}: can't be read as text in UTF-8 ({error}). Get this file again."
+        ) from error
 
 
 def first_folder(
