@@ -23,6 +23,7 @@ from lrreid_ext.data.recipes import (
     build,
     build_recipe,
 )
+from lrreid_ext.data.recipes.base import LONGEST_STEM
 from lrreid_ext.registry import names
 
 VIPER = {"identities": 8, "train_identities": 4}
@@ -464,6 +465,8 @@ def test_table_keeps_whole_numbers_and_query_gallery_splits(tmp_path: Path) -> N
         ("../a.png,1,1,test", "line 3: path '../a.png' is not a file below"),
         (",1,1,test", "line 3: path '' is not a file below"),
         ("./first.png,1,1,test", r"line 3: first\.png stands in line 2 already"),
+        (f"{'d' * 200}/{'f' * 50}.png,1,1,test", "line 3: path 'd+/f+.png' has 251 bytes"),
+        (f"{'f' * 300}.png,1,1,test", "line 3: path 'f+.png' has 300 bytes"),
         ("a.png,-1,1,test", "line 3: identity '-1': numbers are from 1; leave the field empty for"),
         ("a.png,0,1,test", "line 3: identity '0': numbers are from 1; leave the field empty for"),
         ("a.png,0.0,1,test", "line 3: identity '0.0': numbers are from 1"),
@@ -501,6 +504,19 @@ def test_a_junk_row_among_names_is_refused_and_numbers_keep_their_zeros(tmp_path
 def test_numbers_that_evaluation_cannot_hold_are_refused(tmp_path: Path) -> None:
     own_folder(tmp_path, *TEST_FILES, f"query/{10**23}_c1_0.png")
     refuses(f"{10**23}_c1_0.png is of identity", build_recipe("mlr_folder"), tmp_path)
+
+
+def test_names_are_as_long_as_files_can_be_called(tmp_path: Path) -> None:
+    longest = "é" * (LONGEST_STEM // 2)
+    lines = ["path,identity,camera,split"]
+    for camera in (1, 2):
+        mini_sets.write(tmp_path / f"{camera}" / f"{longest[1:]}.png")
+        lines.append(f"{camera}/{longest[1:]}.png,1,{camera},test")
+    (tmp_path / "images.csv").write_text("\n".join(lines), encoding="utf-8")
+    manifest = quiet(build_recipe("mlr_csv"), tmp_path, tmp_path / "out")
+    assert len(manifest.images) == 3
+    own_folder(tmp_path, *TEST_FILES, f"query/0005_c1_{'x' * 232}.png")
+    refuses("x.png makes a name of 240 bytes", build_recipe("mlr_folder"), tmp_path)
 
 
 def test_a_table_needs_its_columns(tmp_path: Path) -> None:

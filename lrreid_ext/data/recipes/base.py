@@ -21,6 +21,7 @@ __all__ = [
     "EITHER",
     "GALLERY",
     "LARGEST_NUMBER",
+    "LONGEST_STEM",
     "QUERY",
     "RECIPE_REGISTRY",
     "TRAIN",
@@ -46,6 +47,10 @@ TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
 
 #: Of an identity or a camera: evaluation keeps them in 64 bits.
 LARGEST_NUMBER = 2**63 - 1
+
+#: Bytes of a built file's name without its suffix: file systems hold 255, and while it is written
+#: there are a process's number and other marks in it.
+LONGEST_STEM = 238
 
 
 class RecipeError(ConfigError):
@@ -247,8 +252,8 @@ class Recipe(ABC):
 
         Raises:
             RecipeError: options that the images don't allow; an identity or camera whose number
-                is too large; no image is left for the queries, the gallery or training; or people
-                who are in both training and test.
+                is too large, or a name that is too long; no image is left for the queries, the
+                gallery or training; or people who are in both training and test.
         """
         for image in images:
             if max(image.pid, image.camid) > LARGEST_NUMBER:
@@ -263,6 +268,11 @@ class Recipe(ABC):
             while (role, stem) in taken:  # of another folder, or with another suffix
                 stem += "_dup"
             taken.add((role, stem))
+            if (length := len(stem.encode(errors="surrogateescape"))) > LONGEST_STEM:
+                raise RecipeError(
+                    f"recipe {self.name}: {image.path} makes a name of {length} bytes; a built "
+                    f"file's has at most {LONGEST_STEM}, suffix apart. Shorten it."
+                )
             planned.append(self.treat(PlannedImage(image, role, stem)))
         for role in (TRAIN, QUERY, GALLERY)[0 if self.needs_train else 1 :]:
             if not any(p.role == role for p in planned):

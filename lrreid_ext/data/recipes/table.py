@@ -13,6 +13,7 @@ from lrreid_ext.data.recipes.base import (
     EITHER,
     GALLERY,
     LARGEST_NUMBER,
+    LONGEST_STEM,
     QUERY,
     TRAIN,
     RecipeError,
@@ -86,7 +87,7 @@ class TableRecipe(MLRRecipe):
                 camid=cameras[camera],
                 split="train" if split == "train" else "test",
                 role=SPLITS[split],
-                name=path.replace("/", "_"),
+                name=_name(path),
             )
             for path, identity, camera, split in rows.values()
         ]
@@ -132,6 +133,11 @@ def _row(root: Path, line: dict[str, str | None], where: str) -> Row:
         raise RecipeError(
             f"{where}: path {path!r} is not a file below the folder, with forward slashes."
         )
+    if (length := len(PurePosixPath(_name(str(pure))).stem.encode())) > LONGEST_STEM:
+        raise RecipeError(
+            f"{where}: path {path!r} has {length} bytes without its suffix; the built file is "
+            f"called after it, and has at most {LONGEST_STEM}. Shorten it."
+        )
     if split not in SPLITS:
         raise RecipeError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}.")
     if not camera:
@@ -141,6 +147,11 @@ def _row(root: Path, line: dict[str, str | None], where: str) -> Row:
     if not (root / path).is_file():
         raise RecipeError(f"{where}: no such file {root / path}.")
     return str(pure), identity, camera, split
+
+
+def _name(path: str) -> str:
+    """What the built file is called after: folders may repeat names."""
+    return path.replace("/", "_")
 
 
 #: The least number of each column, and what to write in the place of those below it.
