@@ -173,7 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not problems:
                 print(f"{out}: as its manifest says, hash {load_manifest(out).hash}")
             return 1 if problems else 0
-        manifest = build(recipe, _source(recipe, args.source, out), out, workers=args.workers)
+        left_out: list[str] = []
+        source = _source(recipe, args.source, out)
+        manifest = build(recipe, source, out, workers=args.workers, tell=left_out.append)
     except BrokenPipeError:
         raise
     except (RecipeError, ImportError, OSError) as error:
@@ -182,5 +184,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     counts = ", ".join(f"{value} {key}" for key, value in manifest.counts().items())
-    print(f"{out}: {counts}\nmanifest hash {manifest.hash}")
+    print("\n".join([f"{out}: {counts}", *left_out, f"manifest hash {manifest.hash}"]))
     return 0

@@ -80,6 +80,28 @@ def test_build_then_verify(
     assert manifest.images[0].file in capsys.readouterr().err
 
 
+def test_what_is_left_out_is_counted_with_its_reason(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["path,identity,camera,split"]
+    for k in range(24):
+        role, camera = ("query", "gallery")[k % 2], 1 + k // 2 % 3
+        Image.new("RGB", (8, 16)).save(tmp_path / f"{k}.png")
+        lines.append(f"{k}.png,{1 + k // 6},{camera},{role}")
+    Image.new("RGB", (8, 16)).save(tmp_path / "crowd.png")
+    lines.append("crowd.png,,2,test")
+    (tmp_path / "images.csv").write_text("\n".join(lines))
+    command = ["mlr_csv", "--source", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert tool.main([*command, "--option", "lr_camera=2"]) == 0
+    first, *left_out, last = capsys.readouterr().out.splitlines()
+    assert "8 gallery, 4 query," in first and last.startswith("manifest hash ")
+    assert left_out == [
+        "left out: 1 test image: distractors are no queries",
+        "left out: 4 gallery images: of lr_camera 2",
+        "left out: 8 query images: not of lr_camera 2",
+    ]
+
+
 def test_default_folder_and_source_beside_it(
     tool: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

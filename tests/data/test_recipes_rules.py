@@ -525,6 +525,28 @@ def test_a_table_needs_its_columns(tmp_path: Path) -> None:
         refuses("images.csv, line 1: no column", build_recipe("mlr_csv"), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mlr_folder", ["3 gallery images: of lr_camera 1", "4 query images: not of lr_camera 1"]),
+        (
+            "mlr_market1501_per_identity",
+            ["2 gallery images: of the low-resolution camera",
+             "4 query images: not of the low-resolution camera"],
+        ),
+        ("vr_market1501", []),
+    ],
+)  # fmt: skip
+def test_images_that_a_rule_leaves_out_are_told_and_logged(
+    name: str, expected: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, recipe = mini_sets.market(tmp_path / "source"), build_recipe(name)
+    with caplog.at_level("INFO", "lrreid_ext.data.recipes.builder"):
+        quiet(recipe, source, tmp_path / "out")
+    told = [r.getMessage() for r in caplog.records if r.name.endswith("builder")]
+    assert told == [f"left out: {line}" for line in expected]
+
+
 def own_folder(root: Path, *files: str) -> Path:
     for file in files:
         mini_sets.write(root / file)

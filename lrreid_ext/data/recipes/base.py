@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -279,6 +280,23 @@ class Recipe(ABC):
                 raise RecipeError(f"recipe {self.name}: no image is left for {role}.")
         self._check_people(planned)
         return planned
+
+    def why_left_out(self, images: Sequence[SourceImage]) -> Callable[[SourceImage], str]:
+        """A function that says in a few words why :meth:`roles` doesn't use one of ``images``."""
+        return lambda image: "distractors are no queries" if image.pid < 1 else "the recipe's rule"
+
+    def left_out(self, images: Sequence[SourceImage], planned: Iterable[PlannedImage]) -> list[str]:
+        """What of ``images`` isn't in the plan, and why: ``8 query images: not of lr_camera 2``."""
+        used = {one.image for one in planned}
+        lost = [image for image in images if image not in used]
+        if not lost:
+            return []
+        why = self.why_left_out(images)
+        counts = Counter((image.role, why(image)) for image in lost)
+        return [
+            f"{n} {'test' if role == EITHER else role} image{'s' * (n > 1)}: {reason}"
+            for (role, reason), n in sorted(counts.items())
+        ]
 
     def _check_people(self, planned: Iterable[PlannedImage]) -> None:
         """Whoever is trained on is found too easily."""

@@ -319,6 +319,7 @@ def build(
     *,
     workers: int | None = None,
     progress: bool = True,
+    tell: Callable[[str], object] | None = None,
 ) -> Manifest:
     """Build ``recipe`` from the data set in folder ``source`` into folder ``out``.
 
@@ -333,6 +334,8 @@ def build(
             some seconds' work. More than one asks of the calling script what ``multiprocessing``
             does, an ``if __name__ == "__main__"``.
         progress: show a bar.
+        tell: called with a line for each kind of images that the recipe leaves out and the reason,
+            before any is made; by default they are logged.
 
     Raises:
         RecipeError: a source, source file or folder that can't be used, named in the message;
@@ -348,7 +351,10 @@ def build(
             f"Where to get it: {recipe.where_to_get}."
         )
     root = recipe.locate(Path(source or "."))
-    planned = recipe.plan(recipe.read(root))
+    images = recipe.read(root)
+    planned = recipe.plan(images)
+    for line in recipe.left_out(images, planned):
+        (tell or logger.info)(f"left out: {line}")
     out = make_folder(out)
     previous = _previous(out, recipe)
     with _journal(out, recipe) as (journal, noted):
