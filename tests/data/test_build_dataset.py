@@ -65,15 +65,20 @@ def test_build_then_verify(
     tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1", *OPTIONS]
-    assert tool.main([*args, "--option", "factors=[2, 2.5]", "--option", "kernel=area"]) == 0
+    args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1"]
+    options = [*OPTIONS, "--option", "factors=[2, 2.5]", "--option", "kernel=area"]
+    assert tool.main([*args, *options]) == 0
     manifest = load_manifest(out)
     assert manifest.hash in capsys.readouterr().out
     assert manifest.options["factors"] == [2.0, 2.5]
     assert manifest.options["kernel"] == "area"
-    verify = ["mlr_cuhk01", "--out", str(out), "--verify"]
+    verify = ["mlr_cuhk01", "--out", str(out), "--verify", *options]
     assert tool.main(verify) == 0
     assert manifest.hash in capsys.readouterr().out
+    other = error_of(tool, capsys, *verify[:4], *OPTIONS)
+    assert "factors is [2.0, 2.5], not [2.0, 3.0, 4.0]; kernel is area, not bicubic. Name" in other
+    other = error_of(tool, capsys, "mlr_viper", *verify[1:4])
+    assert "out: was built otherwise: the recipe is mlr_cuhk01, not mlr_viper. Name" in other
     victim = out / manifest.images[0].file
     victim.write_bytes(victim.read_bytes() + b"x")
     assert tool.main(verify) == 1
