@@ -547,6 +547,27 @@ def test_images_that_a_rule_leaves_out_are_told_and_logged(
     assert told == [f"left out: {line}" for line in expected]
 
 
+def test_images_of_other_formats_are_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_folder(tmp_path, *TEST_FILES)
+    quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "out")
+    assert not caplog.records
+    for name in ("query/0007_c1_0.webp", "query/0005_c1_1.TIF", "query/._a.webp"):
+        (tmp_path / name).write_bytes(b"")
+    quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "again")
+    (record,) = caplog.records
+    assert "0005_c1_1.TIF, and 1 more of other formats: not read" in record.getMessage()
+    # A table's author says which files count.
+    lines = [re.sub(r"(.*000(\d)_c(\d).*)", r"\1,\2,\3,test", file) for file in TEST_FILES]
+    webp = "query/0009_c1_0.webp"
+    mini_sets.write(tmp_path / webp)
+    table = ["path,identity,camera,split", *lines, f"{webp},9,1,test"]
+    (tmp_path / "images.csv").write_text("\n".join(table))
+    manifest = quiet(build_recipe("mlr_csv"), tmp_path, tmp_path / "table")
+    assert webp in {image.source for image in manifest.images} and len(caplog.records) == 1
+
+
 def own_folder(root: Path, *files: str) -> Path:
     for file in files:
         mini_sets.write(root / file)

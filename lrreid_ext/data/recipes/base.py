@@ -147,6 +147,8 @@ class Recipe(ABC):
     needs_source: ClassVar[bool] = True
     #: Whether there must be training images; without, a set is for testing alone.
     needs_train: ClassVar[bool] = True
+    #: Whether a list names the images, and not the folders that hold them.
+    listed: ClassVar[bool] = False
     #: Height and width of every source image in pixels, or () if they may vary.
     image_size: ClassVar[tuple[int, ...]] = ()
     #: Cameras whose images are low-resolution as they are, by no known factor.

@@ -51,6 +51,7 @@ from lrreid_ext.data.recipes.manifest import (
     load_manifest,
     save_manifest,
 )
+from lrreid_ext.data.recipes.sources import warn_of_others
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.files import atomic, make_folder
 from lrreid_ext.plugins import import_plugin, imported_plugins
@@ -352,6 +353,8 @@ def build(
         )
     root = recipe.locate(Path(source or "."))
     images = recipe.read(root)
+    if recipe.needs_source and not recipe.listed:
+        warn_of_others({(root / image.path).parent for image in images})
     planned = recipe.plan(images)
     for line in recipe.left_out(images, planned):
         (tell or logger.info)(f"left out: {line}")

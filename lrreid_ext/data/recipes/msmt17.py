@@ -40,6 +40,7 @@ class VRMSMT17Recipe(VariedWidthRecipe):
     where_to_get: ClassVar[str] = "https://www.pkuvmc.com/dataset.html (signed release agreement)"
     terms: ClassVar[str] = "release agreement: academic research only, not to be passed on"
     source_folders: ClassVar[tuple[str, ...]] = ("MSMT17_V1", "MSMT17", "msmt17", "MSMT17_V2")
+    listed: ClassVar[bool] = True
 
     widths: tuple[int, ...] = (32, 128)
     val: bool = True

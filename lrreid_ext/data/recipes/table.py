@@ -63,6 +63,7 @@ class TableRecipe(MLRRecipe):
     )
     terms: ClassVar[str] = "those of your images; the people in them have a say"
     needs_train: ClassVar[bool] = False
+    listed: ClassVar[bool] = True
 
     csv: str = "images.csv"
 
