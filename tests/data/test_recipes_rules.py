@@ -24,7 +24,8 @@ from lrreid_ext.data.recipes import (
     build_recipe,
 )
 from lrreid_ext.data.recipes.base import LONGEST_STEM
-from lrreid_ext.registry import names
+from lrreid_ext.evaluation import twin_files
+from lrreid_ext.registry import DATASET_REGISTRY, names
 
 VIPER = {"identities": 8, "train_identities": 4}
 CAVIAR = {"identities": 6, "train_identities": 3}
@@ -566,6 +567,32 @@ def test_images_of_other_formats_are_not_passed_over_in_silence(
     (tmp_path / "images.csv").write_text("\n".join(table))
     manifest = quiet(build_recipe("mlr_csv"), tmp_path, tmp_path / "table")
     assert webp in {image.source for image in manifest.images} and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_twins_stand_in_the_order_of_their_queries(encoding: str, tmp_path: Path) -> None:
+    lines = ["path,identity,camera,split"]
+    for name in ("a", "a.k", "a-k", "b.x", "b"):
+        mini_sets.write(tmp_path / f"{name}.png", 40, 20)
+        lines.append(f"{name}.png,1,1,test")
+    mini_sets.write(tmp_path / "g.png", 40, 20)
+    (tmp_path / "images.csv").write_text("\n".join([*lines, "g.png,1,2,test"]))
+    data = DATASET_REGISTRY.get("mlr_csv")(
+        source=str(tmp_path), options={"encoding": encoding}, folder=tmp_path / "out"
+    )
+    test_set = data.test_set([2], hr=True)
+    order = {
+        group: [Path(s.path).stem for s in test_set.samples if s.group == group]
+        for group in ("query", "query_hr", "x2")
+    }
+    assert order["query"] == order["query_hr"] == order["x2"]
+    assert sorted(order["query"]) == ["a", "a-k", "a.k", "b", "b.x"]
+    twins = twin_files(test_set)
+    for i, sample in enumerate(test_set.samples):
+        if sample.group == "query":
+            assert Path(twins[i]).stem == Path(sample.path).stem
+    files = [record.file for record in data.manifest.images]
+    assert files == sorted(files)
 
 
 def own_folder(root: Path, *files: str) -> Path:
