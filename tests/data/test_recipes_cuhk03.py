@@ -147,6 +147,21 @@ def test_bad_folders_are_named(folders: Path, tmp_path: Path) -> None:
         images(of(), copy)
 
 
+def test_of_the_whole_set_images_are_counted_where_no_file_names_them(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "cuhk03"
+    shutil.copytree(folders, copy)
+    monkeypatch.setattr(cuhk03, "WHOLE_IDENTITIES", 10)
+    monkeypatch.setattr(cuhk03, "WHOLE", {"labeled": 1, "detected": 48})
+    assert len(images(of(), copy)) == 96
+    (copy / "images_detected" / "2_002_1_01.png").unlink()
+    with pytest.raises(RecipeError, match="images_detected: holds 47 images where CUHK03 has 48"):
+        images(of(), copy)
+    monkeypatch.setattr(cuhk03, "WHOLE_IDENTITIES", 1467)
+    assert len(images(of(), copy)) == 95
+
+
 # ---------------------------------------------------------------------- the mat
 
 

@@ -595,6 +595,18 @@ def test_twins_stand_in_the_order_of_their_queries(encoding: str, tmp_path: Path
     assert files == sorted(files)
 
 
+@pytest.mark.parametrize("lost", [1, 4, 12])
+def test_a_png_without_its_end_is_named(lost: int, tmp_path: Path) -> None:
+    own_folder(tmp_path, *TEST_FILES)
+    victim = tmp_path / TEST_FILES[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-lost])
+    with pytest.raises(RecipeError, match=rf"{victim.name}: can't be read .*its end is missing"):
+        quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "out")
+    victim.write_bytes(whole + b"what a camera adds")
+    quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "out")
+
+
 def own_folder(root: Path, *files: str) -> Path:
     for file in files:
         mini_sets.write(root / file)

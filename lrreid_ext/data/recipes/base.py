@@ -54,6 +54,11 @@ LARGEST_NUMBER = 2**63 - 1
 LONGEST_STEM = 238
 
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+# The last chunk of a PNG, with its checksum.
+_PNG_END = b"IEND\xaeB`\x82"
+
+
 class RecipeError(ConfigError):
     """A recipe, option or source that can't be used; the message names it."""
 
@@ -218,6 +223,10 @@ class Recipe(ABC):
         path = root / image.path
         try:
             loaded = read_picture(path)
+            content = path.read_bytes()
+            if content.startswith(_PNG) and _PNG_END not in content:
+                # Pillow doesn't miss it where the pixels are there.
+                raise ImageError(f"{path}: can't be read as an image: its end is missing")
         except ImageError as error:
             raise RecipeError(
                 f"{error}. Get this file again, then run the same command; finished files are kept."

@@ -36,6 +36,9 @@ PAIRS, SPLITS = 5, 20
 PER_VIEW = 5
 BOXES = ("merged", "labeled", "detected")
 LR_VIEWS = ("random", "first", "second")
+#: People of the whole data set, and their images in each kind of boxes.
+WHOLE_IDENTITIES = 1467
+WHOLE = {"labeled": 14096, "detected": 14097}
 
 Person = tuple[int, int]
 
@@ -71,7 +74,7 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
     terms: ClassVar[str] = "for academic research; ask the authors for any other use"
     source_folders: ClassVar[tuple[str, ...]] = ("CUHK03", "cuhk03", "cuhk03_release")
 
-    identities: int = 1467
+    identities: int = WHOLE_IDENTITIES
     train_identities: int = 1367
     boxes: str = "merged"
     lr_view: str = "random"
@@ -145,10 +148,17 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
             yield match
 
     def _check_files(self, root: Path, found: set[tuple[str, str]]) -> None:
-        """Raises RecipeError unless every image that the splits name is there."""
+        """Raises RecipeError unless every image that the splits name is there; where no file names
+        them, and it is the whole data set, unless there are as many as it has."""
         for kind in self._kinds:
             file = root / f"splits_classic_{kind}.json"
             named = _json_names(file, self.split) if file.is_file() else []
+            held = sum(name == kind for name, _ in found)
+            if not named and self.identities == WHOLE_IDENTITIES and held != WHOLE[kind]:
+                raise RecipeError(
+                    f"{root / f'images_{kind}'}: holds {held} images where CUHK03 has "
+                    f"{WHOLE[kind]}. Extract the images again."
+                )
             if missing := sorted(name for name in named if (kind, name) not in found):
                 raise RecipeError(
                     f"{root / f'images_{kind}' / missing[0]}: no such file, and {len(missing) - 1} "
