@@ -26,6 +26,7 @@ from tabulate import tabulate
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
+    ManifestError,
     Recipe,
     RecipeError,
     build,
@@ -75,7 +76,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--verify",
         action="store_true",
-        help="check the built folder against its manifest, build nothing; status 1 if it differs",
+        help="check the built folder against its manifest, build nothing; status 1 if it differs, "
+        "2 if it was built by another recipe or with other options",
     )
     out.add_argument(
         "--option",
@@ -152,6 +154,19 @@ def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
     return found
 
 
+def _check_recipe(recipe: Recipe, out: Path) -> None:
+    """Raises RecipeError if ``out`` was built by another recipe or with other options."""
+    try:
+        manifest = load_manifest(out)
+    except ManifestError:
+        return  # which verify tells
+    if differences := manifest.differences(recipe):
+        raise RecipeError(
+            f"{out}: was built otherwise: {'; '.join(differences)}. Name the recipe and give the "
+            "options (--option) that it was built by, or another folder."
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status (2 for an error, by way of argparse)."""
     cli = parser()
@@ -167,13 +182,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = build_recipe(recipe_named(args.recipe), parse_options(args.option))
         out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
         if args.verify:
+            _check_recipe(recipe, out)
             problems = verify(out, progress=True)
             for problem in problems:
                 print(problem, file=sys.stderr)
             if not problems:
                 print(f"{out}: as its manifest says, hash {load_manifest(out).hash}")
             return 1 if problems else 0
-        manifest = build(recipe, _source(recipe, args.source, out), out, workers=args.workers)
+        left_out: list[str] = []
+        source = _source(recipe, args.source, out)
+        manifest = build(recipe, source, out, workers=args.workers, tell=left_out.append)
     except BrokenPipeError:
         raise
     except (RecipeError, ImportError, OSError) as error:
@@ -182,5 +200,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     counts = ", ".join(f"{value} {key}" for key, value in manifest.counts().items())
-    print(f"{out}: {counts}\nmanifest hash {manifest.hash}")
+    print("\n".join([f"{out}: {counts}", *left_out, f"manifest hash {manifest.hash}"]))
     return 0

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -249,9 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure and write, or fit and print; 0, or 2 for what a user can put right."""
     cli = parser()
     args = cli.parse_args(argv)
-    if min(args.factors) < 1 or args.limit < 0 or not 0 <= args.jpeg <= 95:
+    finite = all(1 <= factor < math.inf for factor in args.factors)
+    if not finite or args.limit < 0 or not 0 <= args.jpeg <= 95:
         cli.error("--factors must be at least 1, --limit at least 0, --jpeg from 0 to 95")
     factors = sorted(set(args.factors))
+    if args.fit and len(factors) < 2:
+        cli.error("--fit needs at least two different --factors")
     try:
         cfg = get_cfg()
         cfg.DATASETS.ROOT = args.root

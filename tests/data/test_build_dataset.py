@@ -65,19 +65,46 @@ def test_build_then_verify(
     tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1", *OPTIONS]
-    assert tool.main([*args, "--option", "factors=[2, 2.5]", "--option", "kernel=area"]) == 0
+    args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1"]
+    options = [*OPTIONS, "--option", "factors=[2, 2.5]", "--option", "kernel=area"]
+    assert tool.main([*args, *options]) == 0
     manifest = load_manifest(out)
     assert manifest.hash in capsys.readouterr().out
     assert manifest.options["factors"] == [2.0, 2.5]
     assert manifest.options["kernel"] == "area"
-    verify = ["mlr_cuhk01", "--out", str(out), "--verify"]
+    verify = ["mlr_cuhk01", "--out", str(out), "--verify", *options]
     assert tool.main(verify) == 0
     assert manifest.hash in capsys.readouterr().out
+    other = error_of(tool, capsys, *verify[:4], *OPTIONS)
+    assert "factors is [2.0, 2.5], not [2.0, 3.0, 4.0]; kernel is area, not bicubic. Name" in other
+    other = error_of(tool, capsys, "mlr_viper", *verify[1:4])
+    assert "out: was built otherwise: the recipe is mlr_cuhk01, not mlr_viper. Name" in other
     victim = out / manifest.images[0].file
     victim.write_bytes(victim.read_bytes() + b"x")
     assert tool.main(verify) == 1
     assert manifest.images[0].file in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_counted_with_its_reason(
+    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["path,identity,camera,split"]
+    for k in range(24):
+        role, camera = ("query", "gallery")[k % 2], 1 + k // 2 % 3
+        Image.new("RGB", (8, 16)).save(tmp_path / f"{k}.png")
+        lines.append(f"{k}.png,{1 + k // 6},{camera},{role}")
+    Image.new("RGB", (8, 16)).save(tmp_path / "crowd.png")
+    lines.append("crowd.png,,2,test")
+    (tmp_path / "images.csv").write_text("\n".join(lines))
+    command = ["mlr_csv", "--source", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert tool.main([*command, "--option", "lr_camera=2"]) == 0
+    first, *left_out, last = capsys.readouterr().out.splitlines()
+    assert "8 gallery, 4 query," in first and last.startswith("manifest hash ")
+    assert left_out == [
+        "left out: 1 test image: distractors are no queries",
+        "left out: 4 gallery images: of lr_camera 2",
+        "left out: 8 query images: not of lr_camera 2",
+    ]
 
 
 def test_default_folder_and_source_beside_it(

@@ -434,6 +434,24 @@ def test_interrupted_build_goes_on_where_it_was(
     assert tree_bytes(out) == tree_bytes(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b'[{"file": 1}]', b"[1]", b"7", b'{"a": 1}'])
+def test_a_damaged_line_of_the_journal_ends_it(
+    damage: bytes, cuhk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = build_recipe("mlr_cuhk01", MINI_CUHK)
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 4)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch, pytest.raises(Interrupt):
+        failing_after(10, recipes.CUHK01Recipe, patch)
+        quiet(recipe, cuhk, out)
+    lines = (out / JOURNAL_FILE).read_bytes().split(b"\n")
+    (out / JOURNAL_FILE).write_bytes(b"\n".join([*lines[:3], damage, *lines[4:]]))
+    with monkeypatch.context() as patch:
+        loaded = failing_after(10**6, recipes.CUHK01Recipe, patch)
+        quiet(recipe, cuhk, out)
+    assert len(loaded) == 24 - 2 and verify(out) == []
+
+
 def test_rebuild_makes_only_what_changed(
     cuhk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,21 @@ def test_bad_folders_are_named(folders: Path, tmp_path: Path) -> None:
         images(of(), copy)
 
 
+def test_of_the_whole_set_images_are_counted_where_no_file_names_them(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "cuhk03"
+    shutil.copytree(folders, copy)
+    monkeypatch.setattr(cuhk03, "WHOLE_IDENTITIES", 10)
+    monkeypatch.setattr(cuhk03, "WHOLE", {"labeled": 1, "detected": 48})
+    assert len(images(of(), copy)) == 96
+    (copy / "images_detected" / "2_002_1_01.png").unlink()
+    with pytest.raises(RecipeError, match="images_detected: holds 47 images where CUHK03 has 48"):
+        images(of(), copy)
+    monkeypatch.setattr(cuhk03, "WHOLE_IDENTITIES", 1467)
+    assert len(images(of(), copy)) == 95
+
+
 # ---------------------------------------------------------------------- the mat
 
 
@@ -214,6 +229,23 @@ def test_a_mat_that_is_none_is_named(mat: Path, tmp_path: Path) -> None:
         cells[0, 0] = file.create_dataset("grey", data=np.zeros((1, 12, 30), np.uint8)).ref
     with pytest.raises(RecipeError, match=r"2_001_1_01\.png is uint8 of shape \(30, 12, 1\)"):
         quiet(of(), tmp_path, tmp_path / "out")
+
+
+@needs_h5py
+@pytest.mark.parametrize("part", ["labeled", "testsets"])
+def test_a_mat_whose_references_point_nowhere_is_named(
+    part: str, mat: Path, tmp_path: Path
+) -> None:
+    import h5py
+
+    path = tmp_path / "cuhk-03.mat"
+    shutil.copy(mat / "cuhk-03.mat", path)
+    with h5py.File(path, "r") as file:
+        at, length = file[part].id.get_offset(), 8 * file[part].shape[1]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:at] + bytes(length) + b"\x07" * 8 + whole[at + length + 8 :])
+    with pytest.raises(RecipeError, match=r"cuhk-03\.mat: (labeled|test set 0) can't be read \("):
+        images(of(), tmp_path)
 
 
 def test_the_mat_without_h5py_says_what_to_install(

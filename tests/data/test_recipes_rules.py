@@ -23,7 +23,9 @@ from lrreid_ext.data.recipes import (
     build,
     build_recipe,
 )
-from lrreid_ext.registry import names
+from lrreid_ext.data.recipes.base import LONGEST_STEM
+from lrreid_ext.evaluation import twin_files
+from lrreid_ext.registry import DATASET_REGISTRY, names
 
 VIPER = {"identities": 8, "train_identities": 4}
 CAVIAR = {"identities": 6, "train_identities": 3}
@@ -384,6 +386,8 @@ def test_msmt17_second_version_and_bad_lists(tmp_path: Path) -> None:
         refuses(f"list_query.txt, line 6: '{line}' is not", recipe, source)
     listed.write_text(f"{whole}0009/0009_000_01_x.jpg 0\n")
     refuses(r"list_query.txt, line 5: no such file .*0009_000_01_x\.jpg", recipe, source)
+    listed.write_bytes(whole.encode() + b"0000/0000_000_01_\xe9.jpg 0\n")
+    refuses(r"list_query.txt: can't be read as text in UTF-8 .*Get this file", recipe, source)
 
 
 # ---------------------------------------------------------------------- DukeMTMC-reID
@@ -462,6 +466,17 @@ def test_table_keeps_whole_numbers_and_query_gallery_splits(tmp_path: Path) -> N
         ("../a.png,1,1,test", "line 3: path '../a.png' is not a file below"),
         (",1,1,test", "line 3: path '' is not a file below"),
         ("./first.png,1,1,test", r"line 3: first\.png stands in line 2 already"),
+        (f"{'d' * 200}/{'f' * 50}.png,1,1,test", "line 3: path 'd+/f+.png' has 251 bytes"),
+        (f"{'f' * 300}.png,1,1,test", "line 3: path 'f+.png' has 300 bytes"),
+        ("a.png,-1,1,test", "line 3: identity '-1': numbers are from 1; leave the field empty for"),
+        ("a.png,0,1,test", "line 3: identity '0': numbers are from 1; leave the field empty for"),
+        ("a.png,0.0,1,test", "line 3: identity '0.0': numbers are from 1"),
+        ("a.png,01,1,test", "line 3: identity '01' is written '1' in line 2"),
+        ("a.png,1.0,1,test", "line 3: identity '1.0' is written '1' in line 2"),
+        (f"a.png,{10**23},1,test", f"line 3: identity '{10**23}': numbers are to {2**63 - 1}"),
+        ("a.png," + "9" * 5000 + ",1,test", f"numbers are to {2**63 - 1}"),
+        ("a.png,2,-1,test", "line 3: camera '-1': numbers are from 0"),
+        ("a.png,2,001,test", "line 3: camera '001' is written '1' in line 2"),
         ('"a.png,1,1,test', "can't be read as CSV"),
         ("\udcff.png,1,1,test", "can't be read as CSV in UTF-8"),
     ],
@@ -474,10 +489,122 @@ def test_bad_lines_of_a_table_are_named(line: str, message: str, tmp_path: Path)
     refuses(f"images.csv.*{message}", build_recipe("mlr_csv"), tmp_path)
 
 
+def test_a_junk_row_among_names_is_refused_and_numbers_keep_their_zeros(tmp_path: Path) -> None:
+    lines = ["path,identity,camera,split"]
+    for person in ("ann", "007"):
+        for camera in ("01", "02"):
+            mini_sets.write(tmp_path / f"{person}-{camera}.png")
+            lines.append(f"{person}-{camera}.png,{person},{camera},test")
+    (tmp_path / "images.csv").write_text("\n".join(lines).replace(",ann,", ",-1,"))
+    refuses("line 2: identity '-1'", build_recipe("mlr_csv"), tmp_path)
+    (tmp_path / "images.csv").write_text("\n".join(lines).replace(",ann,", ",040,"))
+    images = build_recipe("mlr_csv").read(tmp_path)
+    assert {(image.pid, image.camid) for image in images} == {(40, 1), (40, 2), (7, 1), (7, 2)}
+
+
+def test_numbers_that_evaluation_cannot_hold_are_refused(tmp_path: Path) -> None:
+    own_folder(tmp_path, *TEST_FILES, f"query/{10**23}_c1_0.png")
+    refuses(f"{10**23}_c1_0.png is of identity", build_recipe("mlr_folder"), tmp_path)
+
+
+def test_names_are_as_long_as_files_can_be_called(tmp_path: Path) -> None:
+    longest = "é" * (LONGEST_STEM // 2)
+    lines = ["path,identity,camera,split"]
+    for camera in (1, 2):
+        mini_sets.write(tmp_path / f"{camera}" / f"{longest[1:]}.png")
+        lines.append(f"{camera}/{longest[1:]}.png,1,{camera},test")
+    (tmp_path / "images.csv").write_text("\n".join(lines), encoding="utf-8")
+    manifest = quiet(build_recipe("mlr_csv"), tmp_path, tmp_path / "out")
+    assert len(manifest.images) == 3
+    own_folder(tmp_path, *TEST_FILES, f"query/0005_c1_{'x' * 232}.png")
+    refuses("x.png makes a name of 240 bytes", build_recipe("mlr_folder"), tmp_path)
+
+
 def test_a_table_needs_its_columns(tmp_path: Path) -> None:
     for header in ("path,identity,camera", ""):
         (tmp_path / "images.csv").write_text(header + "\n")
         refuses("images.csv, line 1: no column", build_recipe("mlr_csv"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mlr_folder", ["3 gallery images: of lr_camera 1", "4 query images: not of lr_camera 1"]),
+        (
+            "mlr_market1501_per_identity",
+            ["2 gallery images: of the low-resolution camera",
+             "4 query images: not of the low-resolution camera"],
+        ),
+        ("vr_market1501", []),
+    ],
+)  # fmt: skip
+def test_images_that_a_rule_leaves_out_are_told_and_logged(
+    name: str, expected: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, recipe = mini_sets.market(tmp_path / "source"), build_recipe(name)
+    with caplog.at_level("INFO", "lrreid_ext.data.recipes.builder"):
+        quiet(recipe, source, tmp_path / "out")
+    told = [r.getMessage() for r in caplog.records if r.name.endswith("builder")]
+    assert told == [f"left out: {line}" for line in expected]
+
+
+def test_images_of_other_formats_are_not_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_folder(tmp_path, *TEST_FILES)
+    quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "out")
+    assert not caplog.records
+    for name in ("query/0007_c1_0.webp", "query/0005_c1_1.TIF", "query/._a.webp"):
+        (tmp_path / name).write_bytes(b"")
+    quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "again")
+    (record,) = caplog.records
+    assert "0005_c1_1.TIF, and 1 more of other formats: not read" in record.getMessage()
+    # A table's author says which files count.
+    lines = [re.sub(r"(.*000(\d)_c(\d).*)", r"\1,\2,\3,test", file) for file in TEST_FILES]
+    webp = "query/0009_c1_0.webp"
+    mini_sets.write(tmp_path / webp)
+    table = ["path,identity,camera,split", *lines, f"{webp},9,1,test"]
+    (tmp_path / "images.csv").write_text("\n".join(table))
+    manifest = quiet(build_recipe("mlr_csv"), tmp_path, tmp_path / "table")
+    assert webp in {image.source for image in manifest.images} and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("encoding", ["png", "jpeg"])
+def test_twins_stand_in_the_order_of_their_queries(encoding: str, tmp_path: Path) -> None:
+    lines = ["path,identity,camera,split"]
+    for name in ("a", "a.k", "a-k", "b.x", "b"):
+        mini_sets.write(tmp_path / f"{name}.png", 40, 20)
+        lines.append(f"{name}.png,1,1,test")
+    mini_sets.write(tmp_path / "g.png", 40, 20)
+    (tmp_path / "images.csv").write_text("\n".join([*lines, "g.png,1,2,test"]))
+    data = DATASET_REGISTRY.get("mlr_csv")(
+        source=str(tmp_path), options={"encoding": encoding}, folder=tmp_path / "out"
+    )
+    test_set = data.test_set([2], hr=True)
+    order = {
+        group: [Path(s.path).stem for s in test_set.samples if s.group == group]
+        for group in ("query", "query_hr", "x2")
+    }
+    assert order["query"] == order["query_hr"] == order["x2"]
+    assert sorted(order["query"]) == ["a", "a-k", "a.k", "b", "b.x"]
+    twins = twin_files(test_set)
+    for i, sample in enumerate(test_set.samples):
+        if sample.group == "query":
+            assert Path(twins[i]).stem == Path(sample.path).stem
+    files = [record.file for record in data.manifest.images]
+    assert files == sorted(files)
+
+
+@pytest.mark.parametrize("lost", [1, 4, 12])
+def test_a_png_without_its_end_is_named(lost: int, tmp_path: Path) -> None:
+    own_folder(tmp_path, *TEST_FILES)
+    victim = tmp_path / TEST_FILES[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-lost])
+    with pytest.raises(RecipeError, match=rf"{victim.name}: can't be read .*its end is missing"):
+        quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "out")
+    victim.write_bytes(whole + b"what a camera adds")
+    quiet(build_recipe("mlr_folder"), tmp_path, tmp_path / "out")
 
 
 def own_folder(root: Path, *files: str) -> Path:

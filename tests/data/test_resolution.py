@@ -230,3 +230,27 @@ def test_tool_measures_what_it_says(
     monkeypatch.undo()
     assert tool.main(["synth_pedestrian", "--out", str(tmp_path)]) == 2
     assert "Did you mean 'synth_pedestrians'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--factors", "1", "--fit"], "--fit needs at least two different --factors"),
+        (["--factors", "2", "2", "--fit"], "--fit needs at least two different --factors"),
+        (["--factors", "1", "nan"], "--factors must be at least 1"),
+        (["--factors", "nan", "2"], "--factors must be at least 1"),
+        (["--factors", "inf"], "--factors must be at least 1"),
+    ],
+)
+def test_factors_are_checked_before_anything_is_measured(
+    options: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tool, "build_dataset_of", None)
+    with pytest.raises(SystemExit) as caught:
+        tool.main(["synth_pedestrians", *options])
+    assert caught.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("lrreid resolution: error: ") and message in last

@@ -173,7 +173,7 @@ def test_the_tool_takes_the_file(
     manifest = load_manifest(out)
     assert (manifest.recipe, manifest.options["seed"]) == ("hall", 2)
     assert all(image.parameters for image in manifest.of_role("query"))
-    assert tool.main([str(hall), "--out", str(out), "--verify"]) == 0
+    assert tool.main([str(hall), "--out", str(out), "--option", "seed=2", "--verify"]) == 0
     hall.write_text(YAML.replace("images", "pictures"))
     with pytest.raises(SystemExit):
         tool.main([str(hall), "--out", str(tmp_path / "new")])

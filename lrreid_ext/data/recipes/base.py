@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, fields, replace
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,8 @@ from lrreid_ext.registry import names, suggest
 __all__ = [
     "EITHER",
     "GALLERY",
+    "LARGEST_NUMBER",
+    "LONGEST_STEM",
     "QUERY",
     "RECIPE_REGISTRY",
     "TRAIN",
@@ -42,6 +45,18 @@ together with the data set of the same name.
 
 # What a source image may become in the test split.
 TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
+
+#: Of an identity or a camera: evaluation keeps them in 64 bits.
+LARGEST_NUMBER = 2**63 - 1
+
+#: Bytes of a built file's name without its suffix: file systems hold 255, and while it is written
+#: there are a process's number and other marks in it.
+LONGEST_STEM = 238
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+# The last chunk of a PNG, with its checksum.
+_PNG_END = b"IEND\xaeB`\x82"
 
 
 class RecipeError(ConfigError):
@@ -137,6 +152,8 @@ class Recipe(ABC):
     needs_source: ClassVar[bool] = True
     #: Whether there must be training images; without, a set is for testing alone.
     needs_train: ClassVar[bool] = True
+    #: Whether a list names the images, and not the folders that hold them.
+    listed: ClassVar[bool] = False
     #: Height and width of every source image in pixels, or () if they may vary.
     image_size: ClassVar[tuple[int, ...]] = ()
     #: Cameras whose images are low-resolution as they are, by no known factor.
@@ -206,6 +223,10 @@ class Recipe(ABC):
         path = root / image.path
         try:
             loaded = read_picture(path)
+            content = path.read_bytes()
+            if content.startswith(_PNG) and _PNG_END not in content:
+                # Pillow doesn't miss it where the pixels are there.
+                raise ImageError(f"{path}: can't be read as an image: its end is missing")
         except ImageError as error:
             raise RecipeError(
                 f"{error}. Get this file again, then run the same command; finished files are kept."
@@ -242,9 +263,16 @@ class Recipe(ABC):
         """Assign roles and factors; the order of ``images`` doesn't matter.
 
         Raises:
-            RecipeError: options that the images don't allow; no image is left for the queries,
-                the gallery or training; or people who are in both training and test.
+            RecipeError: options that the images don't allow; an identity or camera whose number
+                is too large, or a name that is too long; no image is left for the queries, the
+                gallery or training; or people who are in both training and test.
         """
+        for image in images:
+            if max(image.pid, image.camid) > LARGEST_NUMBER:
+                raise RecipeError(
+                    f"recipe {self.name}: {image.path} is of identity {image.pid} and camera "
+                    f"{image.camid}; numbers are to {LARGEST_NUMBER}."
+                )
         planned = []
         taken: set[tuple[str, str]] = set()
         for image, role in self.roles(sorted(images, key=lambda image: image.path)):
@@ -252,12 +280,34 @@ class Recipe(ABC):
             while (role, stem) in taken:  # of another folder, or with another suffix
                 stem += "_dup"
             taken.add((role, stem))
+            if (length := len(stem.encode(errors="surrogateescape"))) > LONGEST_STEM:
+                raise RecipeError(
+                    f"recipe {self.name}: {image.path} makes a name of {length} bytes; a built "
+                    f"file's has at most {LONGEST_STEM}, suffix apart. Shorten it."
+                )
             planned.append(self.treat(PlannedImage(image, role, stem)))
         for role in (TRAIN, QUERY, GALLERY)[0 if self.needs_train else 1 :]:
             if not any(p.role == role for p in planned):
                 raise RecipeError(f"recipe {self.name}: no image is left for {role}.")
         self._check_people(planned)
         return planned
+
+    def why_left_out(self, images: Sequence[SourceImage]) -> Callable[[SourceImage], str]:
+        """A function that says in a few words why :meth:`roles` doesn't use one of ``images``."""
+        return lambda image: "distractors are no queries" if image.pid < 1 else "the recipe's rule"
+
+    def left_out(self, images: Sequence[SourceImage], planned: Iterable[PlannedImage]) -> list[str]:
+        """What of ``images`` isn't in the plan, and why: ``8 query images: not of lr_camera 2``."""
+        used = {one.image for one in planned}
+        lost = [image for image in images if image not in used]
+        if not lost:
+            return []
+        why = self.why_left_out(images)
+        counts = Counter((image.role, why(image)) for image in lost)
+        return [
+            f"{n} {'test' if role == EITHER else role} image{'s' * (n > 1)}: {reason}"
+            for (role, reason), n in sorted(counts.items())
+        ]
 
     def _check_people(self, planned: Iterable[PlannedImage]) -> None:
         """Whoever is trained on is found too easily."""

@@ -51,6 +51,7 @@ from lrreid_ext.data.recipes.manifest import (
     load_manifest,
     save_manifest,
 )
+from lrreid_ext.data.recipes.sources import warn_of_others
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.files import atomic, make_folder
 from lrreid_ext.plugins import import_plugin, imported_plugins
@@ -247,7 +248,7 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
         RecipeError: another process has locked it, or it is another recipe's.
     """
     header = {"schema": SCHEMA, "recipe": recipe.name, "options": recipe.options()}
-    with open(out / JOURNAL_FILE, "a+", encoding="utf-8") as stream:
+    with open(out / JOURNAL_FILE, "a+", encoding="utf-8", errors="replace") as stream:
         if fcntl is not None:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -256,20 +257,23 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
                     f"{out}: another process is building here. Wait until it is done."
                 ) from error
         stream.seek(0)
-        lines = []
-        for line in stream.read().split("\n"):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # the line at which a build was cut off, or the empty last one
-                break
-        if lines and lines[0] != header:
-            raise RecipeError(_foreign(out, lines[0].get("recipe", "?")))
-        records = [[ImageRecord.from_json(values) for values in line] for line in lines[1:]]
+        first, *rest = stream.read().split("\n")
+        records: list[Records] = []
+        try:
+            found = json.loads(first)
+            if found != header:
+                raise RecipeError(_foreign(out, dict(found).get("recipe", "?")))
+            for line in rest:
+                records.append([ImageRecord.from_json(values) for values in json.loads(line)])
+        except RecipeError:
+            raise
+        except (ValueError, TypeError, LookupError):
+            pass  # the line at which a build was cut off, the empty last one, or a damaged one
         # Written anew, so that a cut-off line doesn't hide those after it.
         stream.truncate(0)
-        for line in [header, *lines[1:]]:
-            stream.write(json.dumps(line) + "\n")
-        stream.flush()
+        stream.write(json.dumps(header) + "\n")
+        for record in records:
+            _note(stream, record)
         yield stream, records
 
 
@@ -316,6 +320,7 @@ def build(
     *,
     workers: int | None = None,
     progress: bool = True,
+    tell: Callable[[str], object] | None = None,
 ) -> Manifest:
     """Build ``recipe`` from the data set in folder ``source`` into folder ``out``.
 
@@ -330,6 +335,8 @@ def build(
             some seconds' work. More than one asks of the calling script what ``multiprocessing``
             does, an ``if __name__ == "__main__"``.
         progress: show a bar.
+        tell: called with a line for each kind of images that the recipe leaves out and the reason,
+            before any is made; by default they are logged.
 
     Raises:
         RecipeError: a source, source file or folder that can't be used, named in the message;
@@ -345,7 +352,12 @@ def build(
             f"Where to get it: {recipe.where_to_get}."
         )
     root = recipe.locate(Path(source or "."))
-    planned = recipe.plan(recipe.read(root))
+    images = recipe.read(root)
+    if recipe.needs_source and not recipe.listed:
+        warn_of_others({(root / image.path).parent for image in images})
+    planned = recipe.plan(images)
+    for line in recipe.left_out(images, planned):
+        (tell or logger.info)(f"left out: {line}")
     out = make_folder(out)
     previous = _previous(out, recipe)
     with _journal(out, recipe) as (journal, noted):

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -35,6 +36,9 @@ PAIRS, SPLITS = 5, 20
 PER_VIEW = 5
 BOXES = ("merged", "labeled", "detected")
 LR_VIEWS = ("random", "first", "second")
+#: People of the whole data set, and their images in each kind of boxes.
+WHOLE_IDENTITIES = 1467
+WHOLE = {"labeled": 14096, "detected": 14097}
 
 Person = tuple[int, int]
 
@@ -70,7 +74,7 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
     terms: ClassVar[str] = "for academic research; ask the authors for any other use"
     source_folders: ClassVar[tuple[str, ...]] = ("CUHK03", "cuhk03", "cuhk03_release")
 
-    identities: int = 1467
+    identities: int = WHOLE_IDENTITIES
     train_identities: int = 1367
     boxes: str = "merged"
     lr_view: str = "random"
@@ -144,10 +148,17 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
             yield match
 
     def _check_files(self, root: Path, found: set[tuple[str, str]]) -> None:
-        """Raises RecipeError unless every image that the splits name is there."""
+        """Raises RecipeError unless every image that the splits name is there; where no file names
+        them, and it is the whole data set, unless there are as many as it has."""
         for kind in self._kinds:
             file = root / f"splits_classic_{kind}.json"
             named = _json_names(file, self.split) if file.is_file() else []
+            held = sum(name == kind for name, _ in found)
+            if not named and self.identities == WHOLE_IDENTITIES and held != WHOLE[kind]:
+                raise RecipeError(
+                    f"{root / f'images_{kind}'}: holds {held} images where CUHK03 has "
+                    f"{WHOLE[kind]}. Extract the images again."
+                )
             if missing := sorted(name for name in named if (kind, name) not in found):
                 raise RecipeError(
                     f"{root / f'images_{kind}' / missing[0]}: no such file, and {len(missing) - 1} "
@@ -272,30 +283,56 @@ def _opened(path: Path, *_state: int) -> Any:
             f"{path}: can't be read as a MATLAB 7.3 file ({error}). Get this file again."
         ) from error
     for name, cells in (("labeled", PAIRS), ("detected", PAIRS), ("testsets", SPLITS)):
-        if name not in file or file[name].shape != (1, cells):
+        with _damage(path, name):
+            fits = name in file and file[name].shape == (1, cells)
+        if not fits:
             file.close()
             raise RecipeError(f"{path}: holds no {name} of {cells} cells; it isn't {MAT}.")
     return file
 
 
-def _mat_names(path: Path, kind: str) -> Iterator[str]:
-    """What the extracted files of one kind of boxes would be called."""
-    file = _open(path)
-    for pair, cells in enumerate(file[kind][0], start=1):
-        # MATLAB's people x 10 cells; HDF5 has the axes the other way round.
-        rows = file[cells][()].T
-        for person, row in enumerate(rows, start=1):
-            for image, cell in enumerate(row, start=1):
-                # An empty cell holds its size, a vector.
-                if file[cell].ndim == 3:
-                    view = 1 if image <= PER_VIEW else 2
-                    yield f"{pair}_{person:03d}_{view}_{image:02d}.png"
+@contextmanager
+def _damage(path: Path, part: str) -> Iterator[None]:
+    """Errors of reading ``part`` of the mat, as a RecipeError that names both."""
+    try:
+        yield
+    except Exception as error:  # HDF5 raises whatever it stumbles over
+        raise RecipeError(
+            f"{path}: {part} can't be read ({' '.join(str(error).split())}). Get this file again, "
+            "then run the same command; finished files are kept."
+        ) from error
+
+
+def _mat_names(path: Path, kind: str) -> list[str]:
+    """What the extracted files of one kind of boxes would be called.
+
+    Raises:
+        RecipeError: a file that is damaged.
+    """
+    file, names = _open(path), []
+    with _damage(path, kind):
+        for pair, cells in enumerate(file[kind][0], start=1):
+            # MATLAB's people x 10 cells; HDF5 has the axes the other way round.
+            rows = file[cells][()].T
+            for person, row in enumerate(rows, start=1):
+                for image, cell in enumerate(row, start=1):
+                    # An empty cell holds its size, a vector.
+                    if file[cell].ndim == 3:
+                        view = 1 if image <= PER_VIEW else 2
+                        names.append(f"{pair}_{person:03d}_{view}_{image:02d}.png")
+    return names
 
 
 def _mat_tests(path: Path, split: int) -> set[Person]:
+    """The test people of one split.
+
+    Raises:
+        RecipeError: a file that is damaged.
+    """
     file = _open(path)
-    pairs, people = file[file["testsets"][0, split]][()].astype(int)
-    return set(zip(pairs.tolist(), people.tolist(), strict=True))
+    with _damage(path, f"test set {split}"):
+        pairs, people = file[file["testsets"][0, split]][()].astype(int)
+        return set(zip(pairs.tolist(), people.tolist(), strict=True))
 
 
 def _mat_pixels(path: Path, image: str) -> NDArray[np.uint8]:
@@ -307,14 +344,9 @@ def _mat_pixels(path: Path, image: str) -> NDArray[np.uint8]:
     file = _open(path)
     folder, name = image.split("/")
     pair, person, _, index = (int(part) for part in PurePosixPath(name).stem.split("_"))
-    try:
+    with _damage(path, image):
         cells = file[file[folder.removeprefix("images_")][0, pair - 1]]
         pixels = file[cells[index - 1, person - 1]][()].T
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise RecipeError(
-            f"{path}: {image} can't be read ({error}). Get this file again, then run the same "
-            "command; finished files are kept."
-        ) from error
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise RecipeError(
             f"{path}: {image} is {pixels.dtype} of shape {pixels.shape}, not an RGB image of bytes."

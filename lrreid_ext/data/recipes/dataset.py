@@ -157,7 +157,10 @@ class RecipeDataset(ImageDataset):
                 group ``x<factor>``.
             hr: add the undegraded twins themselves, in group ``query_hr``.
         """
-        twins = self.manifest.of_role(QUERY_HR)
+        # Twins in their queries' order: as JPEGs, a.k.jpg follows a.jpg; as PNGs, it leads.
+        by_stem = {Path(r.file).stem: r for r in self.manifest.of_role(QUERY_HR)}
+        stems = [Path(r.file).stem for r in self.manifest.of_role(QUERY)]
+        twins = [by_stem[stem] for stem in stems if stem in by_stem]
         samples = [
             Sample(
                 self._path(r),

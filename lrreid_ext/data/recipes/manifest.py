@@ -132,6 +132,17 @@ class Manifest:
         """Whether it was built by ``recipe`` with the same options."""
         return self.recipe == recipe.name and self.options == recipe.options()
 
+    def differences(self, recipe: Recipe) -> list[str]:
+        """How it was built otherwise than by ``recipe``; empty if it :meth:`fits`."""
+        if self.recipe != recipe.name:
+            return [f"the recipe is {self.recipe}, not {recipe.name}"]
+        own, asked = self.options, recipe.options()
+        return [
+            f"{key} is {own.get(key, 'not there')}, not {asked.get(key, 'known')}"
+            for key in sorted(own.keys() | asked.keys())
+            if key not in own or key not in asked or own[key] != asked[key]
+        ]
+
 
 def save_manifest(manifest: Manifest, out: str | Path) -> None:
     """Write ``manifest.json`` into ``out``, one line for each image, in one step."""

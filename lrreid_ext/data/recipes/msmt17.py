@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from lrreid_ext.data.recipes.base import GALLERY, QUERY, TRAIN, RecipeError, SourceImage
 from lrreid_ext.data.recipes.rules import VariedWidthRecipe
-from lrreid_ext.data.recipes.sources import first_folder
+from lrreid_ext.data.recipes.sources import first_folder, read_text
 
 __all__ = ["VRMSMT17Recipe"]
 
@@ -40,6 +40,7 @@ class VRMSMT17Recipe(VariedWidthRecipe):
     where_to_get: ClassVar[str] = "https://www.pkuvmc.com/dataset.html (signed release agreement)"
     terms: ClassVar[str] = "release agreement: academic research only, not to be passed on"
     source_folders: ClassVar[tuple[str, ...]] = ("MSMT17_V1", "MSMT17", "msmt17", "MSMT17_V2")
+    listed: ClassVar[bool] = True
 
     widths: tuple[int, ...] = (32, 128)
     val: bool = True
@@ -97,9 +98,9 @@ def _lines(root: Path, name: str, folder: str) -> Iterator[tuple[str, int, int]]
     """Path, camera and identity of each line of a list.
 
     Raises:
-        RecipeError: a line that can't be read, or a file that isn't there; names the line.
+        RecipeError: a list or line that can't be read, or a file that isn't there; names it.
     """
-    for number, line in enumerate((root / name).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(root / name).splitlines(), start=1):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line.strip())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -95,6 +95,19 @@ class ByCamera(Recipe):
             role = self.lr_role if image.camid == cameras.get(image.pid) else hr_role
             if image.role in (role, EITHER) and (image.pid > 0 or role == GALLERY):
                 yield image, role
+
+    def why_left_out(self, images: Sequence[SourceImage]) -> Callable[[SourceImage], str]:
+        cameras = self.lr_cameras(images)
+        camera = getattr(self, "lr_camera", None)
+        named = f"lr_camera {camera}" if isinstance(camera, int) else "the low-resolution camera"
+
+        def why(image: SourceImage) -> str:
+            by_lr = image.camid == cameras.get(image.pid)
+            if image.role == EITHER or (image.pid < 1 and image.role == QUERY):
+                return "distractors are no queries"
+            return f"{'of' if by_lr else 'not of'} {named}"
+
+        return why
 
 
 @dataclass(frozen=True, kw_only=True)

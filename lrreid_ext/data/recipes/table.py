@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
-from lrreid_ext.data.recipes.base import EITHER, GALLERY, QUERY, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import (
+    EITHER,
+    GALLERY,
+    LARGEST_NUMBER,
+    LONGEST_STEM,
+    QUERY,
+    TRAIN,
+    RecipeError,
+    SourceImage,
+)
 from lrreid_ext.data.recipes.rules import MLRRecipe
 from lrreid_ext.data.recipes.sources import first_folder
 
@@ -17,6 +27,8 @@ __all__ = ["TableRecipe"]
 COLUMNS = ("path", "identity", "camera", "split")
 #: What a split's images are.
 SPLITS = {"train": TRAIN, "query": QUERY, "gallery": GALLERY, "test": EITHER}
+
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 Row = tuple[str, str, str, str]
 
@@ -29,8 +41,9 @@ class TableRecipe(MLRRecipe):
     column    content
     ========  ==================================================================================
     path      image file, below the source folder
-    identity  a number or a name; empty for a distractor, which only the gallery and test may hold
-    camera    a number or a name
+    identity  a number from 1 or a name; empty for a distractor, which only the gallery and test
+              may hold
+    camera    a number from 0 or a name
     split     ``train``; ``query`` or ``gallery``; or ``test``, a query if the LR camera took it,
               else in the gallery
     ========  ==================================================================================
@@ -50,6 +63,7 @@ class TableRecipe(MLRRecipe):
     )
     terms: ClassVar[str] = "those of your images; the people in them have a say"
     needs_train: ClassVar[bool] = False
+    listed: ClassVar[bool] = True
 
     csv: str = "images.csv"
 
@@ -63,9 +77,10 @@ class TableRecipe(MLRRecipe):
         )
 
     def read(self, root: Path) -> list[SourceImage]:
-        rows = _rows(root, root / self.csv)
-        people = _numbers((identity for _, identity, _, _ in rows if identity), least=1)
-        cameras = _numbers((camera for _, _, camera, _ in rows), least=0)
+        table = root / self.csv
+        rows = _rows(root, table)
+        people = _numbers(table, "identity", {n: row[1] for n, row in rows.items() if row[1]})
+        cameras = _numbers(table, "camera", {n: row[2] for n, row in rows.items()})
         return [
             SourceImage(
                 path=path,
@@ -73,19 +88,19 @@ class TableRecipe(MLRRecipe):
                 camid=cameras[camera],
                 split="train" if split == "train" else "test",
                 role=SPLITS[split],
-                name=path.replace("/", "_"),
+                name=_name(path),
             )
-            for path, identity, camera, split in rows
+            for path, identity, camera, split in rows.values()
         ]
 
 
-def _rows(root: Path, table: Path) -> list[Row]:
-    """The table's rows.
+def _rows(root: Path, table: Path) -> dict[int, Row]:
+    """The table's rows by their line.
 
     Raises:
         RecipeError: names the file and the line that can't be used.
     """
-    rows: list[Row] = []
+    rows: dict[int, Row] = {}
     lines: dict[str, int] = {}
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
@@ -104,7 +119,7 @@ def _rows(root: Path, table: Path) -> list[Row]:
                         f"{table}, line {number}: {row[0]} stands in line {lines[row[0]]} already."
                     )
                 lines[row[0]] = number
-                rows.append(row)
+                rows[number] = row
     except (csv.Error, UnicodeDecodeError) as error:
         raise RecipeError(f"{table}: can't be read as CSV in UTF-8 ({error}).") from error
     return rows
@@ -119,6 +134,11 @@ def _row(root: Path, line: dict[str, str | None], where: str) -> Row:
         raise RecipeError(
             f"{where}: path {path!r} is not a file below the folder, with forward slashes."
         )
+    if (length := len(PurePosixPath(_name(str(pure))).stem.encode())) > LONGEST_STEM:
+        raise RecipeError(
+            f"{where}: path {path!r} has {length} bytes without its suffix; the built file is "
+            f"called after it, and has at most {LONGEST_STEM}. Shorten it."
+        )
     if split not in SPLITS:
         raise RecipeError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}.")
     if not camera:
@@ -130,9 +150,48 @@ def _row(root: Path, line: dict[str, str | None], where: str) -> Row:
     return str(pure), identity, camera, split
 
 
-def _numbers(names: Iterable[str], least: int) -> dict[str, int]:
-    """A number for each name: its own, if all are whole numbers from ``least``; else by order."""
-    distinct = sorted(set(names))
-    if all(name.isascii() and name.isdecimal() and int(name) >= least for name in distinct):
+def _name(path: str) -> str:
+    """What the built file is called after: folders may repeat names."""
+    return path.replace("/", "_")
+
+
+#: The least number of each column, and what to write in the place of those below it.
+_LEAST = {
+    "identity": (1, "leave the field empty for a distractor, and the line out for junk"),
+    "camera": (0, "give it such a number, or a name"),
+}
+
+
+def _numbers(table: Path, column: str, named: dict[int, str]) -> dict[str, int]:
+    """A number for each name: its own, if all are whole numbers; else by the names' order.
+
+    Args:
+        table: named in messages.
+        column: ``identity`` or ``camera``.
+        named: names by their line.
+
+    Raises:
+        RecipeError: a number that is too small or too large, or one that is written in two ways;
+            names the line.
+    """
+    least, instead = _LEAST[column]
+    known: dict[Decimal, tuple[str, int]] = {}
+    for line, name in named.items():
+        if not _NUMBER.fullmatch(name):
+            continue
+        where, value = f"{table}, line {line}: {column} {name!r}", Decimal(name)
+        if value < least:
+            raise RecipeError(f"{where}: numbers are from {least}; {instead}.")
+        if value > LARGEST_NUMBER:
+            raise RecipeError(
+                f"{where}: numbers are to {LARGEST_NUMBER}; number from {least}, or give names."
+            )
+        spelled, before = known.setdefault(value, (name, line))
+        if spelled != name:
+            raise RecipeError(
+                f"{where} is written {spelled!r} in line {before}; write one number in one way."
+            )
+    distinct = sorted(set(named.values()))
+    if all(name.isascii() and name.isdecimal() for name in distinct):
         return {name: int(name) for name in distinct}
     return {name: number for number, name in enumerate(distinct, start=1)}
