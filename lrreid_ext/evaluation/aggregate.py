@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -46,8 +47,8 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
         ``splits`` where the data differ, ``runs`` where they don't.
 
     Raises:
-        ResultsError: fewer than two results, some measured otherwise than others, the same data
-            more than once among splits, or trials that a file left out.
+        ResultsError: fewer than two results, some measured otherwise than others or with other
+            figures, the same data more than once among splits, or trials that a file left out.
     """
     if len(results) < 2:
         raise ResultsError("a mean is over at least two results")
@@ -73,6 +74,16 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
         )
     splits = len(set(hashes)) > 1
     groups = [g for g in first["groups"] if all(g in content["groups"] for content in contents)]
+    for name, content in zip(names[1:], contents[1:], strict=True):
+        for group, protocol in product(groups, first["protocols"]):
+            own = _figure_names(content["groups"][group][protocol])
+            others = _figure_names(first["groups"][group][protocol])
+            if own != others:
+                raise ResultsError(
+                    f"{name}: {protocol}/{group} has the figures {', '.join(own)}, but "
+                    f"{', '.join(others)} in {names[0]}; evaluate both by one TEST.RANKS and one "
+                    "TEST.ROC"
+                )
     info = {k: v for k, v in (first.get("info") or {}).items() if k not in ("split", "training")}
     parts = [
         {
@@ -106,6 +117,12 @@ def _recipe(content: Results) -> Any:
     return options
 
 
+def _figure_names(entry: Mapping[str, Any]) -> list[str]:
+    """What one group's entry under one protocol has a mean of, in the order of its trials' rows."""
+    spread = ("_std", "_ci", "_pairs")
+    return [n for n in entry if n not in (*_COUNTS, "trials") and not n.endswith(spread)]
+
+
 def _group(group: str, entries: Mapping[str, Mapping[str, Any]], first: Results) -> dict[str, Any]:
     """One group's figures."""
     out: dict[str, Any] = {k: sum(e.get(k, 0) for e in entries.values()) for k in _COUNTS[:2]}
@@ -117,11 +134,7 @@ def _group(group: str, entries: Mapping[str, Mapping[str, Any]], first: Results)
 
 def _figures(group: str, protocol: str, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"unmatched": sum(e.get("unmatched", 0) for e in entries.values())}
-    names = [
-        name
-        for name in next(iter(entries.values()))
-        if name not in (*_COUNTS, "trials") and not name.endswith(("_std", "_ci", "_pairs"))
-    ]
+    names = _figure_names(next(iter(entries.values())))
     trials: list[Sequence[float | None]] = []
     if protocol == "single_shot":
         for source, entry in entries.items():

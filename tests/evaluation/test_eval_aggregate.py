@@ -97,6 +97,28 @@ def test_figures_that_were_measured_otherwise(change: Any, message: str) -> None
         aggregate({"a": A, "b": {**B, **change}})
 
 
+def ranked(split: int, ranks: tuple[int, ...]) -> Any:
+    """Results whose Rank-k are k, in every trial."""
+    found = content(split, [[1.0, 5.0]] * 2, 50.0)
+    entry = found["groups"]["query"]
+    entry["single_shot"] = {"unmatched": 0, "trials": [[float(k) for k in ranks]] * 2}
+    for k in ranks:
+        entry["single_shot"] |= {f"Rank-{k}": float(k), f"Rank-{k}_std": 0.0}
+    return found
+
+
+def test_other_ranks_are_never_averaged() -> None:
+    mean = aggregate({"a": ranked(0, (1, 10)), "b": ranked(1, (1, 10))})
+    assert mean["groups"]["query"]["single_shot"]["Rank-10"] == 10
+    for other in ((1, 20), (1,), (10, 1), (1, 10, 20)):
+        with pytest.raises(ResultsError, match=r"b: single_shot/query has .* Rank-10 in a; "):
+            aggregate({"a": ranked(0, (1, 10)), "b": ranked(1, other)})
+    lacking = deepcopy(B)
+    del lacking["groups"]["query"]["multi_shot"]["mAP"]
+    with pytest.raises(ResultsError, match="b: multi_shot/query has the figures Rank-1, but"):
+        aggregate({"a": A, "b": lacking})
+
+
 def test_too_few_and_twice() -> None:
     with pytest.raises(ResultsError, match="at least two"):
         aggregate({"a": A})
