@@ -9,7 +9,9 @@ interrupted goes on where it stopped, and one that was made with another config 
 and standard deviation over splits x trials go into OUTPUT_DIR/results_<test set>.json, which is a
 results file like any other.
 
---mean averages results that stand, of several splits or of runs that differ by their SEED.
+--mean averages results that stand, of several splits or of runs that differ by their SEED. Results
+of other data, galleries or protocols are refused, and so are those of networks that were trained by
+other configs; it says whose config isn't at hand (config.yaml beside the checkpoint or the file).
 """
 
 from __future__ import annotations
@@ -17,17 +19,23 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import check_same
+from lrreid_ext.analysis.runs import CONFIG_FILE, check_same, difference
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
 from lrreid_ext.evaluation.aggregate import aggregate
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import ResultsError, group_table, load_results, results_table
+from lrreid_ext.evaluation.report import (
+    Results,
+    ResultsError,
+    group_table,
+    load_results,
+    results_table,
+)
 
 
 def numbers(text: str) -> list[int]:
@@ -105,19 +113,100 @@ def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
     return tests, out
 
 
+def training_config(file: Path, results: Results) -> Path | None:
+    """The config that the weights of a results file were trained with, or None if it isn't at hand.
+
+    It is beside the checkpoint; of weights that were scored while in training, beside the file, or
+    above it in the folder of a phase.
+    """
+    if results.get("checkpoint"):
+        checkpoint = Path(results["checkpoint"])
+        beside = file.parent / checkpoint.name
+        places = [path.parent for path in (checkpoint, beside) if path.is_file()]
+    else:
+        training = (results.get("info") or {}).get("training") or {}
+        places = [file.parent]
+        if file.parent.name == training.get("phase"):
+            places.append(file.parent.parent)
+    return next((p / CONFIG_FILE for p in places if (p / CONFIG_FILE).is_file()), None)
+
+
+def trained_as(path: Path) -> CfgNode:
+    """A training's config without what may differ among runs of a mean: seeds, splits, files of
+    weights, and all of testing, which results tell themselves."""
+    cfg = load_cfg(str(path)).clone()
+    cfg.defrost()
+    cfg.SEED, cfg.TEST, cfg.DATASETS.TESTS = 0, CfgNode(), []
+    for options in cfg.DATASETS.OPTIONS.values():
+        options.pop("split", None)
+
+    def blank(node: CfgNode) -> None:
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                blank(value)
+            elif key.endswith("WEIGHTS"):
+                node[key] = ""
+
+    blank(cfg)
+    return cfg
+
+
+def check_networks(contents: Mapping[Path, Results]) -> list[str]:
+    """Refuse a mean over networks that were trained by different configs.
+
+    Returns:
+        A note of the results whose config isn't at hand, if there are any.
+
+    Raises:
+        ResultsError: names the files and the first key that differs.
+    """
+    checkpoints = {content.get("checkpoint") or "" for content in contents.values()}
+    if len(checkpoints) == 1 and "" not in checkpoints:
+        return []  # one network
+    found: dict[Path, CfgNode] = {}
+    unknown = []
+    for file, content in contents.items():
+        path = training_config(file, content)
+        try:
+            if path is not None:
+                found[file] = trained_as(path)
+                continue
+        except USER_ERRORS as error:
+            unknown.append(f"{file} ({error})")
+            continue
+        unknown.append(str(file))
+    for file, cfg in list(found.items())[1:]:
+        first = next(iter(found))
+        why = difference(found[first], cfg)
+        if why:
+            raise ResultsError(
+                f"{file}: its network was trained by another config than {first}'s: {why}. A mean "
+                "is over splits, seeds or weights of one config"
+            )
+    if not unknown:
+        return []
+    return [
+        f"note: {', '.join(unknown)}: the config of the training is not at hand, so that it isn't "
+        "checked to be the others'"
+    ]
+
+
 def mean(files: Sequence[Path], out: Path) -> str:
     """Average results files, write the mean into ``out``, and return its tables.
 
     Raises:
-        ResultsError: see :func:`lrreid_ext.evaluation.aggregate.aggregate`.
+        ResultsError: see :func:`lrreid_ext.evaluation.aggregate.aggregate` and
+            :func:`check_networks`.
     """
-    content = aggregate({str(file): load_results(file) for file in files})
+    contents = {file: load_results(file) for file in files}
+    content = aggregate({str(file): results for file, results in contents.items()})
+    notes = check_networks(contents)
     path = out / f"results_{content['test_set']}.json"
     if path.resolve() in [file.resolve() for file in files]:
         raise ResultsError(f"--out {out}: {path} is one of the results to be averaged")
     write_json(path, content)
     table = results_table([content], names=["mean"], style="plain")
-    return f"{group_table(content)}\n\n{table}\n{path} written"
+    return "\n".join([f"{group_table(content)}\n\n{table}", *notes, f"{path} written"])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -27,6 +27,10 @@ _SHARED = (
     "rerank",
 )
 
+# The same of what the test set and the weights say of themselves.
+_SHARED_INFO = ("mixed_gallery", "validation", "fold")
+_SHARED_TRAINING = ("data_sets", "fold", "phase")
+
 # Counted, and added up.
 _COUNTS = ("queries", "junk", "unmatched")
 
@@ -60,6 +64,7 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
                 raise ResultsError(
                     f"{name}: {key} is {content.get(key)!r}, but {first.get(key)!r} in {names[0]}"
                 )
+        _check_info(content, first, name, names[0])
         if _recipe(content) != _recipe(first):
             raise ResultsError(
                 f"{name}: the data set was built by other options than {names[0]}'s, apart from "
@@ -109,6 +114,31 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
         },
         **provenance(),
     }
+
+
+def _check_info(content: Results, first: Results, name: str, other: str) -> None:
+    """Refuse other galleries, other parts of the data, and weights trained on other data."""
+    own, theirs = content.get("info") or {}, first.get("info") or {}
+    found = [(f"info.{key}", own.get(key), theirs.get(key)) for key in _SHARED_INFO]
+    trained, other_trained = own.get("training") or {}, theirs.get("training") or {}
+    if bool(trained) != bool(other_trained):
+        found.append(("info.training", trained or None, other_trained or None))
+    # Files of earlier versions tell less.
+    known = [key for key in _SHARED_TRAINING if key in trained and key in other_trained]
+    found += [(f"info.training.{key}", trained[key], other_trained[key]) for key in known]
+    for key, value, expected in found:
+        if value != expected:
+            told, wanted = (_told(v) for v in (value, expected))
+            raise ResultsError(
+                f"{name}: {key} is {told}, but {wanted} in {other}; a mean is over results that "
+                "differ by split, seed or weights of one config"
+            )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping) and "command" in value:
+        return f"{value['command']!r}"
+    return "not there" if value is None else repr(value)
 
 
 def _recipe(content: Results) -> Any:

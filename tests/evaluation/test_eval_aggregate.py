@@ -119,6 +119,69 @@ def test_other_ranks_are_never_averaged() -> None:
         aggregate({"a": A, "b": lacking})
 
 
+TRAINED = {"seed": 0, "data_sets": ["caviar"], "fold": [], "phase": "main", "epochs": 9}
+
+
+def told(base: Any, training: Any, **info: Any) -> Any:
+    """Results whose ``info`` says more."""
+    return {**base, "info": {**base["info"], "training": training, **info}}
+
+
+@pytest.mark.parametrize(
+    ("training", "info", "message"),
+    [
+        (TRAINED, {"mixed_gallery": {"share": 0.5}}, r"info.mixed_gallery is {.*, but not there"),
+        (TRAINED, {"validation": "left out", "fold": [0, 5]}, "info.validation is 'left out'"),
+        ({**TRAINED, "data_sets": ["viper"]}, {}, r"data_sets is \['viper'\], but .* in a"),
+        ({**TRAINED, "fold": [1, 5]}, {}, r"training.fold is \[1, 5\]"),
+        ({**TRAINED, "phase": "teacher"}, {}, "training.phase is 'teacher', but 'main' in a"),
+        ({}, {}, "info.training is not there, but"),
+    ],
+)
+def test_what_the_files_say_of_themselves(training: Any, info: Any, message: str) -> None:
+    with pytest.raises(ResultsError, match=f"b: .*{message}"):
+        aggregate({"a": told(A, TRAINED), "b": told(B, training, **info)})
+
+
+def test_other_seeds_weights_and_earlier_files_have_a_mean() -> None:
+    earlier = {"seed": 1, "phase": "main", "epochs": 8}
+    found = aggregate({"a": told(A, {**TRAINED, "seed": 2}), "b": told(B, earlier)})
+    assert [part["training"]["seed"] for part in found["parts"]] == [2, 1]
+
+
+def test_networks_of_other_configs_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = str(ROOT / "configs" / "osnet_hr.yml")
+    files = []
+    for k, base in enumerate((A, B)):
+        folder = tmp_path / f"run{k}"
+        folder.mkdir()
+        opts = ["SEED", str(k), "MODEL.INIT.WEIGHTS", f"{k}.pth", "TEST.EVAL_PERIOD", str(k)]
+        opts += ["DATASETS.OPTIONS.caviar.split", str(k)]
+        (folder / "config.yaml").write_text(load_cfg(yaml, opts).dump())
+        (folder / "model_final.pth").touch()
+        files.append(folder / "results_caviar.json")
+        files[-1].write_text(json.dumps(base))
+    command = ["--mean", *map(str, files), "--out", str(tmp_path / "mean")]
+    assert tool.main(command) == 0
+    assert "note" not in capsys.readouterr().out
+    config = tmp_path / "run1" / "config.yaml"
+    config.write_text(load_cfg(yaml, ["MODEL.BACKBONE.DEPTH", "x1_0"]).dump())
+    assert tool.main(command) == 2
+    said = capsys.readouterr().err
+    assert "run1" in said and "run0" in said and "MODEL.BACKBONE.DEPTH was x0_25" in said
+    # Scored elsewhere: the config beside the checkpoint counts.
+    scored = tmp_path / "results_caviar.json"
+    scored.write_text(json.dumps({**B, "checkpoint": str(config.parent / "model_final.pth")}))
+    command[2] = str(scored)
+    assert tool.main(command) == 2
+    assert "MODEL.BACKBONE.DEPTH" in capsys.readouterr().err
+    config.unlink()
+    assert tool.main(command) == 0
+    assert f"note: {scored}: the config of the training is not at hand" in capsys.readouterr().out
+
+
 def test_too_few_and_twice() -> None:
     with pytest.raises(ResultsError, match="at least two"):
         aggregate({"a": A})
