@@ -5,7 +5,8 @@ tools/splits.py --mean logs/a/results_caviar.json logs/b/results_caviar.json --o
 
 Each split is a run of its own in OUTPUT_DIR/split_<number>: the recipe's option `split` is set in
 it for every data set that has one. A split that has been evaluated is not run again, one that was
-interrupted goes on where it stopped, and one that was made with another config is refused. The mean
+interrupted goes on where it stopped, one that was made with another config is refused, and one that
+was evaluated by other TEST keys or weights (evaluated.json tells) is evaluated again. The mean
 and standard deviation over splits x trials go into OUTPUT_DIR/results_<test set>.json, which is a
 results file like any other.
 
@@ -17,16 +18,20 @@ other configs; it says whose config isn't at hand (config.yaml beside the checkp
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lrreid_ext.analysis.runs import CONFIG_FILE, check_same, difference
+from lrreid_ext.analysis.runs import CONFIG_FILE, changed, check_same, difference, flat_config
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
+from lrreid_ext.engine.trainer import checkpoint_of
 from lrreid_ext.evaluation.aggregate import aggregate
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.evaluation.report import (
@@ -36,6 +41,9 @@ from lrreid_ext.evaluation.report import (
     load_results,
     results_table,
 )
+
+# In a split's folder: what its results come from.
+RECORD = "evaluated.json"
 
 
 def numbers(text: str) -> list[int]:
@@ -80,6 +88,42 @@ def finished(folder: Path, tests: Sequence[str], eval_only: bool) -> bool:
     return evaluated and (eval_only or (folder / "model_final.pth").is_file())
 
 
+def evaluation_of(cfg: CfgNode, tests: Sequence[str]) -> dict[str, Any]:
+    """What the results in a split's folder come from: the config, and digests of the weights and of
+    the results files themselves, "" for one that isn't there."""
+    path = cfg.MODEL.INIT.WEIGHTS if cfg.TEST.INITIAL else checkpoint_of(cfg)
+    results = {name: _digest(Path(cfg.OUTPUT_DIR) / f"results_{name}.json") for name in tests}
+    return {"config": flat_config(cfg), "weights": _digest(Path(path)), "results": results}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def evaluated_otherwise(cfg: CfgNode, tests: Sequence[str], eval_only: bool) -> str:
+    """Why the results in a split's folder aren't those that ``cfg`` would give; "" if they are.
+
+    Args:
+        cfg: the split's, OUTPUT_DIR being its folder.
+        tests: names of its results.
+        eval_only: nothing was trained there, so that nothing but the record tells.
+    """
+    try:
+        record = json.loads((Path(cfg.OUTPUT_DIR) / RECORD).read_text(encoding="utf-8"))
+        made, weights, results = (record[key] for key in ("config", "weights", "results"))
+    except FileNotFoundError:
+        return f"there is no {RECORD} to say what was evaluated" if eval_only else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{RECORD} can't be read"
+    why = difference(CfgNode(made), cfg)
+    if why:
+        return why
+    now = evaluation_of(cfg, tests)
+    if weights != now["weights"]:
+        return f"{cfg.MODEL.WEIGHTS or 'the checkpoint'} has other weights now"
+    return "" if results == now["results"] else f"its results aren't those that {RECORD} tells of"
+
+
 def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
     """Run what isn't finished.
 
@@ -93,20 +137,30 @@ def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
     for split in numbers(args.splits):
         folder = out / f"split_{split}"
         options = [*args.opts, *split_options(cfg, split), "OUTPUT_DIR", str(folder)]
+        own = load_cfg(args.config_file, options)
+        evaluate = ["--eval-only", *options]
         if not args.eval_only:
-            own = load_cfg(args.config_file, options)
             check_same(folder, own, f"split {split}", "name another OUTPUT_DIR")
-        if finished(folder, tests, args.eval_only):
+            # What training began with is not what it made.
+            evaluate += ["MODEL.WEIGHTS", ""]
+            own = changed(own, ("MODEL.WEIGHTS", ""))
+        stands = finished(folder, tests, args.eval_only)
+        why = evaluated_otherwise(own, tests, args.eval_only) if stands else ""
+        if stands and not why:
             print(f"split {split}: {folder} stands")
             continue
+        if why:
+            print(f"split {split}: evaluated again, for {why}")
         words = ["--config-file", args.config_file, "--num-gpus", str(args.processes)]
         status = 0
-        if not args.eval_only:
+        if not args.eval_only and not stands:
             resume = ["--resume"] * (folder / "last_checkpoint").is_file()
             status = train([*words, *resume, *options])
         # Training evaluates only where TEST.EVAL_PERIOD says so.
-        if not status and not finished(folder, tests, args.eval_only):
-            status = train([*words, "--eval-only", *options])
+        if not status and (why or not finished(folder, tests, args.eval_only)):
+            status = train([*words, *evaluate])
+        if not status:
+            write_json(folder / RECORD, evaluation_of(own, tests))
         if status:
             print(f"split {split} stopped; the same command goes on with it", file=sys.stderr)
             return status

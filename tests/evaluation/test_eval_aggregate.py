@@ -217,6 +217,56 @@ def test_every_recipe_with_splits_is_given_one() -> None:
         tool.split_options(cfg, 3)
 
 
+def test_results_of_other_weights_or_keys_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without training; what evaluates is put aside, and counts."""
+    made: list[list[str]] = []
+
+    def evaluate(argv: list[str]) -> int:
+        at = argv.index("--eval-only")
+        cfg = load_cfg(argv[1], argv[at + 1 :])
+        split = int(cfg.OUTPUT_DIR[-1])
+        trials = [[10.0, 40.0]] * cfg.TEST.TRIALS
+        results = content(split, trials, 50.0, checkpoint=cfg.MODEL.WEIGHTS)
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        (Path(cfg.OUTPUT_DIR) / "results_caviar.json").write_text(json.dumps(results))
+        made.append(argv)
+        return 0
+
+    monkeypatch.setattr(tool, "train", evaluate)
+    weights, other = tmp_path / "w.pth", tmp_path / "other.pth"
+    weights.write_bytes(b"one")
+    other.write_bytes(b"two")
+    config = str(ROOT / "configs" / "osnet_hr.yml")
+
+    def times(*opts: str, weights: Path = weights) -> int:
+        made.clear()
+        words = ["--config-file", config, "--splits", "0-1", "--eval-only"]
+        words += ["DATASETS.TESTS", "['caviar']", "OUTPUT_DIR", str(tmp_path / "sp")]
+        assert tool.main([*words, "MODEL.WEIGHTS", str(weights), "TEST.TRIALS", "4", *opts]) == 0
+        return len(made)
+
+    assert times() == 2
+    capsys.readouterr()
+    assert times("MODEL.DEVICE", "cpu", "TEST.NUM_WORKERS", "0") == 0
+    assert "split 1: " in capsys.readouterr().out
+    assert times("TEST.TRIALS", "5") == 2
+    assert "evaluated again, for TEST.TRIALS was 4, and now is 5" in capsys.readouterr().out
+    assert times("TEST.TRIALS", "5", weights=other) == 2
+    assert "MODEL.WEIGHTS was" in capsys.readouterr().out
+    other.write_bytes(b"three")
+    assert times("TEST.TRIALS", "5", weights=other) == 2
+    assert "other.pth has other weights now" in capsys.readouterr().out
+    # Something else evaluated into the folder, or nothing tells what did.
+    file = tmp_path / "sp" / "split_1" / "results_caviar.json"
+    file.write_text(file.read_text().replace("10.0", "20.0"))
+    assert times("TEST.TRIALS", "5", weights=other) == 1
+    (file.parent / "evaluated.json").unlink()
+    assert times("TEST.TRIALS", "5", weights=other) == 1
+    assert "no evaluated.json" in capsys.readouterr().out
+
+
 def test_two_splits_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         *TINY_OSNET, "SOLVER.MAX_EPOCH", "1", "SOLVER.IMS_PER_BATCH", "4",
@@ -245,6 +295,12 @@ def test_two_splits_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert tool.main([*config, "--splits", "0-1", *options]) == 0
     assert (run / "split_0" / "model_final.pth").stat().st_mtime_ns == before
     assert "split 1: " in capsys.readouterr().out
+    # Evaluated by other keys meanwhile, it is evaluated again, not trained.
+    keys = ["TEST.TRIALS", "4", "OUTPUT_DIR", str(run / "split_0")]
+    assert tool.train([*config, "--eval-only", *options, *keys]) == 0
+    assert tool.main([*config, "--splits", "0-1", *options]) == 0
+    assert "split 0: evaluated again, for its results aren't" in capsys.readouterr().out
+    assert (run / "split_0" / "model_final.pth").stat().st_mtime_ns == before
     # Nor is it taken for another training's.
     assert tool.main([*config, "--splits", "0-1", *options, "SOLVER.BASE_LR", "0.5"]) == 2
     said = capsys.readouterr().err
