@@ -149,6 +149,27 @@ def test_a_plugin_that_was_edited_counts(tmp_path: Path, monkeypatch: pytest.Mon
     assert named >= {"sharpen.py", "decoder.py", "psnet.py"}
 
 
+def test_what_a_plugin_imports_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrreid_ext.plugins._imported", {})
+    folder = tmp_path / "plug"
+    (folder / "night_parts").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(folder))
+    helper, deep = folder / "night_help.py", folder / "night_parts" / "gain.py"
+    late = folder / "night_late.py"  # imported when the model runs, if at all
+    for file in (helper, deep, late):
+        file.write_text("GAIN = 1\n")
+    (folder / "night.py").write_text("import night_help\nimport night_parts.gain\n")
+    cfg = get_cfg([str(folder / "night.py")])
+    keys = [cache_key(cfg, "w", small_set())]
+    for file in (helper, deep, late):
+        file.write_text("GAIN = 2\n")
+        keys.append(cache_key(cfg, "w", small_set()))
+        assert [k for k in keys[0] if keys[-1][k] != keys[-2][k]] == ["code"], file
+    (folder / "notes.txt").write_text("none of it\n")
+    assert cache_key(cfg, "w", small_set()) == keys[-1]
+    assert not [f for f in plugin_files() if "site-packages" in f.parts]
+
+
 def test_files_without_a_manifest_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"one")
     test_set = TestSet("plain", [Sample(str(tmp_path / "a.png"), 1, 1, "query")])
