@@ -72,7 +72,15 @@ def run_features(
     Returns:
         The config with MODEL.WEIGHTS filled in, the test set, its features, and whether they were
         read.
+
+    Raises:
+        ConfigError: TEST.INITIAL, which asks for weights that no training made.
     """
+    if cfg.TEST.INITIAL:
+        raise ConfigError(
+            "TEST.INITIAL: the features kept here are those of trained weights; evaluate initial "
+            "ones by lrreid eval, with the same keys"
+        )
     path = checkpoint_of(cfg)
     training = training_info_of(path)
     test_set = build_test_set(cfg, data_set)

@@ -268,6 +268,18 @@ def test_what_changed_is_extracted_anew_and_files_refused(
     assert "model.pth is not at hand; not checked" in capsys.readouterr().out
 
 
+def test_initial_weights_are_for_eval(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run), "--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
+    opts = ["--opts", "TEST.INITIAL", "True", "MODEL.INIT.WEIGHTS", "x.pth"]
+    for kept in (False, True):
+        assert (tmp_path / "f").exists() == kept
+        assert tool.main([*arguments, *opts]) == 2
+        assert "TEST.INITIAL: " in (said := capsys.readouterr().err) and "lrreid eval" in said
+        assert tool.main(arguments) == 0
+
+
 def test_a_changed_data_set_is_refused(
     run: Path, tmp_path: Path, market_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
