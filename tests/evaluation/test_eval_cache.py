@@ -34,6 +34,7 @@ from lrreid_ext.evaluation.cache import (
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.provenance import tensors_hash
 from lrreid_ext.plugins import plugin_files
+from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 NAN = float("nan")
 
@@ -307,6 +308,39 @@ def test_initial_weights_are_for_eval(
         assert tool.main([*arguments, *opts]) == 2
         assert "TEST.INITIAL: " in (said := capsys.readouterr().err) and "lrreid eval" in said
         assert tool.main(arguments) == 0
+
+
+def test_evaluators_of_features_are_run(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fed: list[int] = []
+
+    class Counts:
+        def __init__(self, cfg: CfgNode, test_set: TestSet, output_dir: str | None) -> None: ...
+
+        def reset(self) -> None: ...
+
+        def process(self, inputs: Any, outputs: torch.Tensor) -> None:
+            fed.append(len(outputs))
+
+        def evaluate(self) -> dict[str, float]:
+            return {}
+
+    monkeypatch.setitem(EVALUATOR_REGISTRY._obj_map, "Counts", Counts)
+    arguments = [str(run), "--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
+    opts = ["--opts", "TEST.EVALUATORS"]
+    assert tool.main([*arguments, *opts, "['Foo']"]) == 2
+    assert "TEST.EVALUATORS: 'Foo' is not registered" in capsys.readouterr().err
+    assert not (tmp_path / "f").exists()
+    assert tool.main([*arguments, *opts, "['ImageQualityEvaluator', 'Counts']"]) == 0
+    said = capsys.readouterr().out
+    assert "ImageQualityEvaluator runs the network and is left out; lrreid eval runs it" in said
+    (file,) = (tmp_path / "f").iterdir()
+    assert fed == [len(load_cache(file).test_set.samples)]
+    assert (tmp_path / "out" / "run" / "results_mlr_market1501.json").is_file()
 
 
 def test_changed_images_are_refused(
