@@ -251,7 +251,7 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # Also report the queries' high-resolution twins against the gallery (HR -> HR).
     cfg.TEST.HR = True
     # Queries of more than eight different factors are reported in bins with these lower edges, the
-    # first of them 1.
+    # first of them 1; in bins of other edges than these, queries of any factors are.
     cfg.TEST.FACTOR_BINS = [1, 2, 3, 4, 6, 8, 12, 16]
     # Mixed gallery: the share of its HR images that is reduced, by which factors; which images, and
     # by how much, is drawn from their names and TEST.SEED. 0 leaves the gallery as it is.

@@ -39,6 +39,9 @@ BUILTIN = (
 #: Endings of files that name a recipe, not a module.
 YAML_SUFFIXES = (".yml", ".yaml")
 
+# Folders of installed packages, in which neighbours have nothing to do with each other.
+_INSTALLED = frozenset(("site-packages", "dist-packages"))
+
 _imported: dict[str, None] = {}
 
 logger = logging.getLogger(__name__)
@@ -136,19 +139,39 @@ def imported_plugins() -> list[str]:
 
 
 def plugin_files() -> list[Path]:
-    """The Python files of bundled projects and of the plugins that this process has imported, a
-    package's with all that is in it."""
+    """The Python files of bundled projects and of the plugins that this process has imported.
+
+    A package's are all that is in it. Of a single file, those beside it belong to it as well, for
+    it may import them at any time, and what is imported from below its folder.
+    """
     root = projects_root()
     found = set() if root is None else set(root.rglob("*.py"))
     for name in _imported:
-        if name.endswith(".py"):
-            found.add(Path(name).resolve())
+        module = sys.modules.get(name)
+        file = name if name.endswith(".py") else getattr(module, "__file__", None)
+        if file is None:
             continue
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file is not None:
-            path = Path(file).resolve()
-            found |= set(path.parent.rglob("*.py")) if path.name == "__init__.py" else {path}
+        path = Path(file).resolve()
+        if getattr(module, "__package__", ""):
+            found |= set(path.parent.rglob("*.py"))
+        elif _INSTALLED & set(path.parts):
+            found.add(path)
+        else:
+            found |= {path, *path.parent.glob("*.py"), *_imported_below(path.parent)}
     return sorted(found)
+
+
+def _imported_below(folder: Path) -> set[Path]:
+    """Files of modules in a folder, but for this package's own and installed ones."""
+    own = Path(__file__).resolve().parent
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    paths = {Path(file).resolve() for file in files if isinstance(file, str)}
+    return {
+        path
+        for path in paths
+        if path.suffix == ".py" and path.is_relative_to(folder) and path.is_file()
+        if not path.is_relative_to(own) and not _INSTALLED & set(path.parts)
+    }
 
 
 def _import_file(path: Path) -> ModuleType:

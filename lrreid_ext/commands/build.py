@@ -16,7 +16,7 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         "--verify",
         action="store_true",
         help="check the built folder against its manifest, build nothing; status 1 if it differs, "
-        "2 if it was built by another recipe or with other options",
+        "2 if it was built by another recipe or with other options than are given",
     )
     out.add_argument(
         "--option",
@@ -154,17 +154,15 @@ def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
     return found
 
 
-def _check_recipe(recipe: Recipe, out: Path) -> None:
-    """Raises RecipeError if ``out`` was built by another recipe or with other options."""
+def _check_recipe(recipe: Recipe, out: Path, given: Iterable[str]) -> None:
+    """Raises RecipeError if ``out`` was built by another recipe, or with other values of the
+    options that are given."""
     try:
         manifest = load_manifest(out)
     except ManifestError:
         return  # which verify tells
-    if differences := manifest.differences(recipe):
-        raise RecipeError(
-            f"{out}: was built otherwise: {'; '.join(differences)}. Name the recipe and give the "
-            "options (--option) that it was built by, or another folder."
-        )
+    if differences := manifest.differences(recipe, set(given)):
+        raise RecipeError(f"{out}: was built otherwise: {'; '.join(differences)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,10 +177,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if args.name:
             raise RecipeError(f"{args.name}: one recipe at a time; to see one: list {args.recipe}")
-        recipe = build_recipe(recipe_named(args.recipe), parse_options(args.option))
+        options = parse_options(args.option)
+        recipe = build_recipe(recipe_named(args.recipe), options)
         out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
         if args.verify:
-            _check_recipe(recipe, out)
+            _check_recipe(recipe, out, options)
             problems = verify(out, progress=True)
             for problem in problems:
                 print(problem, file=sys.stderr)

@@ -10,6 +10,9 @@ trained on one data set is tested on others.
 A file of features needs neither images nor network. If its checkpoint or its data set is at hand
 and has changed since, the file is refused. Options that decide the features (TEST.FLIP, INPUT ...)
 can't be changed for it: name the run instead. Writes results_<test set>.json for each into --out.
+
+Of a run's TEST.EVALUATORS those are run that look at features alone, and always the
+CrossResolutionEvaluator; the others are for lrreid eval.
 """
 
 from __future__ import annotations
@@ -51,7 +54,7 @@ from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_conf
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.provenance import tensors_hash
 from lrreid_ext.evaluation.report import load_results, results_table
-from lrreid_ext.registry import suggest
+from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
 
 # What of TEST bears on scoring alone, and can be changed for features that stand.
 SCORING = (
@@ -72,7 +75,15 @@ def run_features(
     Returns:
         The config with MODEL.WEIGHTS filled in, the test set, its features, and whether they were
         read.
+
+    Raises:
+        ConfigError: TEST.INITIAL, which asks for weights that no training made.
     """
+    if cfg.TEST.INITIAL:
+        raise ConfigError(
+            "TEST.INITIAL: the features kept here are those of trained weights; evaluate initial "
+            "ones by lrreid eval, with the same keys"
+        )
     path = checkpoint_of(cfg)
     training = training_info_of(path)
     test_set = build_test_set(cfg, data_set)
@@ -140,10 +151,34 @@ def open_file(path: str) -> CachedFeatures:
 
 
 def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> dict[str, Any]:
-    """Score features by ``cfg``, write the results file into ``out``, and return its content."""
-    evaluator = CrossResolutionEvaluator(cfg, test_set, str(out))
-    feed(evaluator, found)
+    """Score features by ``cfg``, write the results file into ``out``, and return its content.
+
+    The evaluators of TEST.EVALUATORS that look at features alone are run besides.
+    """
+    standard = CrossResolutionEvaluator.__name__
+    for name in dict.fromkeys([standard, *cfg.TEST.EVALUATORS]):
+        entry = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
+        if hasattr(entry, "attach"):
+            continue
+        evaluator = entry(cfg, test_set, str(out))
+        if not hasattr(evaluator, "attach"):
+            feed(evaluator, found)
     return load_results(out / f"results_{test_set.name}.json")
+
+
+def check_evaluators(cfg: CfgNode) -> None:
+    """Say which of TEST.EVALUATORS aren't run, for they need the network.
+
+    Raises:
+        ConfigError: one that isn't registered.
+    """
+    entries = {n: lookup(EVALUATOR_REGISTRY, n, "TEST.EVALUATORS") for n in cfg.TEST.EVALUATORS}
+    for name, entry in entries.items():
+        if hasattr(entry, "attach"):
+            print(
+                f"note: TEST.EVALUATORS: {name} runs the network and is left out; lrreid eval "
+                "runs it"
+            )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             cfg = run_cfg(text, args.opts)
             check_config(cfg)
+            check_evaluators(cfg)
             tests = args.data_set or list(cfg.DATASETS.TESTS)
             if not tests:
                 raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")

@@ -5,29 +5,45 @@ tools/splits.py --mean logs/a/results_caviar.json logs/b/results_caviar.json --o
 
 Each split is a run of its own in OUTPUT_DIR/split_<number>: the recipe's option `split` is set in
 it for every data set that has one. A split that has been evaluated is not run again, one that was
-interrupted goes on where it stopped, and one that was made with another config is refused. The mean
+interrupted goes on where it stopped, one that was made with another config is refused, and one that
+was evaluated by other TEST keys or weights (evaluated.json tells) is evaluated again. The mean
 and standard deviation over splits x trials go into OUTPUT_DIR/results_<test set>.json, which is a
 results file like any other.
 
---mean averages results that stand, of several splits or of runs that differ by their SEED.
+--mean averages results that stand, of several splits or of runs that differ by their SEED. Results
+of other data, galleries or protocols are refused, and so are those of networks that were trained by
+other configs; it says whose config isn't at hand (config.yaml beside the checkpoint or the file).
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from lrreid_ext.analysis.runs import check_same
+from lrreid_ext.analysis.runs import CONFIG_FILE, changed, check_same, difference, flat_config
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
+from lrreid_ext.engine.trainer import checkpoint_of
 from lrreid_ext.evaluation.aggregate import aggregate
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import ResultsError, group_table, load_results, results_table
+from lrreid_ext.evaluation.report import (
+    Results,
+    ResultsError,
+    group_table,
+    load_results,
+    results_table,
+)
+
+# In a split's folder: what its results come from.
+RECORD = "evaluated.json"
 
 
 def numbers(text: str) -> list[int]:
@@ -72,6 +88,42 @@ def finished(folder: Path, tests: Sequence[str], eval_only: bool) -> bool:
     return evaluated and (eval_only or (folder / "model_final.pth").is_file())
 
 
+def evaluation_of(cfg: CfgNode, tests: Sequence[str]) -> dict[str, Any]:
+    """What the results in a split's folder come from: the config, and digests of the weights and of
+    the results files themselves, "" for one that isn't there."""
+    path = cfg.MODEL.INIT.WEIGHTS if cfg.TEST.INITIAL else checkpoint_of(cfg)
+    results = {name: _digest(Path(cfg.OUTPUT_DIR) / f"results_{name}.json") for name in tests}
+    return {"config": flat_config(cfg), "weights": _digest(Path(path)), "results": results}
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def evaluated_otherwise(cfg: CfgNode, tests: Sequence[str], eval_only: bool) -> str:
+    """Why the results in a split's folder aren't those that ``cfg`` would give; "" if they are.
+
+    Args:
+        cfg: the split's, OUTPUT_DIR being its folder.
+        tests: names of its results.
+        eval_only: nothing was trained there, so that nothing but the record tells.
+    """
+    try:
+        record = json.loads((Path(cfg.OUTPUT_DIR) / RECORD).read_text(encoding="utf-8"))
+        made, weights, results = (record[key] for key in ("config", "weights", "results"))
+    except FileNotFoundError:
+        return f"there is no {RECORD} to say what was evaluated" if eval_only else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{RECORD} can't be read"
+    why = difference(CfgNode(made), cfg)
+    if why:
+        return why
+    now = evaluation_of(cfg, tests)
+    if weights != now["weights"]:
+        return f"{cfg.MODEL.WEIGHTS or 'the checkpoint'} has other weights now"
+    return "" if results == now["results"] else f"its results aren't those that {RECORD} tells of"
+
+
 def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
     """Run what isn't finished.
 
@@ -85,39 +137,130 @@ def run_splits(args: argparse.Namespace) -> tuple[list[str], Path] | int:
     for split in numbers(args.splits):
         folder = out / f"split_{split}"
         options = [*args.opts, *split_options(cfg, split), "OUTPUT_DIR", str(folder)]
+        own = load_cfg(args.config_file, options)
+        evaluate = ["--eval-only", *options]
         if not args.eval_only:
-            own = load_cfg(args.config_file, options)
             check_same(folder, own, f"split {split}", "name another OUTPUT_DIR")
-        if finished(folder, tests, args.eval_only):
+            # What training began with is not what it made.
+            evaluate += ["MODEL.WEIGHTS", ""]
+            own = changed(own, ("MODEL.WEIGHTS", ""))
+        stands = finished(folder, tests, args.eval_only)
+        why = evaluated_otherwise(own, tests, args.eval_only) if stands else ""
+        if stands and not why:
             print(f"split {split}: {folder} stands")
             continue
+        if why:
+            print(f"split {split}: evaluated again, for {why}")
         words = ["--config-file", args.config_file, "--num-gpus", str(args.processes)]
         status = 0
-        if not args.eval_only:
+        if not args.eval_only and not stands:
             resume = ["--resume"] * (folder / "last_checkpoint").is_file()
             status = train([*words, *resume, *options])
         # Training evaluates only where TEST.EVAL_PERIOD says so.
-        if not status and not finished(folder, tests, args.eval_only):
-            status = train([*words, "--eval-only", *options])
+        if not status and (why or not finished(folder, tests, args.eval_only)):
+            status = train([*words, *evaluate])
+        if not status:
+            write_json(folder / RECORD, evaluation_of(own, tests))
         if status:
             print(f"split {split} stopped; the same command goes on with it", file=sys.stderr)
             return status
     return tests, out
 
 
+def training_config(file: Path, results: Results) -> Path | None:
+    """The config that the weights of a results file were trained with, or None if it isn't at hand.
+
+    It is beside the checkpoint; of weights that were scored while in training, beside the file, or
+    above it in the folder of a phase.
+    """
+    if results.get("checkpoint"):
+        checkpoint = Path(results["checkpoint"])
+        beside = file.parent / checkpoint.name
+        places = [path.parent for path in (checkpoint, beside) if path.is_file()]
+    else:
+        training = (results.get("info") or {}).get("training") or {}
+        places = [file.parent]
+        if file.parent.name == training.get("phase"):
+            places.append(file.parent.parent)
+    return next((p / CONFIG_FILE for p in places if (p / CONFIG_FILE).is_file()), None)
+
+
+def trained_as(path: Path) -> CfgNode:
+    """A training's config without what may differ among runs of a mean: seeds, splits, files of
+    weights, and all of testing, which results tell themselves."""
+    cfg = load_cfg(str(path)).clone()
+    cfg.defrost()
+    cfg.SEED, cfg.TEST, cfg.DATASETS.TESTS = 0, CfgNode(), []
+    for options in cfg.DATASETS.OPTIONS.values():
+        options.pop("split", None)
+
+    def blank(node: CfgNode) -> None:
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                blank(value)
+            elif key.endswith("WEIGHTS"):
+                node[key] = ""
+
+    blank(cfg)
+    return cfg
+
+
+def check_networks(contents: Mapping[Path, Results]) -> list[str]:
+    """Refuse a mean over networks that were trained by different configs.
+
+    Returns:
+        A note of the results whose config isn't at hand, if there are any.
+
+    Raises:
+        ResultsError: names the files and the first key that differs.
+    """
+    checkpoints = {content.get("checkpoint") or "" for content in contents.values()}
+    if len(checkpoints) == 1 and "" not in checkpoints:
+        return []  # one network
+    found: dict[Path, CfgNode] = {}
+    unknown = []
+    for file, content in contents.items():
+        path = training_config(file, content)
+        try:
+            if path is not None:
+                found[file] = trained_as(path)
+                continue
+        except USER_ERRORS as error:
+            unknown.append(f"{file} ({error})")
+            continue
+        unknown.append(str(file))
+    for file, cfg in list(found.items())[1:]:
+        first = next(iter(found))
+        why = difference(found[first], cfg)
+        if why:
+            raise ResultsError(
+                f"{file}: its network was trained by another config than {first}'s: {why}. A mean "
+                "is over splits, seeds or weights of one config"
+            )
+    if not unknown:
+        return []
+    return [
+        f"note: {', '.join(unknown)}: the config of the training is not at hand, so that it isn't "
+        "checked to be the others'"
+    ]
+
+
 def mean(files: Sequence[Path], out: Path) -> str:
     """Average results files, write the mean into ``out``, and return its tables.
 
     Raises:
-        ResultsError: see :func:`lrreid_ext.evaluation.aggregate.aggregate`.
+        ResultsError: see :func:`lrreid_ext.evaluation.aggregate.aggregate` and
+            :func:`check_networks`.
     """
-    content = aggregate({str(file): load_results(file) for file in files})
+    contents = {file: load_results(file) for file in files}
+    content = aggregate({str(file): results for file, results in contents.items()})
+    notes = check_networks(contents)
     path = out / f"results_{content['test_set']}.json"
     if path.resolve() in [file.resolve() for file in files]:
         raise ResultsError(f"--out {out}: {path} is one of the results to be averaged")
     write_json(path, content)
     table = results_table([content], names=["mean"], style="plain")
-    return f"{group_table(content)}\n\n{table}\n{path} written"
+    return "\n".join([f"{group_table(content)}\n\n{table}", *notes, f"{path} written"])
 
 
 def parser() -> argparse.ArgumentParser:

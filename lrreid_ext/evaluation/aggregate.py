@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ _SHARED = (
     "rerank",
 )
 
+# The same of what the test set and the weights say of themselves.
+_SHARED_INFO = ("mixed_gallery", "validation", "fold")
+_SHARED_TRAINING = ("data_sets", "fold", "phase")
+
 # Counted, and added up.
 _COUNTS = ("queries", "junk", "unmatched")
 
@@ -46,8 +51,8 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
         ``splits`` where the data differ, ``runs`` where they don't.
 
     Raises:
-        ResultsError: fewer than two results, some measured otherwise than others, the same data
-            more than once among splits, or trials that a file left out.
+        ResultsError: fewer than two results, some measured otherwise than others or with other
+            figures, the same data more than once among splits, or trials that a file left out.
     """
     if len(results) < 2:
         raise ResultsError("a mean is over at least two results")
@@ -59,6 +64,7 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
                 raise ResultsError(
                     f"{name}: {key} is {content.get(key)!r}, but {first.get(key)!r} in {names[0]}"
                 )
+        _check_info(content, first, name, names[0])
         if _recipe(content) != _recipe(first):
             raise ResultsError(
                 f"{name}: the data set was built by other options than {names[0]}'s, apart from "
@@ -73,6 +79,16 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
         )
     splits = len(set(hashes)) > 1
     groups = [g for g in first["groups"] if all(g in content["groups"] for content in contents)]
+    for name, content in zip(names[1:], contents[1:], strict=True):
+        for group, protocol in product(groups, first["protocols"]):
+            own = _figure_names(content["groups"][group][protocol])
+            others = _figure_names(first["groups"][group][protocol])
+            if own != others:
+                raise ResultsError(
+                    f"{name}: {protocol}/{group} has the figures {', '.join(own)}, but "
+                    f"{', '.join(others)} in {names[0]}; evaluate both by one TEST.RANKS and one "
+                    "TEST.ROC"
+                )
     info = {k: v for k, v in (first.get("info") or {}).items() if k not in ("split", "training")}
     parts = [
         {
@@ -100,10 +116,41 @@ def aggregate(results: Mapping[str, Results]) -> dict[str, Any]:
     }
 
 
+def _check_info(content: Results, first: Results, name: str, other: str) -> None:
+    """Refuse other galleries, other parts of the data, and weights trained on other data."""
+    own, theirs = content.get("info") or {}, first.get("info") or {}
+    found = [(f"info.{key}", own.get(key), theirs.get(key)) for key in _SHARED_INFO]
+    trained, other_trained = own.get("training") or {}, theirs.get("training") or {}
+    if bool(trained) != bool(other_trained):
+        found.append(("info.training", trained or None, other_trained or None))
+    # Files of earlier versions tell less.
+    known = [key for key in _SHARED_TRAINING if key in trained and key in other_trained]
+    found += [(f"info.training.{key}", trained[key], other_trained[key]) for key in known]
+    for key, value, expected in found:
+        if value != expected:
+            told, wanted = (_told(v) for v in (value, expected))
+            raise ResultsError(
+                f"{name}: {key} is {told}, but {wanted} in {other}; a mean is over results that "
+                "differ by split, seed or weights of one config"
+            )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, Mapping) and "command" in value:
+        return f"{value['command']!r}"
+    return "not there" if value is None else repr(value)
+
+
 def _recipe(content: Results) -> Any:
     options = dict((content.get("info") or {}).get("options") or {})
     options.pop("split", None)
     return options
+
+
+def _figure_names(entry: Mapping[str, Any]) -> list[str]:
+    """What one group's entry under one protocol has a mean of, in the order of its trials' rows."""
+    spread = ("_std", "_ci", "_pairs")
+    return [n for n in entry if n not in (*_COUNTS, "trials") and not n.endswith(spread)]
 
 
 def _group(group: str, entries: Mapping[str, Mapping[str, Any]], first: Results) -> dict[str, Any]:
@@ -117,11 +164,7 @@ def _group(group: str, entries: Mapping[str, Mapping[str, Any]], first: Results)
 
 def _figures(group: str, protocol: str, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {"unmatched": sum(e.get("unmatched", 0) for e in entries.values())}
-    names = [
-        name
-        for name in next(iter(entries.values()))
-        if name not in (*_COUNTS, "trials") and not name.endswith(("_std", "_ci", "_pairs"))
-    ]
+    names = _figure_names(next(iter(entries.values())))
     trials: list[Sequence[float | None]] = []
     if protocol == "single_shot":
         for source, entry in entries.items():

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ class CachedFeatures:
         test_set: the images by name, with all their labels; the files themselves need not be there.
         found: their features.
         key: what the features depend on, as :func:`cache_key` gives it.
-        about: ``checkpoint``, ``folder`` (of the built data set, or ""), ``anchors`` (their
-            factors) and where the features were made.
+        about: ``checkpoint``, ``folder`` (of the built data set, or ""), ``images`` (a digest of
+            their bytes, or ""), ``anchors`` (their factors) and where the features were made.
     """
 
     test_set: TestSet
@@ -87,8 +88,12 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
 
     Returns:
         ``weights``, ``config``, ``code`` (of all that images pass through, plugins included),
-        ``manifest`` (of a data set without one, over the files' bytes) and ``samples`` (over the
-        images' names, labels, groups and degradation).
+        ``manifest`` (of a data set without one, over the files' bytes), ``samples`` (over the
+        images' names, labels, groups and degradation) and ``files`` (over the files' sizes and
+        when they were changed).
+
+    Raises:
+        FileNotFoundError: an image isn't there; names it.
     """
     training: Any = test_set.info.get("training") or {}
     config = {
@@ -114,7 +119,8 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
         "weights": weights,
         "config": _digest(config),
         "code": _code_digest(),
-        "manifest": test_set.manifest_hash or _files_digest(test_set),
+        "files": _files_state([s.path for s in test_set.samples]),
+        "manifest": test_set.manifest_hash or _files_digest([s.path for s in test_set.samples]),
         "samples": _digest([test_set.name, samples]),
     }
 
@@ -135,9 +141,25 @@ def _code_digest() -> str:
     return _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in own + plugin_files()])
 
 
-def _files_digest(test_set: TestSet) -> str:
+def _files_state(paths: Iterable[str]) -> str:
+    """A digest of what the file system says of images: quick, and another one if any was written
+    since, even with the same content."""
+    state = []
+    for path in dict.fromkeys(paths):
+        try:
+            found = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(
+                f"{path}: no such image, though the test set names it; put it back, or build the "
+                "data set anew"
+            ) from error
+        state.append([_short(path), found.st_size, found.st_mtime_ns])
+    return _digest(state)
+
+
+def _files_digest(paths: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for path in dict.fromkeys(sample.path for sample in test_set.samples):
+    for path in dict.fromkeys(paths):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return f"files-{digest.hexdigest()}"
 
@@ -279,14 +301,16 @@ def find_cache(
 
 
 def _about(cfg: CfgNode, test_set: TestSet) -> dict[str, Any]:
-    folder = ""
+    folder = images = ""
     if test_set.manifest_hash and test_set.samples:
         # A built data set's images lie in one folder each role.
         folder = relative_path(str(Path(test_set.samples[0].path).resolve().parents[1]))
+        images = _files_digest([s.path for s in test_set.samples])
     anchors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
     return {
         "anchors": anchors,
         "folder": folder,
+        "images": images,
         "flip": bool(cfg.TEST.FLIP.ENABLED),
         **provenance(cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE),
     }
@@ -312,9 +336,26 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
     if folder and (Path(folder) / MANIFEST_FILE).is_file():
         if load_manifest(folder).hash != cached.test_set.manifest_hash:
             changed.append(f"the data set {folder} has another manifest now")
+        elif "files" not in cached.key:  # of an earlier version
+            unknown.append(f"nothing says how the images in {folder} were")
+        else:
+            changed += _changed_images(cached, Path(folder))
     else:
         unknown.append(f"its data set {folder or cached.test_set.name} is not at hand")
     return changed, unknown
+
+
+def _changed_images(cached: CachedFeatures, folder: Path) -> list[str]:
+    """What has changed among the images in a built data set: a line, or none."""
+    paths = [str(folder / sample.path) for sample in cached.test_set.samples]
+    try:
+        if _files_state(paths) == cached.key["files"]:
+            return []
+        # Copied or built again, they may be what they were.
+        same = _files_digest(paths) == cached.about["images"]
+    except FileNotFoundError as error:
+        return [str(error)]
+    return [] if same else [f"images in {folder} have changed"]
 
 
 def feed(evaluator: Any, found: Features | None) -> dict[str, Any]:

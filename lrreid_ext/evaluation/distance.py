@@ -71,11 +71,6 @@ def check_finite(features: Tensor, witness: Tensor, group: str) -> None:
             f"{group}: {bad} of {len(features)} features hold NaN or infinite values. "
             "The network diverged, or its weights were not loaded."
         )
-    if len(doubtful):
-        raise ValueError(
-            f"{group}: {len(doubtful)} of {len(features)} features are too long for distances in "
-            "float32; scale them"
-        )
 
 
 def chunk_rows(gallery: int) -> int:
@@ -175,6 +170,12 @@ def _one_model(
     if check:
         check_finite(query, query_square, "query")
         check_finite(gallery, gallery_square, "gallery")
+        for group, squares in (("query", query_square), ("gallery", gallery_square)):
+            if long := int((~torch.isfinite(squares)).sum()):
+                raise ValueError(
+                    f"{group}: {long} of {len(squares)} features are too long for distances in "
+                    "float32; scale them"
+                )
     first, again = _repeated(gallery, gallery_square)
     # The gallery is scaled after the product, by column, so that it needn't be copied.
     if metric == "cosine":

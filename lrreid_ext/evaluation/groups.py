@@ -23,7 +23,8 @@ __all__ = [
     "query_groups",
 ]
 
-# Queries of more different factors than this are reported in bins with these lower edges.
+# Queries of more different factors than this are reported in bins with these lower edges; in other
+# edges, however few factors there are.
 MOST_FACTORS = 8
 FACTOR_BINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
@@ -103,12 +104,13 @@ def factor_parts(
 
     Returns:
         Label and mask (Q,) of each part: a factor each (``2``, ``2.5``), or where there are more
-        than eight, ranges that include their lower end (``2-3``, ``16+``). Nothing if all are one.
+        than eight, or ``bins`` other than :data:`FACTOR_BINS`, ranges that include their lower end
+        (``2-3``, ``16+``). Nothing if all are one.
     """
     distinct = np.unique(factors[~np.isnan(factors)])
     if len(distinct) < 2:
         return []
-    if len(distinct) <= MOST_FACTORS:
+    if len(distinct) <= MOST_FACTORS and tuple(bins) == FACTOR_BINS:
         return [(f"{factor:g}", factors == factor) for factor in distinct]
     parts = []
     for low, high in zip(bins, (*bins[1:], math.inf), strict=True):

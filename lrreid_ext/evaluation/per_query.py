@@ -16,9 +16,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import check_features, distance_chunks
 from lrreid_ext.evaluation.ranking import labels
-from lrreid_ext.evaluation.single_shot import SingleShot
+from lrreid_ext.evaluation.single_shot import NOBODY, SingleShot
 
 __all__ = ["draw_for_query", "single_shot_per_query"]
 
@@ -72,7 +73,7 @@ def single_shot_per_query(
     q_pids, q_camids = labels(q_pids, q_camids, len(query), "query")
     g_pids, g_camids = labels(g_pids, g_camids, len(gallery), "gallery")
     if not (g_pids > 0).any():
-        raise ValueError("gallery: no identity to draw for; all images are distractors or junk")
+        raise ConfigError(NOBODY)
 
     first_rank = np.zeros((trials, len(query)), dtype=np.int64)
     for camera in np.unique(q_camids):

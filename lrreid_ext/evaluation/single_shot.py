@@ -17,8 +17,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import check_features, distance_chunks, tiles
 from lrreid_ext.evaluation.ranking import cmc, labels
+
+NOBODY = (
+    "gallery: no identity to draw for; all images are distractors (identity 0) or junk (below 0). "
+    "Check the identities of the gallery in the data set of DATASETS.TESTS"
+)
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def draw_gallery(
         all images of an identity are of the query camera.
 
     Raises:
-        ValueError: fewer than one trial, a negative seed, or no identity to draw for.
+        ConfigError: no identity to draw for.
+        ValueError: fewer than one trial, or a negative seed.
     """
     if trials < 1:
         raise ValueError(f"single-shot evaluation needs at least one trial, not {trials}")
@@ -105,7 +112,7 @@ def draw_gallery(
     pids, camids, cameras = np.asarray(g_pids), np.asarray(g_camids), np.asarray(cameras)
     positions = np.flatnonzero(pids > 0)
     if not len(positions):
-        raise ValueError("gallery: no identity to draw for; all images are distractors or junk")
+        raise ConfigError(NOBODY)
     identities, column = np.unique(pids[positions], return_inverse=True)
     picks = np.full((trials, len(cameras), len(identities)), -1, dtype=np.int64)
     for trial in range(trials):
@@ -146,8 +153,8 @@ def single_shot(
         chunk: queries at a time.
 
     Raises:
-        ValueError: an empty query or gallery, features that are not finite, lengths that differ,
-            or a gallery without identities.
+        ConfigError: a gallery without identities.
+        ValueError: an empty query or gallery, features that are not finite, or lengths that differ.
     """
     query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
     q_pids, q_camids = labels(q_pids, q_camids, len(query), "query")

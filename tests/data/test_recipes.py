@@ -711,6 +711,14 @@ def test_missing_source_says_where_to_get_it_and_the_command(tmp_path: Path) -> 
     assert find_source(recipe, tmp_path) is None
 
 
+def test_a_test_set_does_not_depend_on_the_order_of_files() -> None:
+    items = [(f"/{k}.jpg", k % 3 + 1, k % 2) for k in range(9)]
+    one = SimpleNamespace(query=items[:4], gallery=items[4:])
+    other = SimpleNamespace(query=items[:4][::-1], gallery=items[4:][::-1])
+    sets: list[Any] = [test_set_of(data, "any", [2], hr=True) for data in (one, other)]  # type: ignore[arg-type]
+    assert sets[0].samples == sets[1].samples and len(sets[0].samples) == 17
+
+
 def test_test_set_of_a_recipe(market: Path, tmp_path: Path) -> None:
     data = DATASET_REGISTRY.get("mlr_market1501_prpr")(root=str(tmp_path), source=str(market))
     test_set = test_set_of(data, "any", [2, 2.5, 2.0], hr=True)

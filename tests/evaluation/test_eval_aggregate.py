@@ -97,6 +97,91 @@ def test_figures_that_were_measured_otherwise(change: Any, message: str) -> None
         aggregate({"a": A, "b": {**B, **change}})
 
 
+def ranked(split: int, ranks: tuple[int, ...]) -> Any:
+    """Results whose Rank-k are k, in every trial."""
+    found = content(split, [[1.0, 5.0]] * 2, 50.0)
+    entry = found["groups"]["query"]
+    entry["single_shot"] = {"unmatched": 0, "trials": [[float(k) for k in ranks]] * 2}
+    for k in ranks:
+        entry["single_shot"] |= {f"Rank-{k}": float(k), f"Rank-{k}_std": 0.0}
+    return found
+
+
+def test_other_ranks_are_never_averaged() -> None:
+    mean = aggregate({"a": ranked(0, (1, 10)), "b": ranked(1, (1, 10))})
+    assert mean["groups"]["query"]["single_shot"]["Rank-10"] == 10
+    for other in ((1, 20), (1,), (10, 1), (1, 10, 20)):
+        with pytest.raises(ResultsError, match=r"b: single_shot/query has .* Rank-10 in a; "):
+            aggregate({"a": ranked(0, (1, 10)), "b": ranked(1, other)})
+    lacking = deepcopy(B)
+    del lacking["groups"]["query"]["multi_shot"]["mAP"]
+    with pytest.raises(ResultsError, match="b: multi_shot/query has the figures Rank-1, but"):
+        aggregate({"a": A, "b": lacking})
+
+
+TRAINED = {"seed": 0, "data_sets": ["caviar"], "fold": [], "phase": "main", "epochs": 9}
+
+
+def told(base: Any, training: Any, **info: Any) -> Any:
+    """Results whose ``info`` says more."""
+    return {**base, "info": {**base["info"], "training": training, **info}}
+
+
+@pytest.mark.parametrize(
+    ("training", "info", "message"),
+    [
+        (TRAINED, {"mixed_gallery": {"share": 0.5}}, r"info.mixed_gallery is {.*, but not there"),
+        (TRAINED, {"validation": "left out", "fold": [0, 5]}, "info.validation is 'left out'"),
+        ({**TRAINED, "data_sets": ["viper"]}, {}, r"data_sets is \['viper'\], but .* in a"),
+        ({**TRAINED, "fold": [1, 5]}, {}, r"training.fold is \[1, 5\]"),
+        ({**TRAINED, "phase": "teacher"}, {}, "training.phase is 'teacher', but 'main' in a"),
+        ({}, {}, "info.training is not there, but"),
+    ],
+)
+def test_what_the_files_say_of_themselves(training: Any, info: Any, message: str) -> None:
+    with pytest.raises(ResultsError, match=f"b: .*{message}"):
+        aggregate({"a": told(A, TRAINED), "b": told(B, training, **info)})
+
+
+def test_other_seeds_weights_and_earlier_files_have_a_mean() -> None:
+    earlier = {"seed": 1, "phase": "main", "epochs": 8}
+    found = aggregate({"a": told(A, {**TRAINED, "seed": 2}), "b": told(B, earlier)})
+    assert [part["training"]["seed"] for part in found["parts"]] == [2, 1]
+
+
+def test_networks_of_other_configs_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = str(ROOT / "configs" / "osnet_hr.yml")
+    files = []
+    for k, base in enumerate((A, B)):
+        folder = tmp_path / f"run{k}"
+        folder.mkdir()
+        opts = ["SEED", str(k), "MODEL.INIT.WEIGHTS", f"{k}.pth", "TEST.EVAL_PERIOD", str(k)]
+        opts += ["DATASETS.OPTIONS.caviar.split", str(k)]
+        (folder / "config.yaml").write_text(load_cfg(yaml, opts).dump())
+        (folder / "model_final.pth").touch()
+        files.append(folder / "results_caviar.json")
+        files[-1].write_text(json.dumps(base))
+    command = ["--mean", *map(str, files), "--out", str(tmp_path / "mean")]
+    assert tool.main(command) == 0
+    assert "note" not in capsys.readouterr().out
+    config = tmp_path / "run1" / "config.yaml"
+    config.write_text(load_cfg(yaml, ["MODEL.BACKBONE.DEPTH", "x1_0"]).dump())
+    assert tool.main(command) == 2
+    said = capsys.readouterr().err
+    assert "run1" in said and "run0" in said and "MODEL.BACKBONE.DEPTH was x0_25" in said
+    # Scored elsewhere: the config beside the checkpoint counts.
+    scored = tmp_path / "results_caviar.json"
+    scored.write_text(json.dumps({**B, "checkpoint": str(config.parent / "model_final.pth")}))
+    command[2] = str(scored)
+    assert tool.main(command) == 2
+    assert "MODEL.BACKBONE.DEPTH" in capsys.readouterr().err
+    config.unlink()
+    assert tool.main(command) == 0
+    assert f"note: {scored}: the config of the training is not at hand" in capsys.readouterr().out
+
+
 def test_too_few_and_twice() -> None:
     with pytest.raises(ResultsError, match="at least two"):
         aggregate({"a": A})
@@ -132,6 +217,56 @@ def test_every_recipe_with_splits_is_given_one() -> None:
         tool.split_options(cfg, 3)
 
 
+def test_results_of_other_weights_or_keys_are_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without training; what evaluates is put aside, and counts."""
+    made: list[list[str]] = []
+
+    def evaluate(argv: list[str]) -> int:
+        at = argv.index("--eval-only")
+        cfg = load_cfg(argv[1], argv[at + 1 :])
+        split = int(cfg.OUTPUT_DIR[-1])
+        trials = [[10.0, 40.0]] * cfg.TEST.TRIALS
+        results = content(split, trials, 50.0, checkpoint=cfg.MODEL.WEIGHTS)
+        Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
+        (Path(cfg.OUTPUT_DIR) / "results_caviar.json").write_text(json.dumps(results))
+        made.append(argv)
+        return 0
+
+    monkeypatch.setattr(tool, "train", evaluate)
+    weights, other = tmp_path / "w.pth", tmp_path / "other.pth"
+    weights.write_bytes(b"one")
+    other.write_bytes(b"two")
+    config = str(ROOT / "configs" / "osnet_hr.yml")
+
+    def times(*opts: str, weights: Path = weights) -> int:
+        made.clear()
+        words = ["--config-file", config, "--splits", "0-1", "--eval-only"]
+        words += ["DATASETS.TESTS", "['caviar']", "OUTPUT_DIR", str(tmp_path / "sp")]
+        assert tool.main([*words, "MODEL.WEIGHTS", str(weights), "TEST.TRIALS", "4", *opts]) == 0
+        return len(made)
+
+    assert times() == 2
+    capsys.readouterr()
+    assert times("MODEL.DEVICE", "cpu", "TEST.NUM_WORKERS", "0") == 0
+    assert "split 1: " in capsys.readouterr().out
+    assert times("TEST.TRIALS", "5") == 2
+    assert "evaluated again, for TEST.TRIALS was 4, and now is 5" in capsys.readouterr().out
+    assert times("TEST.TRIALS", "5", weights=other) == 2
+    assert "MODEL.WEIGHTS was" in capsys.readouterr().out
+    other.write_bytes(b"three")
+    assert times("TEST.TRIALS", "5", weights=other) == 2
+    assert "other.pth has other weights now" in capsys.readouterr().out
+    # Something else evaluated into the folder, or nothing tells what did.
+    file = tmp_path / "sp" / "split_1" / "results_caviar.json"
+    file.write_text(file.read_text().replace("10.0", "20.0"))
+    assert times("TEST.TRIALS", "5", weights=other) == 1
+    (file.parent / "evaluated.json").unlink()
+    assert times("TEST.TRIALS", "5", weights=other) == 1
+    assert "no evaluated.json" in capsys.readouterr().out
+
+
 def test_two_splits_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         *TINY_OSNET, "SOLVER.MAX_EPOCH", "1", "SOLVER.IMS_PER_BATCH", "4",
@@ -160,6 +295,12 @@ def test_two_splits_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert tool.main([*config, "--splits", "0-1", *options]) == 0
     assert (run / "split_0" / "model_final.pth").stat().st_mtime_ns == before
     assert "split 1: " in capsys.readouterr().out
+    # Evaluated by other keys meanwhile, it is evaluated again, not trained.
+    keys = ["TEST.TRIALS", "4", "OUTPUT_DIR", str(run / "split_0")]
+    assert tool.train([*config, "--eval-only", *options, *keys]) == 0
+    assert tool.main([*config, "--splits", "0-1", *options]) == 0
+    assert "split 0: evaluated again, for its results aren't" in capsys.readouterr().out
+    assert (run / "split_0" / "model_final.pth").stat().st_mtime_ns == before
     # Nor is it taken for another training's.
     assert tool.main([*config, "--splits", "0-1", *options, "SOLVER.BASE_LR", "0.5"]) == 2
     said = capsys.readouterr().err

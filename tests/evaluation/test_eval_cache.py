@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +34,13 @@ from lrreid_ext.evaluation.cache import (
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.provenance import tensors_hash
 from lrreid_ext.plugins import plugin_files
+from lrreid_ext.registry import EVALUATOR_REGISTRY
 
 NAN = float("nan")
 
 
-def small_set() -> TestSet:
+def small_set(root: Path | None = None) -> TestSet:
+    """Five images, which there are if a folder for them is given."""
     samples = [
         Sample("/sets/demo/query/q0.png", 1, 2, "query", 2.5),
         Sample("/sets/demo/query/q1.png", 2, 2, "query", NAN),
@@ -44,6 +48,11 @@ def small_set() -> TestSet:
         Sample("/sets/demo/gallery/g0.png", 1, 1, "gallery"),
         Sample("/sets/demo/gallery/g1.png", -1, 1, "gallery"),
     ]
+    if root is not None:
+        samples = [replace(s, path=s.path.replace("/sets", str(root))) for s in samples]
+        for path in {Path(s.path) for s in samples if not Path(s.path).exists()}:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
     return TestSet("demo", samples, "0123456789abcdef", {"split": np.int64(2)})
 
 
@@ -85,7 +94,7 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 
 
 def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
-    cfg, test_set = get_cfg(), small_set()
+    cfg, test_set = get_cfg(), small_set(tmp_path)
     state = {"a": torch.arange(4.0), "b": torch.zeros(2, dtype=torch.bfloat16)}
     base = cache_key(cfg, tensors_hash(state), test_set)
     assert base == cache_key(cfg.clone(), tensors_hash(dict(reversed(state.items()))), test_set)
@@ -131,7 +140,10 @@ def test_every_part_of_the_key_counts(tmp_path: Path) -> None:
         ("OUTPUT_DIR", "elsewhere"),
     ):
         assert cache_key(changed(cfg, settings), own, test_set) == base
-    moved = [replace(s, path=s.path.replace("/sets", "/other")) for s in test_set.samples]
+    there = tmp_path / "elsewhere" / "demo"
+    shutil.copytree(tmp_path / "demo", there)
+    old, new = str(tmp_path / "demo"), str(there)
+    moved = [replace(s, path=s.path.replace(old, new)) for s in test_set.samples]
     assert cache_key(cfg, own, replace(test_set, samples=moved)) == base
 
 
@@ -140,22 +152,61 @@ def test_a_plugin_that_was_edited_counts(tmp_path: Path, monkeypatch: pytest.Mon
     file = tmp_path / "sharpen.py"
     file.write_text("GAIN = 1\n")
     get_cfg([str(file), "json"])  # a package's files are all of it
-    before = cache_key(get_cfg(), "w", small_set())
-    assert before == cache_key(get_cfg(), "w", small_set())
+    before = cache_key(get_cfg(), "w", small_set(tmp_path))
+    assert before == cache_key(get_cfg(), "w", small_set(tmp_path))
     file.write_text("GAIN = 2\n")
-    after = cache_key(get_cfg(), "w", small_set())
+    after = cache_key(get_cfg(), "w", small_set(tmp_path))
     assert [k for k in before if before[k] != after[k]] == ["code"]
     named = {path.name for path in plugin_files()}
     assert named >= {"sharpen.py", "decoder.py", "psnet.py"}
+
+
+def test_what_a_plugin_imports_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrreid_ext.plugins._imported", {})
+    folder = tmp_path / "plug"
+    (folder / "night_parts").mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(folder))
+    helper, deep = folder / "night_help.py", folder / "night_parts" / "gain.py"
+    late = folder / "night_late.py"  # imported when the model runs, if at all
+    for file in (helper, deep, late):
+        file.write_text("GAIN = 1\n")
+    (folder / "night.py").write_text("import night_help\nimport night_parts.gain\n")
+    cfg = get_cfg([str(folder / "night.py")])
+    keys = [cache_key(cfg, "w", small_set(tmp_path))]
+    for file in (helper, deep, late):
+        file.write_text("GAIN = 2\n")
+        keys.append(cache_key(cfg, "w", small_set(tmp_path)))
+        assert [k for k in keys[0] if keys[-1][k] != keys[-2][k]] == ["code"], file
+    (folder / "notes.txt").write_text("none of it\n")
+    assert cache_key(cfg, "w", small_set(tmp_path)) == keys[-1]
+    assert not [f for f in plugin_files() if "site-packages" in f.parts]
 
 
 def test_files_without_a_manifest_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"one")
     test_set = TestSet("plain", [Sample(str(tmp_path / "a.png"), 1, 1, "query")])
     before = cache_key(get_cfg(), "w", test_set)
+    then = (tmp_path / "a.png").stat().st_mtime_ns
     (tmp_path / "a.png").write_bytes(b"two")
+    os.utime(tmp_path / "a.png", ns=(then, then))
     after = cache_key(get_cfg(), "w", test_set)
     assert [k for k in before if before[k] != after[k]] == ["manifest"]
+
+
+def test_images_that_changed_or_are_gone(tmp_path: Path) -> None:
+    test_set = small_set(tmp_path)
+    image = Path(test_set.samples[3].path)
+    before = cache_key(get_cfg(), "w", test_set)
+    os.utime(image, ns=(1, 1))
+    touched = cache_key(get_cfg(), "w", test_set)
+    image.write_bytes(b"other")
+    os.utime(image, ns=(1, 1))
+    larger = cache_key(get_cfg(), "w", test_set)
+    for a, b in ((before, touched), (touched, larger)):
+        assert [k for k in a if a[k] != b[k]] == ["files"]
+    image.unlink()
+    with pytest.raises(FileNotFoundError, match=r"gallery/g0.png: no such image"):
+        cache_key(get_cfg(), "w", test_set)
 
 
 # ---------------------------------------------------------------- through the commands
@@ -245,6 +296,81 @@ def test_what_changed_is_extracted_anew_and_files_refused(
     (run / "model.pth").unlink()
     assert tool.main([str(first), *arguments]) == 0
     assert "model.pth is not at hand; not checked" in capsys.readouterr().out
+
+
+def test_initial_weights_are_for_eval(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run), "--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
+    opts = ["--opts", "TEST.INITIAL", "True", "MODEL.INIT.WEIGHTS", "x.pth"]
+    for kept in (False, True):
+        assert (tmp_path / "f").exists() == kept
+        assert tool.main([*arguments, *opts]) == 2
+        assert "TEST.INITIAL: " in (said := capsys.readouterr().err) and "lrreid eval" in said
+        assert tool.main(arguments) == 0
+
+
+def test_evaluators_of_features_are_run(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fed: list[int] = []
+
+    class Counts:
+        def __init__(self, cfg: CfgNode, test_set: TestSet, output_dir: str | None) -> None: ...
+
+        def reset(self) -> None: ...
+
+        def process(self, inputs: Any, outputs: torch.Tensor) -> None:
+            fed.append(len(outputs))
+
+        def evaluate(self) -> dict[str, float]:
+            return {}
+
+    monkeypatch.setitem(EVALUATOR_REGISTRY._obj_map, "Counts", Counts)
+    arguments = [str(run), "--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
+    opts = ["--opts", "TEST.EVALUATORS"]
+    assert tool.main([*arguments, *opts, "['Foo']"]) == 2
+    assert "TEST.EVALUATORS: 'Foo' is not registered" in capsys.readouterr().err
+    assert not (tmp_path / "f").exists()
+    assert tool.main([*arguments, *opts, "['ImageQualityEvaluator', 'Counts']"]) == 0
+    said = capsys.readouterr().out
+    assert "ImageQualityEvaluator runs the network and is left out; lrreid eval runs it" in said
+    (file,) = (tmp_path / "f").iterdir()
+    assert fed == [len(load_cache(file).test_set.samples)]
+    assert (tmp_path / "out" / "run" / "results_mlr_market1501.json").is_file()
+
+
+def test_changed_images_are_refused(
+    run: Path,
+    tmp_path: Path,
+    market_root: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
+    assert tool.main([str(run), *arguments]) == 0
+    (file,) = (tmp_path / "f").iterdir()
+    image = next((market_root / "mlr_market1501" / "gallery").iterdir())
+    whole, then = image.read_bytes(), image.stat().st_mtime_ns
+    try:
+        os.utime(image, ns=(1, 1))
+        assert tool.main([str(file), *arguments]) == 0  # the same bytes
+        image.write_bytes(whole + b"0")
+        assert tool.main([str(file), *arguments]) == 2
+        assert "mlr_market1501 have changed" in capsys.readouterr().err
+        image.unlink()
+        for word in (file, run):
+            assert tool.main([str(word), *arguments]) == 2
+            assert f"{image.name}: no such image" in capsys.readouterr().err
+    finally:
+        image.write_bytes(whole)
+        os.utime(image, ns=(then, then))
+    # A file of an earlier version says nothing of its images.
+    cached = load_cache(file)
+    del cached.key["files"]
+    assert "nothing says how" in caching.stale(cached)[1][0]
 
 
 def test_a_changed_data_set_is_refused(

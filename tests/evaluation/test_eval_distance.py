@@ -69,6 +69,26 @@ def test_large_finite_features_pass() -> None:
     assert torch.equal(check_features(features, "query"), features)
 
 
+def test_features_too_long_for_float32_are_refused() -> None:
+    features = torch.full((2, 3), 3e38)
+    for metric in ("cosine", "euclidean"):
+        with pytest.raises(ValueError, match="query: 2 of 2 features are too long"):
+            distance_matrix(features, torch.ones(1, 3), metric)
+
+
+def test_equal_distances_of_whole_numbers_are_equal() -> None:
+    """So that a wrong match as near as a right one is seen to be so."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (3, 32, 2048):
+        query = torch.randint(0, 2, (40, size), generator=generator).float()
+        gallery = torch.cat([query, torch.randint(0, 2, (60, size), generator=generator).float()])
+        found = distance_matrix(query, gallery, "euclidean")
+        hamming = (query[:, None] != gallery[None]).sum(dim=2)
+        assert torch.equal(found, hamming.float().sqrt())
+    one = torch.tensor([[1.0, 2.0, 3.0]])
+    assert distance_matrix(one, one, "euclidean").item() == 0
+
+
 def test_bad_arguments() -> None:
     query = torch.zeros(2, 3)
     with pytest.raises(ValueError, match="metric 'manhattan' is none of cosine, euclidean"):

@@ -683,13 +683,20 @@ def test_mixed_gallery_is_told(
     assert list(content["groups"])[:2] == ["query", "query@2"]
 
 
-def test_factor_parts() -> None:
+def test_factor_parts(cfg: CfgNode) -> None:
     assert factor_parts(np.full(5, 3.0)) == []
     few = factor_parts(np.array([2.0, 2.5, 2.0]))
     assert [(label, mask.tolist()) for label, mask in few] == [
         ("2", [True, False, True]),
         ("2.5", [False, True, False]),
     ]
+    # Bins that were asked for are made of few factors too; the default's, given as a config has
+    # them, aren't asked for.
+    drawn = np.array([2.0, 2.5, 4.0])
+    binned = [(label, mask.tolist()) for label, mask in factor_parts(drawn, [1, 3])]
+    assert binned == [("1-3", [True, True, False]), ("3+", [False, False, True])]
+    parts = factor_parts(drawn, cfg.TEST.FACTOR_BINS)
+    assert [label for label, _ in parts] == ["2", "2.5", "4"]
     many = np.array([1.0, 1.5, 2.0, 2.2, 2.9, 3.0, 4.1, 5.9, 6.0, 40.0])
     parts = factor_parts(many)
     assert [label for label, _ in parts] == ["1-2", "2-3", "3-4", "4-6", "6-8", "16+"]

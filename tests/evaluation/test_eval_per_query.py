@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import distance_matrix, single_shot, single_shot_per_query
 from lrreid_ext.evaluation.per_query import draw_for_query
 
@@ -82,5 +83,5 @@ def test_errors() -> None:
         single_shot_per_query(ones, ones, labels, labels, labels, labels, trials=0)
     with pytest.raises(ValueError, match="seed"):
         single_shot_per_query(ones, ones, labels, labels, labels, labels, seed=-1)
-    with pytest.raises(ValueError, match="distractors or junk"):
+    with pytest.raises(ConfigError, match=r"no identity to draw for.* Check the identities"):
         single_shot_per_query(ones, ones, labels, [0, -1], labels, labels)

@@ -104,7 +104,14 @@ def test_different_data_are_told_apart() -> None:
 
 def test_flip_and_expansion_are_named() -> None:
     table = results_table([content(40.0, flip=True, aqe={"times": 1})])
-    assert "cosine distance; flip; aqe; percent." in table
+    assert "; multi-shot with aqe; cosine distance; flip; percent." in table
+
+
+def test_hr_queries_are_called_so_where_the_gallery_is_not_hr() -> None:
+    run = content(40.0)
+    assert "HR -> HR" in results_table([run]) and "HR queries" not in results_table([run])
+    mixed = {**run, "counts": {**run.get("counts", {}), "gallery_lr": 3}}
+    assert "HR queries" in results_table([mixed]) and "HR -> HR" not in results_table([mixed])
 
 
 def test_multi_shot_alone() -> None:

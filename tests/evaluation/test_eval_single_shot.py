@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import distance_matrix, draw_gallery, rank_statistics, single_shot
 
 
@@ -154,7 +155,7 @@ def test_errors() -> None:
         single_shot(ones, ones, labels, labels, labels, labels, trials=0)
     with pytest.raises(ValueError, match="seed"):
         single_shot(ones, ones, labels, labels, labels, labels, seed=-1)
-    with pytest.raises(ValueError, match="distractors or junk"):
+    with pytest.raises(ConfigError, match=r"no identity to draw for.* Check the identities"):
         single_shot(ones, ones, labels, [0, -1], labels, labels)
     with pytest.raises(ValueError, match="gallery: 1 of 2 features hold NaN"):
         bad = torch.tensor([[1.0, 0.0, float("nan")], [0.0, 0.0, 1.0]])

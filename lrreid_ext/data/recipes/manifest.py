@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -132,14 +132,14 @@ class Manifest:
         """Whether it was built by ``recipe`` with the same options."""
         return self.recipe == recipe.name and self.options == recipe.options()
 
-    def differences(self, recipe: Recipe) -> list[str]:
-        """How it was built otherwise than by ``recipe``; empty if it :meth:`fits`."""
+    def differences(self, recipe: Recipe, options: Collection[str]) -> list[str]:
+        """How it was built otherwise than by ``recipe``, as far as these options go."""
         if self.recipe != recipe.name:
             return [f"the recipe is {self.recipe}, not {recipe.name}"]
         own, asked = self.options, recipe.options()
         return [
             f"{key} is {own.get(key, 'not there')}, not {asked.get(key, 'known')}"
-            for key in sorted(own.keys() | asked.keys())
+            for key in sorted(options)
             if key not in own or key not in asked or own[key] != asked[key]
         ]
 
