@@ -170,12 +170,12 @@ def _one_model(
     if check:
         check_finite(query, query_square, "query")
         check_finite(gallery, gallery_square, "gallery")
-        for group, squares in (("query", query_square), ("gallery", gallery_square)):
-            if long := int((~torch.isfinite(squares)).sum()):
-                raise ValueError(
-                    f"{group}: {long} of {len(squares)} features are too long for distances in "
-                    "float32; scale them"
-                )
+    for group, squares in (("query", query_square), ("gallery", gallery_square)):
+        if long := int((~torch.isfinite(squares)).sum()):
+            raise ValueError(
+                f"{group}: {long} of {len(squares)} features are too long for distances in "
+                "float32; scale them"
+            )
     first, again = _repeated(gallery, gallery_square)
     # The gallery is scaled after the product, by column, so that it needn't be copied.
     if metric == "cosine":

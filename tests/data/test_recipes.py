@@ -715,7 +715,7 @@ def test_a_test_set_does_not_depend_on_the_order_of_files() -> None:
     items = [(f"/{k}.jpg", k % 3 + 1, k % 2) for k in range(9)]
     one = SimpleNamespace(query=items[:4], gallery=items[4:])
     other = SimpleNamespace(query=items[:4][::-1], gallery=items[4:][::-1])
-    sets: list[Any] = [test_set_of(data, "any", [2], hr=True) for data in (one, other)]  # type: ignore[arg-type]
+    sets = [test_set_of(data, "any", [2], hr=True) for data in (one, other)]
     assert sets[0].samples == sets[1].samples and len(sets[0].samples) == 17
 
 
@@ -753,8 +753,8 @@ def test_test_set_of_any_host_data_set() -> None:
     assert (plain.name, plain.manifest_hash) == ("Mine", "")
     assert [(s.path, s.pid, s.camid, s.group) for s in plain.samples] == [
         ("q.jpg", 1, 0, "query"),
-        ("g.jpg", 1, 1, "gallery"),
         ("d.jpg", 0, 1, "gallery"),
+        ("g.jpg", 1, 1, "gallery"),
     ]
     full = test_set_of(data, "Mine", [3], hr=True)
     assert [(s.path, s.group, s.degrade) for s in full.samples[3:]] == [
