@@ -209,8 +209,7 @@ def squared_lengths(features: Tensor) -> Tensor:
     """
     if not len(features):
         return features.new_zeros(0)
-    parts = [(part * part).sum(dim=1, dtype=torch.float64) for part in features.split(1024)]
-    return torch.cat(parts).to(torch.float32)
+    return torch.cat([(part * part).sum(dim=1) for part in features.split(1024)])
 
 
 def _repeated(features: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
