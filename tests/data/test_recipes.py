@@ -35,7 +35,7 @@ from lrreid_ext.data.recipes import (
 from lrreid_ext.data.recipes import synth as synth_recipe
 from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, cores, encode_png
 from lrreid_ext.data.recipes.dataset import build_command, find_source, test_set_of
-from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
+from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ManifestError
 from lrreid_ext.registry import DATASET_REGISTRY, names
 
 MINI_CUHK = {"identities": 6, "train_identities": 3}
@@ -709,6 +709,23 @@ def test_missing_source_says_where_to_get_it_and_the_command(tmp_path: Path) -> 
     assert command in text
     assert command == build_command(recipe, tmp_path / "CUHK01", tmp_path / recipe.folder())
     assert find_source(recipe, tmp_path) is None
+
+
+def test_changed_images_bear_no_figures(market: Path, tmp_path: Path) -> None:
+    load = partial(DATASET_REGISTRY.get("mlr_market1501"), root=str(tmp_path), source=str(market))
+    data = load()
+    for role, factors in (("gallery", []), ("query", []), ("query_hr", [2])):
+        victim = data.folder / data.manifest.of_role(role)[0].file
+        kept = victim.read_bytes()
+        assert test_set_of(data, "any", factors).samples
+        victim.write_bytes(kept[:-1] + b"x")
+        with pytest.raises(ManifestError, match=rf"{victim.name}: was changed .* makes it anew"):
+            test_set_of(data, "any", factors)
+        victim.unlink()
+        with pytest.raises(ManifestError, match=rf"{victim.name}: is gone; build"):
+            test_set_of(data, "any", factors)
+        build(data.recipe, market, data.folder)
+        assert victim.read_bytes() == kept and test_set_of(load(), "any", factors).samples
 
 
 def test_a_test_set_does_not_depend_on_the_order_of_files() -> None:

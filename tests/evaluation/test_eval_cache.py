@@ -361,9 +361,9 @@ def test_changed_images_are_refused(
         assert tool.main([str(file), *arguments]) == 2
         assert "mlr_market1501 have changed" in capsys.readouterr().err
         image.unlink()
-        for word in (file, run):
+        for word, said in ((file, "no such image"), (run, "is gone; build")):
             assert tool.main([str(word), *arguments]) == 2
-            assert f"{image.name}: no such image" in capsys.readouterr().err
+            assert f"{image.name}: {said}" in capsys.readouterr().err
     finally:
         image.write_bytes(whole)
         os.utime(image, ns=(then, then))

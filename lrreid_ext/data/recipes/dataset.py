@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,16 @@ from lrreid_ext.data.recipes.base import (
     Recipe,
     RecipeError,
     build_recipe,
+    file_digest,
     own_source,
 )
 from lrreid_ext.data.recipes.builder import build
-from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ImageRecord, load_manifest
+from lrreid_ext.data.recipes.manifest import (
+    MANIFEST_FILE,
+    ImageRecord,
+    ManifestError,
+    load_manifest,
+)
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
 from lrreid_ext.registry import DATASET_REGISTRY
 
@@ -143,6 +151,19 @@ class RecipeDataset(ImageDataset):
     def _path(self, record: ImageRecord) -> str:
         return str(self.folder / record.file)
 
+    def _check_images(self, roles: Sequence[str]) -> None:
+        for record in (r for role in roles for r in self.manifest.of_role(role)):
+            path = self._path(record)
+            try:
+                state = os.stat(path)
+            except FileNotFoundError:
+                raise ManifestError(f"{path}: is gone; build {self.folder} again") from None
+            if _digest_at(path, state.st_mtime_ns, state.st_size) != record.sha256:
+                raise ManifestError(
+                    f"{path}: was changed since it was built; build {self.folder} again, which "
+                    "makes it anew"
+                )
+
     def _items(self, role: str) -> list[tuple[str, int, int]]:
         return [(self._path(r), r.pid, r.camid) for r in self.manifest.of_role(role)]
 
@@ -156,7 +177,12 @@ class RecipeDataset(ImageDataset):
             factors: every query's undegraded twin is added once per factor, reduced by it, in
                 group ``x<factor>``.
             hr: add the undegraded twins themselves, in group ``query_hr``.
+
+        Raises:
+            ManifestError: an image that isn't the one that was built, for figures name the hash of
+                those.
         """
+        self._check_images([QUERY, GALLERY, *([QUERY_HR] if hr or factors else [])])
         # Twins in their queries' order: as JPEGs, a.k.jpg follows a.jpg; as PNGs, it leads.
         by_stem = {Path(r.file).stem: r for r in self.manifest.of_role(QUERY_HR)}
         stems = [Path(r.file).stem for r in self.manifest.of_role(QUERY)]
@@ -186,6 +212,12 @@ class RecipeDataset(ImageDataset):
         info |= {key: options[key] for key in ("seed", "split") if key in options}
         info |= {"options": options, "counts": self.manifest.counts()}
         return TestSet(self.dataset_name, samples, self.manifest.hash, info, self.recipe.synthetic)
+
+
+@cache
+def _digest_at(path: str, changed: int, size: int) -> str:
+    """A file's digest; read again only where time of change or size say so."""
+    return file_digest(path)
 
 
 def twin_samples(
