@@ -368,7 +368,7 @@ def check_device(name: str, key: str = "MODEL.DEVICE") -> None:
     try:
         torch.empty(0, device=name)
     except Exception as error:  # each kind of device has its own
-        first = str(error).partition("\n")[0]
+        first = str(error).partition("\n")[0].partition(". ")[0]
         raise ConfigError(f"{key}: {name!r} can't be used here; use 'cpu' ({first})") from error
 
 
