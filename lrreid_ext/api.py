@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run, load_run
-from lrreid_ext.config import CfgNode, ConfigError, check_device, check_pairs, merge
+from lrreid_ext.config import CfgNode, ConfigError, check_device, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
 from lrreid_ext.data.recipes import (
@@ -224,17 +224,14 @@ class TrainedModel:
         """A batch as the test loader makes it."""
         transform = build_transforms(self.cfg, is_train=False)
         loaded = [picture() for picture in found]
-        how = self.cfg.INPUT.NATIVE_SIZE
-        own = torch.tensor([native_size(image, how) for image in loaded])
+        if sizes is None:
+            how = self.cfg.INPUT.NATIVE_SIZE
+            sizes = torch.tensor([native_size(image, how) for image in loaded])
         with warnings.catch_warnings():
             # fastreid's way to make tensors.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
             images = torch.stack([transform(image) for image in loaded])
-        return {
-            "images": images,
-            "native_size": own if sizes is None else sizes,
-            "factor": factors,
-        }
+        return {"images": images, "native_size": sizes, "factor": factors}
 
 
 class _Restore(nn.Module):
@@ -268,8 +265,7 @@ def load_model(
     """
     device = str(device)
     check_device(device, "device")
-    check_pairs(opts)
-    run = load_run(str(path), [*opts, "MODEL.DEVICE", device])
+    run = load_run(str(path), opts, device)
     return TrainedModel(run.name, run.cfg, run.model, run.training)
 
 

@@ -20,7 +20,6 @@ __all__ = [
     "ConfigError",
     "add_lrreid_config",
     "check_device",
-    "check_pairs",
     "device_type",
     "get_cfg",
     "load_cfg",
@@ -315,7 +314,8 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
         except (yaml.YAMLError, OSError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{config_file}: can't be read: {error}") from error
     opts = list(opts)
-    check_pairs(opts)
+    if len(opts) % 2:
+        raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
     plugins = _plugins(config_file)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == "PLUGINS":
@@ -334,12 +334,6 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     device_type(cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg
-
-
-def check_pairs(opts: Sequence[str]) -> None:
-    """Raises ConfigError unless overrides are KEY VALUE, KEY VALUE ..."""
-    if len(opts) % 2:
-        raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
 
 
 def device_type(name: str, key: str = "MODEL.DEVICE") -> str:

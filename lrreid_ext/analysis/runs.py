@@ -105,7 +105,7 @@ def run_path(text: str) -> Path:
     return _split(text)[1]
 
 
-def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
+def run_cfg(text: str, opts: Sequence[str] = (), device: str = "") -> CfgNode:
     """The config that a run was trained with.
 
     Args:
@@ -113,6 +113,7 @@ def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
             ``[NAME=]hub:owner/name[@revision]`` of the Hugging Face hub, downloaded at need. A
             folder without checkpoints may hold one ``.safetensors`` file.
         opts: ``KEY VALUE`` overrides.
+        device: overrules MODEL.DEVICE; "" leaves it.
 
     Returns:
         The config with OUTPUT_DIR the folder, MODEL.WEIGHTS the checkpoint or "" for the folder's
@@ -140,7 +141,7 @@ def run_cfg(text: str, opts: Sequence[str] = ()) -> CfgNode:
         cfg,
         ("OUTPUT_DIR", str(folder)),
         ("MODEL.WEIGHTS", weights),
-        ("MODEL.DEVICE", device_of(cfg.MODEL.DEVICE)),
+        ("MODEL.DEVICE", device_of(device or cfg.MODEL.DEVICE)),
     )
 
 
@@ -155,13 +156,13 @@ def _shared_weights(folder: Path) -> str:
     return str(files[0]) if files else ""
 
 
-def load_run(text: str, opts: Sequence[str] = ()) -> Run:
+def load_run(text: str, opts: Sequence[str] = (), device: str = "") -> Run:
     """A run's config and trained model; see :func:`run_cfg`.
 
     Raises:
         WeightsError: the checkpoint isn't for this model.
     """
-    cfg, model, training = load_trained(run_cfg(text, opts))
+    cfg, model, training = load_trained(run_cfg(text, opts, device))
     return Run(_split(text)[0], cfg, model, training)
 
 

@@ -17,8 +17,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import load_run, run_parser, run_path
-from lrreid_ext.config import check_pairs
+from lrreid_ext.analysis.runs import Run, load_run, run_parser, run_path
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
@@ -82,17 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     if "onnx" in args.to:
-        runtime()  # said before the model is loaded
-    check_pairs(args.opts)
-    if args.out is not None:
-        make_folder(args.out)
-    run = load_run(args.run, [*args.opts, "MODEL.DEVICE", "cpu"])
-    folder = args.out or Path(run.cfg.OUTPUT_DIR) / "export"
-    hub = str(run_path(args.run))
-    if hub.startswith(HUB) and args.out is None:
-        # Its own folder is among the hub's downloads.
-        folder = Path(hub.removeprefix(HUB).replace("/", "--").replace("@", "--")) / "export"
-    make_folder(folder)
+        runtime()  # said before the model is loaded, as a folder that can't be is
+    given = make_folder(args.out) if args.out else None
+    run = load_run(args.run, args.opts, "cpu")
+    folder = given or make_folder(_home(args.run, run) / "export")
     kinds = [kind for kind in ("onnx", "torch") if kind in args.to]
     if kinds:
         deployable = Deployable(run.cfg, run.model, resized=args.resized)
@@ -111,6 +103,15 @@ def export(args: argparse.Namespace) -> None:
         print(f"{path}: config.yaml, model.safetensors and README.md written")
         if args.push:
             print(f"{push_to_hub(path, args.push)}: uploaded")
+
+
+def _home(text: str, run: Run) -> Path:
+    """The run's folder, or for one of the hub, whose own is among its downloads, one named like it
+    here."""
+    named = str(run_path(text))
+    if not named.startswith(HUB):
+        return Path(run.cfg.OUTPUT_DIR)
+    return Path(named.removeprefix(HUB).replace("/", "--").replace("@", "--"))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.api import TrainedModel, load_model
-from lrreid_ext.config import check_pairs
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import check_place, write_text
@@ -228,7 +227,6 @@ def _overrides(store: Store, opts: Sequence[str]) -> list[str]:
     }
     if store.made.anchors:
         made["TEST.FUSION.ANCHORS"] = str(list(store.made.anchors))
-    check_pairs(opts)
     kept = [word for key, value in made.items() if key not in opts for word in (key, value)]
     return [*kept, *opts]
 

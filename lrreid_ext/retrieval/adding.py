@@ -115,7 +115,8 @@ def plan(store: Store, files: Sequence[Path], labels: Labels, change: Change) ->
         entry = held.get(sha256)
         if entry and sha256 not in places and (entry.file == file or not _is_there(entry, given)):
             gone[sha256] = entry
-    change.discarded = [e.file for e in gone.values() if e.file not in change.replaced]
+    replaced = set(change.replaced)
+    change.discarded = [e.file for e in gone.values() if e.file not in replaced]
     return Plan(fresh, settled, list(gone.values()))
 
 

@@ -209,16 +209,16 @@ class Gallery:
                         change.damaged.append(why_left_out(entry.file, error))
                         continue
                     pictures.append(picture)
-                    entries.append(self._sized(entry, picture))
+                    height, width = self._size(picture)
+                    entries.append(replace(entry, height=height, width=width))
                 bar.update(len(part))
                 if entries:
                     change.added += len(entries)
                     vectors = self._features(pictures, entries, batch_size)
                     yield entries, self.store.made.space.stored(vectors)
 
-    def _sized(self, entry: Entry, picture: Image.Image) -> Entry:
-        height, width = size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
-        return replace(entry, height=height, width=width)
+    def _size(self, picture: Image.Image) -> tuple[int, int]:
+        return size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
 
     def _features(self, images: Images, entries: Sequence[Entry], batch_size: int) -> Tensor:
         """(N, D) or (N, K, D), of the gallery's anchors, of images and their entries."""
@@ -308,16 +308,14 @@ class Gallery:
         entries = []
         for path in find_images(queries):
             try:
-                entry = Entry(0, content_hash(path), str(path), 0, 0, *label.of(path))
-                entry = self._sized(entry, read_picture(path))
+                sha256, picture = content_hash(path), read_picture(path)
             except ImageError as error:
                 if on_damaged is None:
                     raise
                 on_damaged(*why_left_out(path, error))
                 continue
-            if native_size:
-                entry = replace(entry, height=native_size[0], width=native_size[1])
-            entries.append(entry)
+            size = native_size or self._size(picture)
+            entries.append(Entry(0, sha256, str(path), *size, *label.of(path)))
         if not entries:
             raise ImageError("no query can be read as an image")
         features = self._features([e.file for e in entries], entries, batch_size)

@@ -223,8 +223,9 @@ class Recipe(ABC):
         path = root / image.path
         try:
             loaded = read_picture(path)
-            content = path.read_bytes()
-            if content.startswith(_PNG) and _PNG_END not in content:
+            with open(path, "rb") as stream:
+                cut = stream.read(len(_PNG)) == _PNG and _PNG_END not in stream.read()
+            if cut:
                 # Pillow doesn't miss it where the pixels are there.
                 raise ImageError(f"{path}: can't be read as an image: its end is missing")
         except ImageError as error:

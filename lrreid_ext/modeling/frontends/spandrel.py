@@ -104,11 +104,12 @@ class Spandrel(Restoration):
         # How the network is called; spandrel's own call is for inference alone, and clamps.
         self._call = found._call_fn
         self._derives = self._derive()
-        once = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
-        self._derive()
-        if any(not torch.equal(t, once[name]) for name, t in self.net.state_dict().items()):
-            name = found.architecture.name
-            raise ConfigError(f"{what}: {name}'s weights change whenever it is used")
+        if self._derives:
+            once = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+            self._derive()
+            if any(not torch.equal(t, once[name]) for name, t in self.net.state_dict().items()):
+                name = found.architecture.name
+                raise ConfigError(f"{what}: {name}'s weights change whenever it is used")
 
     def _derive(self) -> bool:
         """Have the network write what it derives from its weights when it evaluates, as SPAN does;
