@@ -15,13 +15,12 @@ from fastreid.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from lrreid_ext.config import CfgNode, check_device, device_type, load_cfg
-from lrreid_ext.data.recipes import ManifestError, RecipeError, recipe_named
+from lrreid_ext.data.recipes import recipe_named
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
-from lrreid_ext.errors import ConfigError, ImageError
+from lrreid_ext.errors import ConfigError, ImageError, ManifestError, PluginError, RecipeError
 from lrreid_ext.files import write_text
-from lrreid_ext.plugins import PluginError
 
 logger = logging.getLogger(__name__)
 
