@@ -34,7 +34,7 @@ from lrreid_ext.data.recipes import (
     recipe_named,
     verify,
 )
-from lrreid_ext.errors import ManifestError, RecipeError
+from lrreid_ext.errors import ManifestError, RecipeError, UserError
 from lrreid_ext.registry import names
 
 # A docstring's reference, and in it the name.
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = build(recipe, source, out, workers=args.workers, tell=left_out.append)
     except BrokenPipeError:
         raise
-    except (RecipeError, ImportError, OSError) as error:
+    except (UserError, OSError) as error:
         cli.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
