@@ -44,7 +44,7 @@ from lrreid_ext.benchmark import (
     save,
 )
 from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.evaluation.single_shot import single_shot

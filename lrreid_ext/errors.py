@@ -28,3 +28,7 @@ class PretrainedError(ConfigError):
 
 class ImageError(UserError):
     """An image that can't be used: a file that can't be read, or values of the wrong kind."""
+
+
+class ResultsError(UserError):
+    """A results file that can't be used, or results that can't be averaged."""

@@ -34,8 +34,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.evaluation.portable import COMMAND, portable
-from lrreid_ext.evaluation.provenance import write_json
+from lrreid_ext.results.portable import COMMAND, portable
+from lrreid_ext.files import write_json
 from lrreid_ext.evaluation.report import (
     ResultsError,
     draw_label,

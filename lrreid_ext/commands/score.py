@@ -52,7 +52,7 @@ from lrreid_ext.evaluation.cache import (
 )
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_config
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.provenance import tensors_hash
+from lrreid_ext.results.provenance import tensors_hash
 from lrreid_ext.evaluation.report import load_results, results_table
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
 

@@ -33,7 +33,7 @@ from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
 from lrreid_ext.engine.trainer import checkpoint_of
 from lrreid_ext.evaluation.aggregate import aggregate
-from lrreid_ext.evaluation.provenance import write_json
+from lrreid_ext.files import write_json
 from lrreid_ext.evaluation.report import (
     Results,
     ResultsError,

@@ -22,7 +22,8 @@ from lrreid_ext.analysis.sweep import Sweep, SweepRun, draw, read_sweep, table, 
 from lrreid_ext.config import CfgNode, ConfigError, load_cfg
 from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train_net
-from lrreid_ext.evaluation.provenance import provenance, write_json
+from lrreid_ext.files import write_json
+from lrreid_ext.results.provenance import provenance
 from lrreid_ext.evaluation.report import ResultsError, load_results
 from lrreid_ext.files import write_text
 

@@ -66,7 +66,7 @@ from lrreid_ext.engine.phases import (
 )
 from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from lrreid_ext.modeling.routing import rest
 from lrreid_ext.registry import (
     EVALUATOR_REGISTRY,

@@ -6,7 +6,7 @@ from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator, psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated, extract
 from lrreid_ext.evaluation.per_query import single_shot_per_query
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
 from lrreid_ext.evaluation.report import ResultsError, load_results, results_table
 from lrreid_ext.evaluation.reranking import ReRanked, k_reciprocal

@@ -24,7 +24,7 @@ from torch import nn
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation.features import Features, extract_features
-from lrreid_ext.evaluation.provenance import (
+from lrreid_ext.results.provenance import (
     config_hash,
     provenance,
     relative_path,
@@ -82,7 +82,7 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
 
     Args:
         cfg: the config.
-        weights: :func:`lrreid_ext.evaluation.provenance.weights_hash` of the model.
+        weights: :func:`lrreid_ext.results.provenance.weights_hash` of the model.
         test_set: the images; its ``info["training"]`` may name the phase of training whose step
             decides what an architecture evaluates.
 

@@ -20,7 +20,8 @@ from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.evaluation.collect import gather_rows
 from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.groups import query_groups
-from lrreid_ext.evaluation.provenance import provenance, write_json
+from lrreid_ext.files import write_json
+from lrreid_ext.results.provenance import provenance
 from lrreid_ext.evaluation.report import group_label
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 

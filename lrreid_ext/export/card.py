@@ -13,8 +13,8 @@ from lrreid_ext.analysis.runs import Run
 from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.phases import phase_cfg, phases_done
 from lrreid_ext.evaluation.cost import parameters
-from lrreid_ext.evaluation.portable import portable
-from lrreid_ext.evaluation.provenance import config_hash, weights_hash
+from lrreid_ext.results.portable import portable
+from lrreid_ext.results.provenance import config_hash, weights_hash
 from lrreid_ext.evaluation.report import results_table, stored_results
 from lrreid_ext.hub import HUB
 

@@ -23,7 +23,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lrreid_ext.evaluation.provenance import write_json
+from lrreid_ext.files import write_json
 from lrreid_ext.files import make_folder
 from lrreid_ext.retrieval import ann
 from lrreid_ext.retrieval.entries import Entry, GalleryError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lrreid_ext.evaluation.provenance import (
+from lrreid_ext.results.provenance import (
     command_line,
     commit,
     machine,

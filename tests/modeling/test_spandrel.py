@@ -16,7 +16,7 @@ from lrreid_ext.commands import export
 from lrreid_ext.config import CfgNode, ConfigError, get_cfg, load_cfg
 from lrreid_ext.engine.checkpoint import WeightsError, load_strictly
 from lrreid_ext.engine.trainer import build_model, without_initial_weights
-from lrreid_ext.evaluation.provenance import weights_hash
+from lrreid_ext.results.provenance import weights_hash
 from lrreid_ext.modeling.frontends import Spandrel, build_frontend
 
 spandrel = pytest.importorskip("spandrel")
