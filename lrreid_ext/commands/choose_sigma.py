@@ -45,9 +45,8 @@ from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
-from lrreid_ext.files import write_json
+from lrreid_ext.files import write_json, write_text
 from lrreid_ext.results.provenance import provenance
-from lrreid_ext.files import write_text
 
 
 class Scored(NamedTuple):

@@ -39,9 +39,8 @@ from lrreid_ext.analysis.runs import changed, load_run, run_names, run_parser
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
-from lrreid_ext.files import write_json
+from lrreid_ext.files import write_json, write_text
 from lrreid_ext.results.provenance import provenance
-from lrreid_ext.files import write_text
 
 
 def measure(

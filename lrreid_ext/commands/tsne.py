@@ -21,9 +21,8 @@ from lrreid_ext.analysis.runs import load_run, run_names, run_parser
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE, draw, embed, table
 from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
-from lrreid_ext.files import write_json
+from lrreid_ext.files import write_json, write_text
 from lrreid_ext.results.provenance import provenance
-from lrreid_ext.files import write_text
 
 
 def parser() -> argparse.ArgumentParser:

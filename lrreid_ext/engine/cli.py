@@ -20,7 +20,7 @@ from lrreid_ext.devices import device_type, usable_device
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
-from lrreid_ext.errors import ConfigError, ImageError
+from lrreid_ext.errors import ConfigError, ImageError, UserError
 from lrreid_ext.files import write_text
 from lrreid_ext.plugins import PluginError
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # What a user can put right; anything else is a fault of the program and shows where it happened.
 USER_ERRORS = (
-    ConfigError,
+    UserError,
     WeightsError,
     ImageError,
     PluginError,

@@ -57,7 +57,6 @@ from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers, losse
 from lrreid_ext.engine.phases import check_copy, copy_modules, freeze_for, set_modes
 from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
-from lrreid_ext.results.provenance import provenance
 from lrreid_ext.modeling.routing import rest
 from lrreid_ext.registry import (
     EVALUATOR_REGISTRY,
@@ -65,6 +64,7 @@ from lrreid_ext.registry import (
     META_ARCH_REGISTRY,
     lookup,
 )
+from lrreid_ext.results.provenance import provenance
 
 logger = logging.getLogger(__name__)
 

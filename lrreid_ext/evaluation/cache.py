@@ -24,6 +24,8 @@ from torch import nn
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation.features import Features, extract_features
+from lrreid_ext.files import atomic
+from lrreid_ext.plugins import plugin_files
 from lrreid_ext.results.provenance import (
     config_hash,
     provenance,
@@ -31,8 +33,6 @@ from lrreid_ext.results.provenance import (
     tensors_hash,
     weights_hash,
 )
-from lrreid_ext.files import atomic
-from lrreid_ext.plugins import plugin_files
 
 __all__ = [
     "CacheError",

@@ -44,18 +44,18 @@ def figures_of(
     if isinstance(statistics, SingleShot):
         trials = [[percent(v) for v in trial] for trial in statistics.cmc(ranks)]
         pairs = zip(statistics.mean(ranks), statistics.std(ranks), strict=True)
-        figures = [Figure(percent(mean), percent(std)) for mean, std in pairs]
+        figures = [_figure(mean, std) for mean, std in pairs]
         first = statistics.first_rank[:, valid]
         columns = [(first <= rank).mean(axis=0) for rank in ranks]
     else:
         names += ["mAP", "mINP"]
         values = [*statistics.cmc(ranks), statistics.mean_ap, statistics.mean_inp]
-        figures = [Figure(percent(value)) for value in values]
+        figures = [_figure(value) for value in values]
         columns = [statistics.first_rank[valid] <= rank for rank in ranks]
         columns += [statistics.ap[valid], statistics.inp[valid]]
     if ci is not None:
         ends = bootstrap_intervals(np.stack(columns, axis=1), pids[valid], **asdict(ci))
-        figures = [replace(f, ci=_ends(end)) for f, end in zip(figures, ends, strict=True)]
+        figures = [_with_interval(f, end) for f, end in zip(figures, ends, strict=True)]
     return Figures(statistics.unmatched, dict(zip(names, figures, strict=True)), trials)
 
 
@@ -84,7 +84,7 @@ def add_rates(
         ci: how to compute confidence intervals: of other people at the same threshold.
     """
     rates = [float("nan")] * len(fars) if verification is None else verification.tar
-    ends: list[Any] = [None] * len(fars)
+    rated = [_figure(rate) for rate in rates]
     figures.genuine_pairs = figures.impostor_pairs = 0
     if verification is not None:
         figures.genuine_pairs = verification.genuine
@@ -94,9 +94,8 @@ def add_rates(
             counts = verification.genuine_by_query[paired]
             shares = verification.accepted_by_query[paired] / counts[:, None]
             drawn = bootstrap_intervals(shares, pids[paired], weights=counts, **asdict(ci))
-            ends = [_ends(end) for end in drawn]
-    for far, rate, end in zip(fars, rates, ends, strict=True):
-        figures.named[rate_name(far)] = Figure(percent(rate), ci=end)
+            rated = [_with_interval(f, end) for f, end in zip(rated, drawn, strict=True)]
+    figures.named |= {rate_name(far): f for far, f in zip(fars, rated, strict=True)}
 
 
 def rate_name(far: float) -> str:
@@ -110,5 +109,13 @@ def percent(share: float | np.floating[Any]) -> float | None:
     return None if math.isnan(value) else round(100 * value, 6)
 
 
-def _ends(shares: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    return percent(shares[0]), percent(shares[1])
+def _figure(share: float, std: float = math.nan) -> Figure | None:
+    value = percent(share)
+    return None if value is None else Figure(value, percent(std))
+
+
+def _with_interval(figure: Figure | None, ends: NDArray[np.float64]) -> Figure | None:
+    low, high = percent(ends[0]), percent(ends[1])
+    if figure is None or low is None or high is None:
+        return figure
+    return replace(figure, ci=(low, high))

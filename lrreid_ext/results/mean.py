@@ -80,7 +80,11 @@ def mean_of(results: Mapping[str, Results]) -> Results:
             Part(
                 name=name,
                 split=r.info.get("split"),
-                **{k: getattr(r, k) for k in Part.__dataclass_fields__ if k not in ("name", "split")},
+                training=r.training,
+                manifest_hash=r.manifest_hash,
+                checkpoint=r.checkpoint,
+                commit=r.commit,
+                machine=r.machine,
             )
             for name, r in results.items()
         ],
@@ -124,8 +128,8 @@ def _group(name: str, entries: Mapping[str, Group]) -> Group:
         sum(e.queries for e in entries.values()),
         sum(e.junk for e in entries.values()),
         {
-            protocol: _figures(name, protocol, {n: e.protocols[protocol] for n, e in entries.items()})
-            for protocol in first.protocols
+            p: _figures(name, p, {n: e.protocols[p] for n, e in entries.items()})
+            for p in first.protocols
         },
     )
 
@@ -140,7 +144,8 @@ def _figures(group: str, protocol: str, entries: Mapping[str, Figures]) -> Figur
                     "evaluation wrote"
                 )
             trials += entry.trials
-    rows = trials or [[f.value for f in entry.named.values()] for entry in entries.values()]
+    values = [[f.value if f else None for f in entry.named.values()] for entry in entries.values()]
+    rows = trials or values
     names = next(iter(entries.values())).named
     return Figures(
         sum(e.unmatched for e in entries.values()),
@@ -149,11 +154,11 @@ def _figures(group: str, protocol: str, entries: Mapping[str, Figures]) -> Figur
     )
 
 
-def _mean(values: list[float | None]) -> Figure:
+def _mean(values: list[float | None]) -> Figure | None:
     """Mean and standard deviation; None if a value is missing."""
     present = [value for value in values if value is not None]
     if len(present) < len(values):
-        return Figure(None)
+        return None
     several = len(present) > 1
     std = round(float(np.std(present, ddof=1)), 6) if several else None
     return Figure(round(float(np.mean(present)), 6), std)

@@ -13,7 +13,7 @@ from typing import Any
 from lrreid_ext.data.samples import QUERY
 from lrreid_ext.errors import ResultsError
 from lrreid_ext.files import write_json
-from lrreid_ext.results.names import RESULTS_FILES, FigureName, results_file
+from lrreid_ext.results.names import FigureName, results_file
 from lrreid_ext.results.portable import portable
 
 # Content of JSON.
@@ -27,27 +27,23 @@ class Figure:
     """One figure in percent.
 
     Attributes:
-        value: None if there is no query to measure it on.
+        value: the figure.
         std: standard deviation over single-shot trials, or over the parts of a mean.
-        ci: lower and upper end of the confidence interval; Nones if there is no query.
+        ci: lower and upper end of the confidence interval.
     """
 
-    value: float | None
+    value: float
     std: float | None = None
-    ci: tuple[float | None, float | None] | None = None
+    ci: tuple[float, float] | None = None
 
     def text(self, sign: str = "±") -> str:
-        """``24.6 ± 3.5``, or ``24.6`` without a deviation; "" without a value."""
-        if self.value is None:
-            return ""
+        """``24.6 ± 3.5``, or ``24.6`` without a deviation."""
         return f"{self.value:.1f}" + ("" if self.std is None else f" {sign} {self.std:.1f}")
 
     @property
     def interval(self) -> str:
         """``[28.1, 33.0]``, or "" without an interval."""
-        if self.ci is None or self.ci[0] is None:
-            return ""
-        return f"[{self.ci[0]:.1f}, {self.ci[1]:.1f}]"
+        return f"[{self.ci[0]:.1f}, {self.ci[1]:.1f}]" if self.ci else ""
 
 
 @dataclass
@@ -56,13 +52,14 @@ class Figures:
 
     Attributes:
         unmatched: queries without a right answer in the gallery; they are left out.
-        named: figures by name: ``Rank-1``, ``mAP``, ``mINP``, ``TAR@1e-4`` ...
+        named: figures by name: ``Rank-1``, ``mAP``, ``mINP``, ``TAR@1e-4`` ...; None where there
+            is no query to measure it on.
         trials: single-shot only: for each trial the values of ``named``, in its order.
         genuine_pairs, impostor_pairs: pairs that the true accept rates were measured on.
     """
 
     unmatched: int = 0
-    named: dict[str, Figure] = field(default_factory=dict)
+    named: dict[str, Figure | None] = field(default_factory=dict)
     trials: list[list[float | None]] | None = None
     genuine_pairs: int | None = None
     impostor_pairs: int | None = None
@@ -75,30 +72,25 @@ class Figures:
     def from_json(cls, content: Mapping[str, Any]) -> Figures:
         """Read the flat form: ``Rank-1``, ``Rank-1_std``, ``Rank-1_ci`` ..."""
         known = {f.name for f in fields(cls)} - {"named"}
-        named = {
-            name: Figure(
-                value,
-                content.get(f"{name}_std"),
-                tuple(content[f"{name}_ci"]) if f"{name}_ci" in content else None,
-            )
-            for name, value in content.items()
-            if name not in known and not name.endswith(("_std", "_ci"))
-        }
+        named: dict[str, Figure | None] = {}
+        for name, value in content.items():
+            if name not in known and not name.endswith(("_std", "_ci")):
+                std, ci = content.get(f"{name}_std"), content.get(f"{name}_ci")
+                named[name] = None if value is None else Figure(value, std, ci and tuple(ci))
         return cls(named=named, **{k: content[k] for k in known if k in content})
 
     def to_json(self) -> Json:
         """Write the flat form."""
         content: Json = {"unmatched": self.unmatched}
         for name, figure in self.named.items():
-            content[name] = figure.value
-            if figure.std is not None or self.trials:
-                content[f"{name}_std"] = figure.std
+            content[name] = figure and figure.value
+            if self.trials or (figure and figure.std is not None):
+                content[f"{name}_std"] = figure and figure.std
         if self.trials is not None:
             content["trials"] = self.trials
         if self.genuine_pairs is not None:
             content |= {k: getattr(self, k) for k in ("genuine_pairs", "impostor_pairs")}
-        content |= {f"{n}_ci": list(f.ci) for n, f in self.named.items() if f.ci is not None}
-        return content
+        return content | {f"{n}_ci": list(f.ci) for n, f in self.named.items() if f and f.ci}
 
 
 @dataclass
@@ -372,7 +364,8 @@ class Results:
         )
         for key in plain:
             value = getattr(self, key)
-            content[key] = asdict(value) if isinstance(value, Intervals | Fusion | Counts) else value
+            nested = isinstance(value, Intervals | Fusion | Counts)
+            content[key] = asdict(value) if nested else value
         content["groups"] = {
             name: {
                 "queries": group.queries,
@@ -399,8 +392,7 @@ class Results:
         name = name if isinstance(name, FigureName) else FigureName.parse(name)
         group = self.groups.get(name.group)
         figures = group and group.protocols.get(name.protocol)
-        figure = figures and figures.named.get(name.figure)
-        return None if not figure or figure.value is None else figure
+        return figures.named.get(name.figure) if figures else None
 
     def flat(self) -> OrderedDict[str, float]:
         """Figures and deviations by ``protocol/group/figure``, without those that are None."""
@@ -409,7 +401,8 @@ class Results:
             for group, entry in self.groups.items():
                 for name, figure in entry.protocols[protocol].named.items():
                     full = str(FigureName(protocol, group, name))
-                    flat[full], flat[f"{full}_std"] = figure.value, figure.std
+                    if figure:
+                        flat[full], flat[f"{full}_std"] = figure.value, figure.std
         return OrderedDict((k, v) for k, v in flat.items() if v is not None)
 
     # ------------------------------------------------------------ labels
@@ -468,7 +461,7 @@ def stored_results(
 
     Args:
         folder: the run's.
-        training: of the weights. Files match if the phase and the epochs are unknown on either side.
+        training: of the weights. Files match if phase and epochs are unknown on either side.
         test_set: only results on this one.
 
     Returns:

@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.results.names import FigureName, group_label
-from lrreid_ext.results.results import Figures, Results
+from lrreid_ext.results.results import Figure, Figures, Results
 
 STYLES = ("markdown", "plain")
 
@@ -53,7 +53,7 @@ def interval_table(results: Results) -> str:
     headers = ["query"] + [f"{_SHORT[protocol]}\n{name}" for protocol, name in columns]
     rows = [
         [group_label(group, results.lr_gallery)]
-        + [entry.protocols[protocol].named[name].interval for protocol, name in columns]
+        + [_interval(entry.protocols[protocol].named[name]) for protocol, name in columns]
         for group, entry in results.groups.items()
     ]
     return f"{results.ci.label}:\n{_table(rows, headers)}"
@@ -159,6 +159,10 @@ def _cell(results: Results, name: FigureName, sign: str = "+-", interval: bool =
     if figure is None:
         return ""
     return f"{figure.text(sign)} {figure.interval if interval else ''}".strip()
+
+
+def _interval(figure: Figure | None) -> str:
+    return figure.interval if figure else ""
 
 
 def _table(rows: list[list[str]], headers: list[str], style: str = "simple") -> str:

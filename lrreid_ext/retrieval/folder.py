@@ -23,8 +23,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from lrreid_ext.files import write_json
-from lrreid_ext.files import make_folder
+from lrreid_ext.files import make_folder, write_json
 from lrreid_ext.retrieval import ann
 from lrreid_ext.retrieval.entries import Entry, GalleryError
 from lrreid_ext.retrieval.space import Floats, Ids, Space

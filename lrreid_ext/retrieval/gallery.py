@@ -21,8 +21,8 @@ from lrreid_ext.data.resolution import native_size as size_of
 from lrreid_ext.errors import ImageError
 from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
-from lrreid_ext.results.provenance import config_hash, weights_hash
 from lrreid_ext.registry import suggest
+from lrreid_ext.results.provenance import config_hash, weights_hash
 from lrreid_ext.retrieval.adding import Change, content_hash, plan, why_left_out
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.entries import (

@@ -32,9 +32,9 @@ from lrreid_ext.evaluation.cache import (
     save_cache,
 )
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.results.provenance import tensors_hash
 from lrreid_ext.plugins import plugin_files
 from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.results.provenance import tensors_hash
 
 NAN = float("nan")
 

@@ -16,8 +16,8 @@ from lrreid_ext.commands import export
 from lrreid_ext.config import CfgNode, ConfigError, get_cfg, load_cfg
 from lrreid_ext.engine.checkpoint import WeightsError, load_strictly
 from lrreid_ext.engine.trainer import build_model, without_initial_weights
-from lrreid_ext.results.provenance import weights_hash
 from lrreid_ext.modeling.frontends import Spandrel, build_frontend
+from lrreid_ext.results.provenance import weights_hash
 
 spandrel = pytest.importorskip("spandrel")
 

@@ -25,11 +25,11 @@ from lrreid_ext.commands import ranked, report, tsne
 from lrreid_ext.config import get_cfg, load_cfg
 from lrreid_ext.engine.trainer import build_model, set_step
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.results.provenance import config_hash
 from lrreid_ext.report import SECTIONS, render
 from lrreid_ext.report.blocks import Cell, Left, Note, Section, Table, figure_of, picture_of
 from lrreid_ext.report.context import front_end
 from lrreid_ext.report.scores import seen_factors
+from lrreid_ext.results.provenance import config_hash
 
 
 @pytest.fixture(scope="module")
