@@ -33,7 +33,7 @@ def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:
         where: where they come from, for the message.
 
     Raises:
-        ConfigError: an unkndefault key or a value of the wrong type.
+        ConfigError: an unknown key or a value of the wrong type.
     """
     try:
         cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
@@ -56,7 +56,7 @@ def override(cfg: CfgNode, opts: Sequence[str]) -> None:
         opts: keys and values in turn.
 
     Raises:
-        ConfigError: an unkndefault key, an unkndefault phase, or a value of the wrong type.
+        ConfigError: an unknown key, an unknown phase, or a value of the wrong type.
     """
     for key, text in zip(opts[::2], opts[1::2], strict=True):
         if _set_free(cfg, key, text):
@@ -67,10 +67,10 @@ def override(cfg: CfgNode, opts: Sequence[str]) -> None:
         try:
             cfg.merge_from_list([key, _widened_value(key, text, default)])
         except (KeyError, ValueError, AssertionError) as error:
-            kndefault = keys_of(cfg)
+            known = keys_of(cfg)
             hint = str(error)
-            if key not in kndefault:
-                hint = f"{key} is not a config key.{suggest(key, kndefault)}"
+            if key not in known:
+                hint = f"{key} is not a config key.{suggest(key, known)}"
             raise ConfigError(f"command line: {hint}") from error
 
 
@@ -81,17 +81,9 @@ _FREE = {"PHASES.": 3, "DATASETS.OPTIONS.": 4, "SOLVER.OPTIMIZERS.": 4}
 def _set_free(cfg: CfgNode, key: str, text: str) -> bool:
     """Set a key of a branch that holds any; whether ``key`` is one."""
     parts = key.split(".")
-    name = next(
-        (
-            n
-            for n, length in _FREE.items()
-            if f"{key}.".startswith(f"{n}.") and len(parts) >= length
-        ),
-        "",
-    )
-    if not name:
+    if not any(key.startswith(start) and len(parts) >= least for start, least in _FREE.items()):
         return False
-    if name == "PHASES" and parts[1] not in cfg.PHASES:
+    if parts[0] == "PHASES" and parts[1] not in cfg.PHASES:
         raise ConfigError(
             f"command line: {key}: no phase is called {parts[1]!r}."
             f"{suggest(parts[1], cfg.PHASES)} Phases: {', '.join(cfg.PHASES) or 'none'}"
