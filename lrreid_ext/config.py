@@ -6,21 +6,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import yaml
 from fastreid.config import CfgNode
 from fastreid.config import get_cfg as host_cfg
 
+from lrreid_ext.devices import device_type
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
 from lrreid_ext.registry import suggest
 
 __all__ = [
     "CfgNode",
-    "ConfigError",
     "add_lrreid_config",
-    "check_device",
-    "device_type",
     "get_cfg",
     "load_cfg",
     "merge",
@@ -334,36 +331,6 @@ def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
     device_type(cfg.MODEL.DEVICE)
     cfg.freeze()
     return cfg
-
-
-def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
-    """What a device is, such as ``cpu`` or ``cuda``, whether or not this machine has one.
-
-    Raises:
-        ConfigError: PyTorch knows no such device; begins with ``key``.
-    """
-    try:
-        kind = torch.device(name).type
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"{key}: {name!r} is no device; cpu, cuda and cuda:1 are") from error
-    if kind == "meta":
-        raise ConfigError(f"{key}: a meta device computes nothing; cpu, cuda and cuda:1 do")
-    return kind
-
-
-def check_device(name: str, key: str = "MODEL.DEVICE") -> None:
-    """Refuse a device that this machine, or this PyTorch, hasn't.
-
-    Raises:
-        ConfigError: begins with ``key``.
-    """
-    if device_type(name, key) == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{key}: {name!r}, but PyTorch finds no GPU here; use 'cpu'")
-    try:
-        torch.empty(0, device=name)
-    except Exception as error:  # each kind of device has its own
-        first = str(error).partition("\n")[0].partition(". ")[0]
-        raise ConfigError(f"{key}: {name!r} can't be used here; use 'cpu' ({first})") from error
 
 
 def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:

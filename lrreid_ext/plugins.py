@@ -21,7 +21,7 @@ from types import ModuleType
 
 from fastreid.config import CfgNode
 
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import PluginError, UserError
 
 GROUP = "lrreid_ext.plugins"
 
@@ -45,10 +45,6 @@ _INSTALLED = frozenset(("site-packages", "dist-packages"))
 _imported: dict[str, None] = {}
 
 logger = logging.getLogger(__name__)
-
-
-class PluginError(ImportError):
-    """A plugin that can't be imported; the message names it and where it came from."""
 
 
 def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
@@ -125,7 +121,7 @@ def import_plugin(name: str, origin: str) -> ModuleType | None:
                 if root not in sys.path:
                     sys.path.append(root)
             module = importlib.import_module(name)
-    except (ImportError, OSError, SyntaxError, ConfigError) as error:
+    except (ImportError, OSError, SyntaxError, UserError) as error:
         raise PluginError(f"plugin {name!r} ({origin}) can't be imported: {error}") from error
     if not name.startswith("projects."):
         _imported[name] = None

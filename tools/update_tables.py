@@ -34,15 +34,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lrreid_ext.errors import ResultsError
 from lrreid_ext.evaluation.portable import COMMAND, portable
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import (
-    ResultsError,
-    draw_label,
-    figure,
-    load_results,
-    results_table,
-)
+from lrreid_ext.evaluation.report import draw_label, figure, load_results, results_table
 from lrreid_ext.files import write_text
 
 # A results file above this many bytes leaves its per-trial figures behind.

@@ -27,20 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from lrreid_ext.analysis.runs import CONFIG_FILE, changed, check_same, difference, flat_config
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
-from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
 from lrreid_ext.engine.trainer import checkpoint_of
+from lrreid_ext.errors import USER_ERRORS, ConfigError, ResultsError
 from lrreid_ext.evaluation.aggregate import aggregate
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import (
-    Results,
-    ResultsError,
-    group_table,
-    load_results,
-    results_table,
-)
+from lrreid_ext.evaluation.report import Results, group_table, load_results, results_table
 
 # In a split's folder: what its results come from.
 RECORD = "evaluated.json"
@@ -313,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folders = [out / f"split_{split}" for split in numbers(args.splits)]
         for name in tests:
             print(mean([folder / f"results_{name}.json" for folder in folders], out))
-    except (*USER_ERRORS, ResultsError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

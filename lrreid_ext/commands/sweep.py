@@ -19,11 +19,11 @@ from typing import Any
 from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import check_same
 from lrreid_ext.analysis.sweep import Sweep, SweepRun, draw, read_sweep, table, to_csv
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.cli import main as train_net
+from lrreid_ext.errors import USER_ERRORS, ConfigError
 from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.evaluation.report import ResultsError, load_results
+from lrreid_ext.evaluation.report import load_results
 from lrreid_ext.files import write_text
 
 
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for run, cfg in zip(runs, configs, strict=True)
         ]
         write(sweep, results, out)
-    except (*USER_ERRORS, ResultsError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{table(sweep, results, 'plain')}")

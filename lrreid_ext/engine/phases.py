@@ -29,7 +29,8 @@ from typing import Any
 
 from torch import nn
 
-from lrreid_ext.config import CfgNode, ConfigError, widened
+from lrreid_ext.config import CfgNode, widened
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
 

@@ -33,7 +33,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import (
     build_test_loader,
     build_test_set,
@@ -64,6 +64,7 @@ from lrreid_ext.engine.phases import (
     phases_of,
     set_modes,
 )
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance

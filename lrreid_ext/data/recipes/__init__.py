@@ -7,7 +7,6 @@ from lrreid_ext.data.recipes.base import (
     RECIPE_REGISTRY,
     PlannedImage,
     Recipe,
-    RecipeError,
     SourceImage,
     build_recipe,
     preset,
@@ -18,13 +17,7 @@ from lrreid_ext.data.recipes.cuhk01 import CUHK01Recipe
 from lrreid_ext.data.recipes.cuhk03 import CUHK03Recipe
 from lrreid_ext.data.recipes.dataset import RecipeDataset, add_recipe, find_source, test_set_of
 from lrreid_ext.data.recipes.duke import DukeRecipe
-from lrreid_ext.data.recipes.manifest import (
-    ImageRecord,
-    Manifest,
-    ManifestError,
-    load_manifest,
-    verify,
-)
+from lrreid_ext.data.recipes.manifest import ImageRecord, Manifest, load_manifest, verify
 from lrreid_ext.data.recipes.market1501 import FolderRecipe, MarketRecipe, VRMarketRecipe
 from lrreid_ext.data.recipes.msmt17 import VRMSMT17Recipe
 from lrreid_ext.data.recipes.prid import SALRPridRecipe
@@ -45,12 +38,10 @@ __all__ = [
     "ImageRecord",
     "MLRRecipe",
     "Manifest",
-    "ManifestError",
     "MarketRecipe",
     "PlannedImage",
     "Recipe",
     "RecipeDataset",
-    "RecipeError",
     "SALRCaviarRecipe",
     "SALRPridRecipe",
     "SALRRecipe",

@@ -15,7 +15,7 @@ from fastreid.utils.registry import Registry
 from PIL import Image
 
 from lrreid_ext.data.pictures import read_picture
-from lrreid_ext.errors import ConfigError, ImageError
+from lrreid_ext.errors import ImageError, RecipeError
 from lrreid_ext.registry import names, suggest
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "TRAIN",
     "PlannedImage",
     "Recipe",
-    "RecipeError",
     "SourceImage",
     "build_recipe",
     "file_digest",
@@ -57,10 +56,6 @@ LONGEST_STEM = 238
 _PNG = b"\x89PNG\r\n\x1a\n"
 # The last chunk of a PNG, with its checksum.
 _PNG_END = b"IEND\xaeB`\x82"
-
-
-class RecipeError(ConfigError):
-    """A recipe, option or source that can't be used; the message names it."""
 
 
 @dataclass(frozen=True)

@@ -35,24 +35,18 @@ from tqdm import tqdm
 
 from lrreid_ext.data.degrade import Draws, degrade
 from lrreid_ext.data.kernels import Parameters
-from lrreid_ext.data.recipes.base import (
-    PlannedImage,
-    Recipe,
-    RecipeError,
-    file_digest,
-    own_source,
-)
+from lrreid_ext.data.recipes.base import PlannedImage, Recipe, file_digest, own_source
 from lrreid_ext.data.recipes.manifest import (
     MANIFEST_FILE,
     SCHEMA,
     ImageRecord,
     Manifest,
-    ManifestError,
     load_manifest,
     save_manifest,
 )
 from lrreid_ext.data.recipes.sources import warn_of_others
 from lrreid_ext.data.samples import QUERY, QUERY_HR
+from lrreid_ext.errors import ManifestError, RecipeError
 from lrreid_ext.files import atomic, make_folder
 from lrreid_ext.plugins import import_plugin, imported_plugins
 from lrreid_ext.processes import clean_context

@@ -16,19 +16,14 @@ from fastreid.utils import comm
 from lrreid_ext.data.recipes.base import (
     RECIPE_REGISTRY,
     Recipe,
-    RecipeError,
     build_recipe,
     file_digest,
     own_source,
 )
 from lrreid_ext.data.recipes.builder import build
-from lrreid_ext.data.recipes.manifest import (
-    MANIFEST_FILE,
-    ImageRecord,
-    ManifestError,
-    load_manifest,
-)
+from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ImageRecord, load_manifest
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
+from lrreid_ext.errors import ManifestError, RecipeError
 from lrreid_ext.registry import DATASET_REGISTRY
 
 __all__ = ["RecipeDataset", "add_recipe", "build_command", "find_source", "test_set_of"]

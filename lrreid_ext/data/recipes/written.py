@@ -24,8 +24,9 @@ from typing import Any
 
 import yaml
 
-from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, RecipeError, build_recipe
+from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, build_recipe
 from lrreid_ext.data.recipes.dataset import add_recipe
+from lrreid_ext.errors import RecipeError
 from lrreid_ext.plugins import YAML_SUFFIXES
 from lrreid_ext.registry import DATASET_REGISTRY, suggest
 
