@@ -1,4 +1,4 @@
-"""Devices by their PyTorch names: ``cpu``, ``cuda``, ``cuda:1`` ..."""
+"""What a model runs on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from fastreid.utils import comm
 
 from lrreid_ext.errors import ConfigError
 
-__all__ = ["check_device", "choose_device", "device_type"]
+__all__ = ["check_device", "device_type", "usable_device"]
 
 
 def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
-    """The type of a device, such as ``cpu`` or ``cuda``, whether or not this machine has one.
+    """What a device is, such as ``cpu`` or ``cuda``, whether or not this machine has one.
 
     Raises:
-        ConfigError: PyTorch knows no such device; the message begins with ``key``.
+        ConfigError: PyTorch knows no such device; begins with ``key``.
     """
     try:
         kind = torch.device(name).type
@@ -26,27 +26,27 @@ def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
 
 
 def check_device(name: str, key: str = "MODEL.DEVICE") -> None:
-    """Refuse a device that this machine, or this PyTorch, doesn't have.
+    """Refuse a device that this machine, or this PyTorch, hasn't.
 
     Raises:
-        ConfigError: the message begins with ``key``.
+        ConfigError: begins with ``key``.
     """
     if device_type(name, key) == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{key}: {name!r}, but PyTorch finds no GPU here; use 'cpu'")
     try:
         torch.empty(0, device=name)
-    except Exception as error:  # each type of device raises its own
+    except Exception as error:  # each kind of device has its own
         first = str(error).partition("\n")[0].partition(". ")[0]
         raise ConfigError(f"{key}: {name!r} can't be used here; use 'cpu' ({first})") from error
 
 
-def choose_device(name: str) -> str:
-    """The device to run on: ``name``, or the CPU if ``name`` is a GPU and there is none.
+def usable_device(name: str) -> str:
+    """The device asked for, or ``cpu`` where a GPU is asked for and there is none.
 
-    Where several processes run, each gets the GPU of its local rank.
+    Each of several processes on GPUs gets its own.
 
     Raises:
-        ConfigError: a device that this machine doesn't have, other than a GPU.
+        ConfigError: another device that this machine hasn't.
     """
     if device_type(name) != "cuda":
         check_device(name)

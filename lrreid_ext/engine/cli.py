@@ -16,7 +16,7 @@ from torch.multiprocessing import ProcessRaisedException
 
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import recipe_named
-from lrreid_ext.devices import choose_device, device_type
+from lrreid_ext.devices import device_type, usable_device
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
 from lrreid_ext.errors import USER_ERRORS, ConfigError, RecipeError
@@ -99,7 +99,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Read the config, choose the device, start the log and keep the config beside it."""
     cfg = load_cfg(args.config_file, args.opts)
     cfg.defrost()
-    cfg.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
         raise ConfigError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} is a file, not a folder")
