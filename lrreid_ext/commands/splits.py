@@ -35,6 +35,7 @@ from lrreid_ext.errors import USER_ERRORS, ConfigError, ResultsError
 from lrreid_ext.evaluation.aggregate import aggregate
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.evaluation.report import Results, group_table, load_results, results_table
+from lrreid_ext.registry import registered
 
 # In a split's folder: what its results come from.
 RECORD = "evaluated.json"
@@ -65,7 +66,7 @@ def split_options(cfg: CfgNode, split: int) -> list[str]:
     """
     options = []
     for name in dict.fromkeys([*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS]):
-        known = build_recipe(name).options() if name in RECIPE_REGISTRY._obj_map else {}
+        known = build_recipe(name).options() if registered(RECIPE_REGISTRY, name) else {}
         if "split" in known:
             options += [f"DATASETS.OPTIONS.{name}.split", str(split)]
         elif name in cfg.DATASETS.TESTS:
@@ -307,7 +308,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folders = [out / f"split_{split}" for split in numbers(args.splits)]
         for name in tests:
             print(mean([folder / f"results_{name}.json" for folder in folders], out))
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, ResultsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

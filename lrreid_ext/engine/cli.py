@@ -152,7 +152,7 @@ def main(
     except ProcessRaisedException as error:
         # One of several processes failed; its own traceback is in the message.
         last = str(error).strip().splitlines()[-1]
-        known = last.startswith(("lrreid_ext.errors.", "FileNotFoundError", "PermissionError"))
+        known = any(last.split(":")[0].endswith(kind.__name__) for kind in USER_ERRORS)
         print(f"error: {last}" if known else str(error), file=sys.stderr)
         return 2 if known else 1
     except KeyboardInterrupt:

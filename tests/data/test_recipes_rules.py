@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrreid_ext.data.recipes import RECIPE_REGISTRY, PlannedImage, Recipe, build, build_recipe
+from lrreid_ext.data.recipes import (
+    RECIPE_REGISTRY,
+    PlannedImage,
+    Recipe,
+    build,
+    build_recipe,
+)
 from lrreid_ext.data.recipes.base import LONGEST_STEM
 from lrreid_ext.errors import RecipeError
 from lrreid_ext.evaluation import twin_files

@@ -17,7 +17,12 @@ from lrreid_ext.data.recipes.cuhk01 import CUHK01Recipe
 from lrreid_ext.data.recipes.cuhk03 import CUHK03Recipe
 from lrreid_ext.data.recipes.dataset import RecipeDataset, add_recipe, find_source, test_set_of
 from lrreid_ext.data.recipes.duke import DukeRecipe
-from lrreid_ext.data.recipes.manifest import ImageRecord, Manifest, load_manifest, verify
+from lrreid_ext.data.recipes.manifest import (
+    ImageRecord,
+    Manifest,
+    load_manifest,
+    verify,
+)
 from lrreid_ext.data.recipes.market1501 import FolderRecipe, MarketRecipe, VRMarketRecipe
 from lrreid_ext.data.recipes.msmt17 import VRMSMT17Recipe
 from lrreid_ext.data.recipes.prid import SALRPridRecipe

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from lrreid_ext.data.recipes.base import EITHER, GALLERY, QUERY, TRAIN, Recipe, SourceImage
+from lrreid_ext.data.recipes.base import (
+    EITHER,
+    GALLERY,
+    QUERY,
+    TRAIN,
+    Recipe,
+    SourceImage,
+)
 from lrreid_ext.data.recipes.rules import MLRRecipe, VariedWidthRecipe
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 from lrreid_ext.errors import RecipeError
