@@ -1,10 +1,10 @@
 """Plugins: packages that register entries, and may add config keys, when imported; and recipes in
 YAML (see :mod:`lrreid_ext.data.recipes.written`).
 
-The five papers' wiring under ``projects/`` comes in through the same door as anybody else's: a
-bundled project, an installed package with an entry point in the group ``lrreid_ext.plugins``, and
-a module named in a config's ``PLUGINS`` are all imported, and their ``add_config(cfg)`` called if
-they have one, before any YAML is merged.
+The parts of this package, the projects under ``projects/``, installed packages with an entry point
+in the group ``lrreid_ext.plugins``, and modules named in a config's ``PLUGINS`` are loaded alike:
+they are imported, and the functions ``add_config(cfg)`` of their modules called, before any YAML is
+merged.
 """
 
 from __future__ import annotations
@@ -51,39 +51,44 @@ class PluginError(ImportError):
     """A plugin that can't be imported; the message names it and where it came from."""
 
 
-def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
-    """Import every plugin and let each add its keys to ``cfg``.
+def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> None:
+    """Import every plugin, and let its modules add their keys to ``cfg``.
+
+    A module with keys offers ``add_config(cfg)``. In a package it may be any module that the
+    package imports. The parts of this package are loaded in the same way.
 
     Args:
         cfg: a config that no YAML has been merged into yet.
         extra: dotted module names, or paths of ``.py`` files, or of ``.yml`` files of recipes.
 
-    Returns:
-        The names of the plugins, in the order loaded.
-
     Raises:
-        PluginError: one of them can't be imported.
+        PluginError: one of them can't be imported, or its ``add_config`` fails.
     """
     for name in BUILTIN:
-        importlib.import_module(name)
-    loaded = []
+        _add_keys(cfg, importlib.import_module(name), name)
     wanted = [(f"projects.{name}", "bundled project") for name in bundled_projects()]
     wanted += [(point.value, f"entry point {point.name!r}") for point in entry_points(group=GROUP)]
     wanted += [(name, "PLUGINS") for name in extra]
+    loaded: set[str] = set()
     for name, origin in wanted:
         if name in loaded:
             continue
+        loaded.add(name)
         module = import_plugin(name, origin)
-        add_config = getattr(module, "add_config", None)
-        if add_config is not None:
-            try:
-                add_config(cfg)
-            except Exception as error:  # whatever a stranger's code does wrong
-                raise PluginError(
-                    f"plugin {name!r} ({origin}): its add_config fails: {error!r}"
-                ) from error
-        loaded.append(name)
-    return loaded
+        if module is not None:
+            _add_keys(cfg, module, f"plugin {name!r} ({origin})")
+
+
+def _add_keys(cfg: CfgNode, plugin: ModuleType, what: str) -> None:
+    """Call ``add_config`` of a module and of the modules in its package, each function once."""
+    start = f"{plugin.__name__}."
+    modules = [plugin, *(m for name, m in list(sys.modules.items()) if name.startswith(start))]
+    functions = [getattr(module, "add_config", None) for module in modules]
+    for add_config in dict.fromkeys(f for f in functions if f is not None):
+        try:
+            add_config(cfg)
+        except Exception as error:  # whatever a stranger's code does wrong
+            raise PluginError(f"{what}: its add_config fails: {error!r}") from error
 
 
 def projects_root() -> Path | None:
