@@ -18,6 +18,15 @@ from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import META_ARCH_REGISTRY, lookup
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`Anchors`."""
+    # The architecture that there is one of for each factor, and the
+    # factors, in the order they are trained in.
+    cfg.MODEL.ANCHORS = CfgNode()
+    cfg.MODEL.ANCHORS.OF = "Pipeline"
+    cfg.MODEL.ANCHORS.FACTORS = [2, 3, 4]
+
+
 @META_ARCH_REGISTRY.register()
 class Anchors(nn.Module):
     """SING's anchor models (Jiao et al. 2018, "Multi-Resolution Adaptive Fusion"), of any method.
