@@ -30,7 +30,7 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lrreid_ext.config import ConfigError, get_cfg
+from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import KERNELS, degrade, hash_unit
 from lrreid_ext.data.loaders import build_dataset_of
 from lrreid_ext.data.pictures import read_picture
@@ -44,7 +44,8 @@ from lrreid_ext.data.resolution import (
     tail_shares,
 )
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
-from lrreid_ext.engine.cli import USER_ERRORS, data_set_name
+from lrreid_ext.engine.cli import data_set_name
+from lrreid_ext.errors import USER_ERRORS, ConfigError
 from lrreid_ext.files import write_json, write_text
 from lrreid_ext.results.provenance import provenance
 

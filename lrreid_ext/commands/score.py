@@ -26,11 +26,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrreid_ext.analysis.runs import changed, run_cfg, run_names, run_parser, run_path
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.engine.checkpoint import read_state_dict
-from lrreid_ext.engine.cli import USER_ERRORS, data_set_name
+from lrreid_ext.engine.cli import data_set_name
 from lrreid_ext.engine.trainer import (
     checkpoint_of,
     classes_in,
@@ -38,10 +38,10 @@ from lrreid_ext.engine.trainer import (
     training_info_of,
     with_num_classes,
 )
+from lrreid_ext.errors import USER_ERRORS, CacheError, ConfigError
 from lrreid_ext.evaluation.cache import (
     SUFFIX,
     CachedFeatures,
-    CacheError,
     cache_key,
     cached_features,
     feed,

@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 from lrreid_ext.analysis.runs import CONFIG_FILE, changed, check_same, difference, flat_config
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
-from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
 from lrreid_ext.engine.trainer import checkpoint_of
-from lrreid_ext.errors import ResultsError
+from lrreid_ext.errors import USER_ERRORS, ConfigError, ResultsError
 from lrreid_ext.files import write_json
+from lrreid_ext.registry import registered
 from lrreid_ext.results import Results, group_table, mean_of, results_file, results_table
 
 # In a split's folder: what its results come from.
@@ -65,7 +65,7 @@ def split_options(cfg: CfgNode, split: int) -> list[str]:
     """
     options = []
     for name in dict.fromkeys([*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS]):
-        known = build_recipe(name).options() if name in RECIPE_REGISTRY._obj_map else {}
+        known = build_recipe(name).options() if registered(RECIPE_REGISTRY, name) else {}
         if "split" in known:
             options += [f"DATASETS.OPTIONS.{name}.split", str(split)]
         elif name in cfg.DATASETS.TESTS:

@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.commands import splits as tool
-from lrreid_ext.config import ConfigError, load_cfg
-from lrreid_ext.errors import ResultsError
+from lrreid_ext.config import load_cfg
+from lrreid_ext.errors import ConfigError, ResultsError
 from lrreid_ext.results import Results, mean_of, results_table
 
 
