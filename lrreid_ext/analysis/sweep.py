@@ -32,9 +32,9 @@ from typing import Any
 
 import yaml
 
-from lrreid_ext.analysis.plots import bars, line, new_figure
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
+from lrreid_ext.report.plots import bars, line, new_figure
 from lrreid_ext.results import FigureName, Results, default_columns, results_table
 
 __all__ = ["COLUMNS", "Sweep", "SweepRun", "draw", "read_sweep", "table", "to_csv"]

@@ -33,7 +33,6 @@ from lrreid_ext.analysis.objective import (
     reduced,
     table,
 )
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import (
     Run,
     changed,
@@ -47,6 +46,7 @@ from lrreid_ext.errors import USER_ERRORS, ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
 from lrreid_ext.results.provenance import provenance
 
 

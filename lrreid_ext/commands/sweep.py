@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import check_same
 from lrreid_ext.analysis.sweep import Sweep, SweepRun, draw, read_sweep, table, to_csv
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.cli import main as train_net
 from lrreid_ext.errors import USER_ERRORS, ConfigError
 from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
 from lrreid_ext.results import Results, provenance, results_file
 
 

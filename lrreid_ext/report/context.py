@@ -12,12 +12,12 @@ from fastreid.data.transforms import build_transforms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis import tsne
-from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.data.paired import TestDataset, collate
 from lrreid_ext.data.samples import QUERY, TestSet
 from lrreid_ext.evaluation.cost import passes
+from lrreid_ext.report import tsne
 from lrreid_ext.report.blocks import Block, Cell
+from lrreid_ext.report.scored import Scored
 from lrreid_ext.results import Figure, Results
 
 __all__ = [

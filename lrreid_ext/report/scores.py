@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.config import CfgNode, phase_cfg, phases_done, phases_of
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.errors import ResultsError
@@ -24,7 +23,8 @@ from lrreid_ext.report.context import (
     percent,
     query_batch,
 )
-from lrreid_ext.report.figures import Point, cmc_figure, cost_figure, factor_figure
+from lrreid_ext.report.plots import Point, cmc_figure, cost_figure, factor_figure
+from lrreid_ext.report.tsne import factor_name
 from lrreid_ext.results import (
     FigureName,
     Results,

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from conftest import ROOT, TINY_OSNET
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import difference
 from lrreid_ext.analysis.sweep import SweepRun, draw, read_sweep, table, to_csv
 from lrreid_ext.commands import sweep as command
 from lrreid_ext.config import load_cfg
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.plots import save
 from lrreid_ext.results import Figure, Figures, Group, Results
 
 OSNET = str(ROOT / "configs" / "osnet_copies.yml")

@@ -18,17 +18,18 @@ from conftest import ROOT, TINY_PSHRNET
 from mini_runs import SYNTH, trained_run, untrained_run
 from PIL import Image
 
-from lrreid_ext.analysis.plots import line, new_figure
 from lrreid_ext.analysis.runs import Run, load_run
-from lrreid_ext.analysis.scored import score_run, score_runs
 from lrreid_ext.commands import ranked, report, tsne
 from lrreid_ext.config import get_cfg, load_cfg
 from lrreid_ext.engine.trainer import build_model, set_step
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.report import SECTIONS, render
 from lrreid_ext.report.blocks import Cell, Left, Note, Section, Table, figure_of, picture_of
 from lrreid_ext.report.context import front_end
+from lrreid_ext.report.page import render
+from lrreid_ext.report.plots import line, new_figure
+from lrreid_ext.report.scored import score_run, score_runs
 from lrreid_ext.report.scores import seen_factors
+from lrreid_ext.report.sections import SECTIONS
 from lrreid_ext.results.provenance import config_hash
 
 
