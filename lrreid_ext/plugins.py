@@ -72,7 +72,7 @@ def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> None:
         plugins.setdefault(name, "PLUGINS")
     for name, origin in plugins.items():
         module = import_plugin(name, origin)
-        if module is not None:
+        if isinstance(module, ModuleType):
             _add_keys(cfg, module, f"plugin {name!r} ({origin})")
 
 
@@ -110,7 +110,7 @@ def import_plugin(name: str, origin: str) -> object:
         origin: where the name comes from, for the message.
 
     Returns:
-        The module, or what the file's handler returns.
+        The module, or what the handler of the file returns: a recipe's name.
 
     Raises:
         PluginError: it can't be imported.
