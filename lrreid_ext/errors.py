@@ -28,3 +28,7 @@ class PretrainedError(ConfigError):
 
 class ImageError(UserError):
     """An image that can't be used: a file that can't be read, or values of the wrong kind."""
+
+
+class GalleryError(ConfigError):
+    """A gallery that can't be used as asked; the message names it."""
