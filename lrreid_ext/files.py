@@ -1,12 +1,16 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and worker processes."""
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 from lrreid_ext.errors import ConfigError
 
@@ -36,6 +40,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text by :func:`atomic`."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write strict JSON by :func:`atomic`.
+
+    Raises:
+        ValueError: NaN or an infinite number, which JSON has no word for.
+        TypeError: a value of a type that JSON has no word for.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_again(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
@@ -90,3 +104,15 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise ConfigError(f"{path}: can't be written there ({error})") from error
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path}: no permission to write into {path.parent}")
+
+
+def worker_context(module: str) -> BaseContext:
+    """How to start worker processes: fresh ones, with ``module`` imported beforehand if possible.
+
+    A fork of the calling process would hang as soon as it waits for one of the threads (OpenCV's,
+    PyTorch's) that aren't copied with it.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload([module])
+    return context

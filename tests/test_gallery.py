@@ -390,11 +390,12 @@ def test_removal_is_refused_whole(where: str, model: Pixels, tmp_path: Path) -> 
     crops = tmp_path / "crops"
     files = drawn(crops, **{"0001_c1_a": 1, "0001_c1_b": 2, "0002_c1_c": 3})
     gallery, _ = Gallery.create(where, model, crops, labels="market")
-    for given, message in (
+    refused: list[tuple[Any, str]] = [
         ([files[0], crops / "none.png"], r"holds no .*none\.png.*Nothing was removed"),
         (str(crops)[:-1], "Nothing was removed"),
         (["", files[0]], "an empty path"),
-    ):
+    ]
+    for given, message in refused:
         with pytest.raises(GalleryError, match=message):
             gallery.remove_files(given)
     assert len(gallery) == 3
@@ -535,19 +536,21 @@ for turn in range(6):
 
 def test_kill_loses_nothing_that_was_done_and_readers_go_on(model: Pixels, tmp_path: Path) -> None:
     crops, where = tmp_path / "crops", str(tmp_path / "g")
-    Gallery.create(where, model, drawn(crops, first=10**6, second=10**6 + 1), kind="hnsw")[0].close()
+    Gallery.create(where, model, drawn(crops, first=10**6, second=10**6 + 1), kind="hnsw")[
+        0
+    ].close()
     command = [sys.executable, "-c", KILLED, where, str(crops)]
     # One thread: a forked process has lost all others.
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     said = [line.split() for line in done.stdout.splitlines()]
-    files = {what: {file for word, file in said if word == what} for what, _ in said}
-    assert len(files["added"]) > 16
+    reported = {what: {file for word, file in said if word == what} for what, _ in said}
+    assert len(reported["added"]) > 16
     gallery = Gallery.open(where, model)
     stored = {e.file for e in gallery.store.entries()}
-    assert files["added"] - files.get("removing", set()) <= stored
-    assert not files.get("removed", set()) & stored
+    assert reported["added"] - reported.get("removing", set()) <= stored
+    assert not reported.get("removed", set()) & stored
     assert_finds_itself(gallery)
     gallery.add(crops)
     assert len(gallery) == len(list(crops.iterdir()))
@@ -611,9 +614,9 @@ def test_damaged_files_of_a_gallery(model: Pixels, tmp_path: Path) -> None:
             assert path.read_bytes() == content and gallery.store.recall.kind == "hnsw"
             gallery.close()
     database = where / "gallery.sqlite"
-    content = bytearray(database.read_bytes())
-    for start, end in ((0, 100), (32768, len(content))):
-        database.write_bytes(content[:start] + bytes(end - start) + content[end:])
+    whole = database.read_bytes()
+    for start, end in ((0, 100), (32768, len(whole))):
+        database.write_bytes(whole[:start] + bytes(end - start) + whole[end:])
         with pytest.raises(GalleryError, match=r"gallery\.sqlite: is damaged .* build the gallery"):
             Gallery.open(str(where), model).search(crops)
 

@@ -20,8 +20,8 @@ from lrreid_ext.data.resolution import native_size as size_of
 from lrreid_ext.errors import GalleryError, ImageError
 from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
-from lrreid_ext.evaluation.provenance import config_hash, weights_hash
 from lrreid_ext.registry import suggest
+from lrreid_ext.results.provenance import config_hash, weights_hash
 from lrreid_ext.search.images import (
     Entry,
     Label,

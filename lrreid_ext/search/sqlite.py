@@ -181,7 +181,7 @@ class SqliteStore:
 
     def _arrays(self, rows: Sequence[tuple[int, bytes]]) -> tuple[Ids, Floats]:
         ids = np.array([row[0] for row in rows], np.int64)
-        values = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
+        values = np.frombuffer(bytearray().join(row[1] for row in rows), np.float32)
         return ids, values.reshape(len(ids), self.settings.space.dim)
 
     # ------------------------------------------------------------------ searching
