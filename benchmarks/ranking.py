@@ -44,11 +44,11 @@ from lrreid_ext.benchmark import (
     save,
 )
 from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.evaluation.single_shot import single_shot
 from lrreid_ext.evaluation.verification import tar_at_far
+from lrreid_ext.results.provenance import provenance
 
 CAMERAS = 6
 # Market-1501 has 15913 gallery images of its 750 test people and of distractors.

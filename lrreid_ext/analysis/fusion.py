@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis.plots import line, new_figure
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas
 from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.evaluation.single_shot import single_shot
+from lrreid_ext.report.plots import line, new_figure
 
 __all__ = [
     "SIGMAS",

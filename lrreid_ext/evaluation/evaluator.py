@@ -7,43 +7,39 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features
-from lrreid_ext.evaluation.figures import (
-    figures_of,
-    flat_figures,
-    interval_settings,
-    intervals_of,
-    rates_of,
-)
+from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
 from lrreid_ext.evaluation.multi_shot import MultiShot, check_multi_shot
 from lrreid_ext.evaluation.per_query import single_shot_per_query
-from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics
-from lrreid_ext.evaluation.report import (
-    draw_label,
-    group_table,
-    interval_table,
-    multi_shot_label,
-    rate_table,
-)
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.results import (
+    PROTOCOLS,
+    Counts,
+    Fusion,
+    Group,
+    Results,
+    Training,
+    provenance,
+    results_file,
+)
+from lrreid_ext.results.tables import tables
 
-PROTOCOLS = ("single_shot", "multi_shot")
 DRAWS = ("shared", "per_query")
 
 logger = logging.getLogger(__name__)
@@ -107,17 +103,15 @@ class CrossResolutionEvaluator(FeatureCollector):
         start = time.perf_counter()
         results = self.score(features, sizes)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
-        made = (group_table(results), interval_table(results), rate_table(results))
-        tables = "\n\n".join(filter(None, made))
-        logger.info("%s\n%s", self._headline(results), tables)
+        logger.info("%s\n%s", _headline(results), tables(results))
         if self.output_dir:
-            path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
-            write_json(path, results)
+            path = os.path.join(self.output_dir, results_file(self.test_set.name))
+            results.save(path)
             logger.info("Results written to %s", path)
-        return flat_figures(results)
+        return results.flat()
 
-    def score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
-        """The content of the results file, from features that are there already.
+    def score(self, features: Tensor, sizes: Tensor) -> Results:
+        """The results of features that are extracted already.
 
         Args:
             features: (N, D) or (N, K, D), in the order of the test set.
@@ -127,18 +121,19 @@ class CrossResolutionEvaluator(FeatureCollector):
             ValueError: see :meth:`evaluate`.
         """
         test = self.cfg.TEST
-        fusion: dict[str, Any] | None = None
+        ci = intervals_of(self.cfg)
+        fusion: Fusion | None = None
         if features.ndim == 3:
             anchors = chosen_anchors(self.cfg, features)
             features = features[:, anchors]
             factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[i]) for i in anchors]
-            fusion = {"anchors": factors, "sigma": float(test.FUSION.SIGMA)}
+            fusion = Fusion(factors, float(test.FUSION.SIGMA))
         samples = self.test_set.samples
         pids = np.array([sample.pid for sample in samples])
         camids = np.array([sample.camid for sample in samples])
         gallery = self._gallery
         shown = self._usable(features[gallery], "gallery")
-        groups: dict[str, dict[str, Any]] = {}
+        groups: dict[str, Group] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
@@ -149,8 +144,8 @@ class CrossResolutionEvaluator(FeatureCollector):
                 weights = anchor_weights(
                     areas(sizes[index]),
                     areas(sizes[gallery[pids[gallery] >= 0]]),
-                    fusion["anchors"],
-                    fusion["sigma"],
+                    fusion.anchors,
+                    fusion.sigma,
                 )
             args = (pids[index], pids[gallery], camids[index], camids[gallery])
             for protocol in test.PROTOCOLS:
@@ -170,36 +165,37 @@ class CrossResolutionEvaluator(FeatureCollector):
                 if shown_all is not None and test.ROC.ENABLED:
                     for part, at in {name: index, **parts}.items():
                         verified = shown_all.verified(np.searchsorted(index, at))
-                        groups[part][protocol] |= rates_of(
-                            verified, test.ROC.FARS, pids[at], interval_settings(self.cfg)
-                        )
-        return {
-            "test_set": self.test_set.name,
-            "manifest_hash": self.test_set.manifest_hash,
-            "info": plain_info(self.test_set),
-            "protocols": list(test.PROTOCOLS),
-            "trials": test.TRIALS,
-            "seed": test.SEED,
-            "draw": test.DRAW,
-            "std": "sample standard deviation over the trials",
-            "ci": interval_settings(self.cfg),
-            "metric": test.METRIC,
-            "flip": bool(test.FLIP.ENABLED),
-            "aqe": _aqe_settings(self.cfg),
-            "rerank": _rerank_settings(self.cfg),
-            "fars": list(test.ROC.FARS) if test.ROC.ENABLED else None,
-            "fusion": fusion,
-            "tie_rule": TIE_RULE,
-            "counts": {
-                "gallery": int((pids[gallery] >= 0).sum()),
-                "gallery_junk": int((pids[gallery] < 0).sum()),
-                "distractors": int((pids[gallery] == 0).sum()),
-                "identities": len(np.unique(pids[gallery][pids[gallery] > 0])),
-                "gallery_lr": sum(samples[i].factor != 1 for i in gallery),
-            },
-            "groups": {name: groups[name] for name in self.groups},
+                        figures = groups[part].protocols[protocol]
+                        add_rates(figures, verified, test.ROC.FARS, pids[at], ci)
+        info = plain_info(self.test_set)
+        return Results(
+            test_set=self.test_set.name,
+            manifest_hash=self.test_set.manifest_hash,
+            training=Training.from_json(info.pop("training", None)),
+            info=info,
+            protocols=list(test.PROTOCOLS),
+            trials=test.TRIALS,
+            seed=test.SEED,
+            draw=test.DRAW,
+            std="sample standard deviation over the trials",
+            ci=ci,
+            metric=test.METRIC,
+            flip=bool(test.FLIP.ENABLED),
+            aqe=_aqe_settings(self.cfg),
+            rerank=_rerank_settings(self.cfg),
+            fars=list(test.ROC.FARS) if test.ROC.ENABLED else None,
+            fusion=fusion,
+            tie_rule=TIE_RULE,
+            counts=Counts(
+                gallery=int((pids[gallery] >= 0).sum()),
+                gallery_junk=int((pids[gallery] < 0).sum()),
+                distractors=int((pids[gallery] == 0).sum()),
+                identities=len(np.unique(pids[gallery][pids[gallery] > 0])),
+                gallery_lr=sum(samples[i].factor != 1 for i in gallery),
+            ),
+            groups={name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
-        }
+        )
 
     def _single_shot(
         self,
@@ -217,16 +213,14 @@ class CrossResolutionEvaluator(FeatureCollector):
 
     def _add(
         self,
-        groups: dict[str, dict[str, Any]],
+        groups: dict[str, Group],
         name: str,
         protocol: str,
         statistics: SingleShot | RankStatistics,
         pids: NDArray[np.int64],
     ) -> None:
-        """Enter one group's figures under one protocol, in percent; ``pids`` of its queries."""
-        entry = groups.setdefault(
-            name, {"queries": len(statistics.valid), "junk": int(statistics.junk.sum())}
-        )
+        """Enter one group's figures under one protocol; ``pids`` of its queries."""
+        group = groups.setdefault(name, Group(len(statistics.valid), int(statistics.junk.sum())))
         if statistics.unmatched:
             logger.warning(
                 "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
@@ -235,11 +229,8 @@ class CrossResolutionEvaluator(FeatureCollector):
                 statistics.unmatched,
                 len(statistics.valid),
             )
-        ranks, ci = list(self.cfg.TEST.RANKS), interval_settings(self.cfg)
-        figures = figures_of(statistics, ranks)
-        if ci is not None:
-            figures |= intervals_of(statistics, ranks, pids, **ci)
-        entry[protocol] = figures
+        ranks, ci = list(self.cfg.TEST.RANKS), intervals_of(self.cfg)
+        group.protocols[protocol] = figures_of(statistics, ranks, pids, ci)
 
     def _usable(self, features: Tensor, group: str) -> Tensor:
         """The features as float32, or one clear message that they can't be ranked."""
@@ -272,32 +263,31 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"({protocol}): {why}. Check identities and cameras of the data set"
         )
 
-    def _headline(self, results: Mapping[str, Any]) -> str:
-        counts, query = results["counts"], results["groups"][QUERY]
-        unmatched = max(query[protocol]["unmatched"] for protocol in results["protocols"])
-        data = results["test_set"]
-        if results["manifest_hash"]:
-            data += f", manifest {results['manifest_hash'][:12]}"
-        how = [
-            f"single-shot ({draw_label(results)}, seed {results['seed']})"
-            if protocol == "single_shot"
-            else multi_shot_label(results)
-            for protocol in results["protocols"]
-        ]
-        how += [f"{results['metric']} distance"]
-        how += ["flip"] if results["flip"] else []
-        if results["fusion"]:
-            names = ", ".join(f"x{f:g}" for f in results["fusion"]["anchors"])
-            how += [f"distances of the anchors {names} fused, sigma {results['fusion']['sigma']:g}"]
-        return (
-            f"{data}\n"
-            f"protocol: {', '.join(how)}\n"
-            f"query:    {query['queries']} images, {unmatched} without a right answer, "
-            f"{query['junk']} junk dropped\n"
-            f"gallery:  {counts['gallery']} images, {counts['identities']} identities, "
-            f"{counts['distractors']} distractors, {counts['gallery_lr']} low-resolution, "
-            f"{counts['gallery_junk']} junk dropped"
-        )
+
+def _headline(results: Results) -> str:
+    """Lines above the tables: data, protocol, query and gallery."""
+    counts, query = results.counts, results.groups[QUERY]
+    assert counts is not None
+    how = [
+        f"single-shot ({results.draw_label}, seed {results.seed})"
+        if protocol == "single_shot"
+        else results.multi_shot_label
+        for protocol in results.protocols
+    ]
+    how += [f"{results.metric} distance"]
+    how += ["flip"] if results.flip else []
+    if results.fusion:
+        names = ", ".join(f"x{f:g}" for f in results.fusion.anchors)
+        how += [f"distances of the anchors {names} fused, sigma {results.fusion.sigma:g}"]
+    return (
+        f"{results.data_label}\n"
+        f"protocol: {', '.join(how)}\n"
+        f"query:    {query.queries} images, {query.left_out - query.junk} without a right answer, "
+        f"{query.junk} junk dropped\n"
+        f"gallery:  {counts.gallery} images, {counts.identities} identities, "
+        f"{counts.distractors} distractors, {counts.gallery_lr} low-resolution, "
+        f"{counts.gallery_junk} junk dropped"
+    )
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from lrreid_ext.analysis.runs import Run
-from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.report.scored import Scored
 
 
 def anchors_cfg(sigma: float) -> CfgNode:
@@ -41,7 +41,7 @@ def scored(cfg: CfgNode) -> Scored:
 @pytest.mark.parametrize("sigma", [0.0, 0.2])
 def test_fused_anchors_rank_as_in_the_evaluation(sigma: float) -> None:
     run = scored(anchors_cfg(sigma))
-    figures = run.results()["groups"]["query"]
+    figures = run.results().to_json()["groups"]["query"]
     query = run.groups["query"]
     statistics = run.statistics(query)
     for k in (1, 5):

@@ -9,8 +9,9 @@ import torch
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import factor_group
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.contract import ChecksPhase, HasOptimizers
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch.pipeline import Pipeline

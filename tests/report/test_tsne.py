@@ -11,8 +11,12 @@ import pytest
 import torch
 
 from lrreid_ext.analysis.runs import Run
-from lrreid_ext.analysis.scored import Scored
-from lrreid_ext.analysis.tsne import (
+from lrreid_ext.config import get_cfg
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.features import Features
+from lrreid_ext.report.scored import Scored
+from lrreid_ext.report.tsne import (
     COLUMNS,
     Embedding,
     chosen_images,
@@ -22,10 +26,6 @@ from lrreid_ext.analysis.tsne import (
     flatten,
     table,
 )
-from lrreid_ext.config import get_cfg
-from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.features import Features
 
 
 def scored(twins: bool, people: int = 6) -> Scored:

@@ -19,11 +19,11 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from lrreid_ext.analysis.plots import COLOURS
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
 from lrreid_ext.evaluation.distance import check_features, distance_chunks
 from lrreid_ext.evaluation.ranking import labels
+from lrreid_ext.report.plots import COLOURS
 
 __all__ = [
     "COLUMNS",

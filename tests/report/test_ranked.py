@@ -11,7 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lrreid_ext.analysis.ranked import (
+from lrreid_ext.data.paired import sample_image
+from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.distance import distance_matrix
+from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.report.ranked import (
     COLUMNS,
     Matches,
     draw,
@@ -20,10 +24,6 @@ from lrreid_ext.analysis.ranked import (
     nearest,
     table,
 )
-from lrreid_ext.data.paired import sample_image
-from lrreid_ext.data.samples import Sample
-from lrreid_ext.evaluation.distance import distance_matrix
-from lrreid_ext.evaluation.ranking import rank_statistics
 
 
 def naive(distance, q_pid, g_pids, q_cam, g_cams):

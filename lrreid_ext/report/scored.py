@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrreid_ext.analysis.objective import comparable
-from lrreid_ext.analysis.ranked import Matches, nearest
 from lrreid_ext.analysis.runs import Run, changed
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
@@ -23,6 +22,8 @@ from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
 from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
+from lrreid_ext.report.ranked import Matches, nearest
+from lrreid_ext.results import Results
 
 __all__ = ["Scored", "score_run", "score_runs"]
 
@@ -79,8 +80,8 @@ class Scored:
         samples = self.test_set.samples
         return np.array([i for i, s in enumerate(samples) if s.group == GALLERY], dtype=np.int64)
 
-    def results(self) -> dict[str, Any]:
-        """The content of a results file, as the evaluation writes it."""
+    def results(self) -> Results:
+        """The results, as the evaluation writes them."""
         evaluator = CrossResolutionEvaluator(self.cfg, self.test_set)
         return evaluator.score(self.found.features, self.found.native_size)
 
