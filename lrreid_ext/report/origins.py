@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrreid_ext.analysis.runs import flat_config
-from lrreid_ext.analysis.scored import Scored
+from lrreid_ext.analysis.scored import ScoredRun
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes.base import file_digest
 from lrreid_ext.evaluation.provenance import config_hash, provenance, relative_path
@@ -70,7 +70,7 @@ def origins(context: Context) -> Found:
     return blocks
 
 
-def _origin(run: Scored) -> dict[str, str]:
+def _origin(run: ScoredRun) -> dict[str, str]:
     told = run.run.training
     epochs = f"{told['epochs']} of {told['of']}" if "epochs" in told else ""
     found = {
