@@ -28,3 +28,15 @@ class PretrainedError(ConfigError):
 
 class ImageError(UserError):
     """An image that can't be used: a file that can't be read, or values of the wrong kind."""
+
+
+class PluginError(UserError):
+    """A plugin that can't be loaded; the message names it and where it was asked for."""
+
+
+class RecipeError(ConfigError):
+    """A recipe, option or source that can't be used; the message names it."""
+
+
+class ManifestError(RecipeError):
+    """A manifest that is missing, can't be read, or doesn't fit its folder."""

@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.config import CfgNode, get_cfg, load_cfg
-from lrreid_ext.plugins import PluginError, bundled_projects
+from lrreid_ext.errors import PluginError
+from lrreid_ext.plugins import bundled_projects
 
 EXAMPLE = ROOT / "docs" / "examples" / "sharpen.py"
 
@@ -108,7 +109,7 @@ def yamls() -> list[Path]:
 def test_every_yaml_loads_and_builds(path: Path, monkeypatch: pytest.MonkeyPatch):
     import torch
 
-    from lrreid_ext.engine.phases import phase_cfg, phases_of
+    from lrreid_ext.config import phase_cfg, phases_of
     from lrreid_ext.engine.trainer import build_model, set_step
     from lrreid_ext.registry import DATASET_REGISTRY, lookup
 

@@ -26,9 +26,7 @@ from tabulate import tabulate
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
-    ManifestError,
     Recipe,
-    RecipeError,
     build,
     build_recipe,
     find_source,
@@ -36,6 +34,7 @@ from lrreid_ext.data.recipes import (
     recipe_named,
     verify,
 )
+from lrreid_ext.errors import ManifestError, RecipeError, UserError
 from lrreid_ext.registry import names
 
 # A docstring's reference, and in it the name.
@@ -193,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = build(recipe, source, out, workers=args.workers, tell=left_out.append)
     except BrokenPipeError:
         raise
-    except (RecipeError, ImportError, OSError) as error:
+    except (UserError, OSError) as error:
         cli.error(" ".join(str(error).split()))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)

@@ -41,6 +41,7 @@ from lrreid_ext.evaluation.report import (
     load_results,
     results_table,
 )
+from lrreid_ext.registry import registered
 
 # In a split's folder: what its results come from.
 RECORD = "evaluated.json"
@@ -71,7 +72,7 @@ def split_options(cfg: CfgNode, split: int) -> list[str]:
     """
     options = []
     for name in dict.fromkeys([*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS]):
-        known = build_recipe(name).options() if name in RECIPE_REGISTRY._obj_map else {}
+        known = build_recipe(name).options() if registered(RECIPE_REGISTRY, name) else {}
         if "split" in known:
             options += [f"DATASETS.OPTIONS.{name}.split", str(split)]
         elif name in cfg.DATASETS.TESTS:
