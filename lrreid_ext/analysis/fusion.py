@@ -30,7 +30,6 @@ from lrreid_ext.evaluation.single_shot import single_shot
 __all__ = [
     "SIGMAS",
     "Curves",
-    "Fold",
     "anchor_subsets",
     "best_sigma",
     "draw",
@@ -46,18 +45,6 @@ __all__ = [
 SIGMAS = (0.0, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 Subset = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The left-out identities as a model with K anchors sees them.
-
-    Attributes:
-        query, gallery: the two sides, features (Q, K, D) and (G, K, D), with native sizes.
-    """
-
-    query: Side
-    gallery: Side
 
 
 @dataclass(frozen=True)
@@ -105,12 +92,13 @@ class Curves:
         )
 
 
-def fold_of(found: Features, test_set: TestSet) -> Fold:
-    """A fold from the features of its test set.
+def fold_of(found: Features, test_set: TestSet, metric: str = "cosine") -> Matching:
+    """A fold, the left-out identities as a model with K anchors sees them.
 
     Args:
-        found: features (N, K, D) of a model with K anchors.
+        found: features (N, K, D).
         test_set: with groups ``query`` and ``gallery``; junk has no part.
+        metric: ``cosine`` or ``euclidean``.
 
     Raises:
         ValueError: a model without anchors.
@@ -128,7 +116,7 @@ def fold_of(found: Features, test_set: TestSet) -> Fold:
         for group in (QUERY, GALLERY)
         for at in [np.flatnonzero((groups == group) & (pids >= 0))]
     )
-    return Fold(query, gallery)
+    return Matching(query, gallery, metric)
 
 
 def anchor_subsets(count: int) -> tuple[Subset, ...]:
@@ -144,26 +132,24 @@ def subset_name(subset: Sequence[int], factors: Sequence[float]) -> str:
 
 
 def fold_curves(
-    fold: Fold,
+    fold: Matching,
     factors: Sequence[float],
     sigmas: Sequence[float] = SIGMAS,
     *,
     ranks: Sequence[int] = (1,),
     trials: int = 10,
     seed: int = 0,
-    metric: str = "cosine",
 ) -> Curves:
     """Score every sigma with every subset of anchors (SING, Eq. 6 to 8, Table 4).
 
     A single anchor ranks the same whatever sigma is, and is scored once.
 
     Args:
-        fold: K anchors' features.
+        fold: two sides with K anchors' features and native sizes.
         factors: the K anchors' factors, each >= 1.
         sigmas: values to try, each >= 0; 0 weighs all anchors alike.
         ranks: k of the single-shot Rank-k.
         trials, seed: of the single-shot draws.
-        metric: ``cosine`` or ``euclidean``.
 
     Raises:
         ValueError: factors that aren't one per anchor, a negative sigma, or features that can't
@@ -178,14 +164,14 @@ def fold_curves(
     for a, subset in enumerate(subsets):
         chosen = list(subset)
         query, gallery = (
-            side.replace(features=side.features[:, chosen]) for side in (fold.query, fold.gallery)
+            side.updated(features=side.features[:, chosen]) for side in (fold.query, fold.gallery)
         )
         for s, sigma in enumerate(sigmas):
             if len(subset) == 1 and s:
                 cmc[s, a], mean_ap[s, a] = cmc[0, a], mean_ap[0, a]
                 continue
             fused = weighed(query, gallery, [factors[i] for i in subset], sigma)
-            matching = Matching(fused, gallery, metric)
+            matching = Matching(fused, gallery, fold.metric)
             cmc[s, a] = single_shot(matching, trials=trials, seed=seed).mean(ranks)
             mean_ap[s, a] = rank_statistics(matching).mean_ap
     return Curves(tuple(sigmas), subsets, tuple(ranks), cmc, mean_ap)

@@ -75,7 +75,7 @@ def weighed(query: Side, gallery: Side, factors: Sequence[float], sigma: float) 
     weights = anchor_weights(
         areas(query.native_size), areas(gallery.native_size[counted]), factors, sigma
     )
-    return query.replace(weights=weights.to(query.features.device))
+    return query.updated(weights=weights.to(query.features.device))
 
 
 def trained_anchors(features: Tensor) -> list[int]:

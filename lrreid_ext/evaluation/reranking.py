@@ -183,8 +183,8 @@ def expand(
         features = expanded
     whole[counted] = features
     return (
-        query.replace(features=whole[: len(query)]),
-        gallery.replace(features=whole[len(query) :]),
+        query.updated(features=whole[: len(query)]),
+        gallery.updated(features=whole[len(query) :]),
     )
 
 

@@ -87,7 +87,7 @@ class Side:
         """
         positions = np.arange(len(self))[np.asarray(index)]
         at = torch.from_numpy(positions).to(self.features.device)
-        return self.replace(
+        return self.updated(
             features=self.features[at],
             pids=self.pids[positions],
             camids=self.camids[positions],
@@ -96,7 +96,7 @@ class Side:
             samples=[self.samples[i] for i in positions] if self.samples else (),
         )
 
-    def replace(self, **fields: Any) -> Side:
+    def updated(self, **fields: Any) -> Side:
         """The same images with other fields, which are not checked again."""
         side = copy(self)
         side.__dict__.update(fields)
