@@ -46,12 +46,12 @@ from lrreid_ext.benchmark import (
 )
 from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
 from lrreid_ext.evaluation.verification import tar_at_far
+from lrreid_ext.results.provenance import provenance
 
 CAMERAS = 6
 # Market-1501 has 15913 gallery images of its 750 test people and of distractors.

@@ -35,7 +35,7 @@ from lrreid_ext.benchmark import (
     save,
 )
 from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.folder import FolderStore

@@ -35,7 +35,7 @@ from lrreid_ext.benchmark import (
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import Trainer, prepare
 from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 # A system's project, and what its YAML needs to run without files from elsewhere.

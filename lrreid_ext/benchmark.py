@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import write_json, write_text
 
 __all__ = ["MEGABYTE", "BenchmarkError", "command_line", "in_fresh_process", "machine_line", "save"]
 

@@ -1,9 +1,9 @@
 """Plugins: modules that register entries, and may add config keys, when they are imported.
 
-The five papers' wiring under ``projects/`` is loaded as anybody else's: a bundled project, an
-installed package with an entry point in the group ``lrreid_ext.plugins``, and a module named in a
-config's ``PLUGINS`` are imported, and their ``add_config(cfg)`` is called if they have one, before
-any YAML is merged. A plugin may also be a file; :data:`FILE_HANDLERS` says what loads it.
+The parts of this package, the projects under ``projects/``, installed packages with an entry point
+in the group ``lrreid_ext.plugins``, and modules named in a config's ``PLUGINS`` are loaded alike:
+they are imported, and the functions ``add_config(cfg)`` of their modules called, before any YAML is
+merged. A plugin may also be a file; :data:`FILE_HANDLERS` says what loads it.
 """
 
 from __future__ import annotations
@@ -50,36 +50,42 @@ _imported: dict[str, None] = {}
 logger = logging.getLogger(__name__)
 
 
-def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
-    """Import every plugin and let each add its keys to ``cfg``.
+def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> None:
+    """Import every plugin, and let its modules add their keys to ``cfg``.
+
+    A module with keys offers ``add_config(cfg)``. In a package it may be any module that the
+    package imports. The parts of this package are loaded in the same way.
 
     Args:
         cfg: a config that no YAML has been merged into yet.
         extra: dotted names of modules, or paths of ``.py`` or ``.yml`` files.
 
-    Returns:
-        The names of the plugins, in the order loaded.
-
     Raises:
-        PluginError: one of them can't be imported.
+        PluginError: one of them can't be imported, or its ``add_config`` fails.
     """
     for name in BUILTIN:
-        importlib.import_module(name)
+        _add_keys(cfg, importlib.import_module(name), name)
     plugins = {f"projects.{name}": "bundled project" for name in bundled_projects()}
     for point in entry_points(group=GROUP):
         plugins.setdefault(point.value, f"entry point {point.name!r}")
     for name in extra:
         plugins.setdefault(name, "PLUGINS")
     for name, origin in plugins.items():
-        add_config = getattr(import_plugin(name, origin), "add_config", None)
-        if add_config is not None:
-            try:
-                add_config(cfg)
-            except Exception as error:  # whatever a stranger's code does wrong
-                raise PluginError(
-                    f"plugin {name!r} ({origin}): its add_config fails: {error!r}"
-                ) from error
-    return list(plugins)
+        module = import_plugin(name, origin)
+        if module is not None:
+            _add_keys(cfg, module, f"plugin {name!r} ({origin})")
+
+
+def _add_keys(cfg: CfgNode, plugin: ModuleType, what: str) -> None:
+    """Call ``add_config`` of a module and of the modules in its package, each function once."""
+    start = f"{plugin.__name__}."
+    modules = [plugin, *(m for name, m in list(sys.modules.items()) if name.startswith(start))]
+    functions = [getattr(module, "add_config", None) for module in modules]
+    for add_config in dict.fromkeys(f for f in functions if f is not None):
+        try:
+            add_config(cfg)
+        except Exception as error:  # whatever a stranger's code does wrong
+            raise PluginError(f"{what}: its add_config fails: {error!r}") from error
 
 
 def projects_root() -> Path | None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.engine.cli import main as train_net
-from lrreid_ext.evaluation.report import load_results, results_table
+from lrreid_ext.results import Results, results_file, results_table
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = ROOT / "projects" / "PSHRNet"
@@ -61,9 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if missing:
         print(f"error: no results at {', '.join(missing)}; remove {args.out} and run again")
         return 1
-    table = results_table(paths, names=[name for name, _ in ROWS], style="plain")
+    results = [Results.load(path) for path in paths]
+    table = results_table(results, names=[name for name, _ in ROWS], style="plain")
     print(f"\n{table}\n")
-    for line in verdict([load_results(p) for p in paths]):
+    for line in verdict(results):
         print(line)
     print(f"\nFigures: {', '.join(str(p) for p in paths)}")
     print(f"This took {(time.perf_counter() - start) / 60:.1f} minutes.")
@@ -71,17 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _results(out: Path) -> Path:
-    return out / f"results_{DATA_SET}.json"
+    return out / results_file(DATA_SET)
 
 
-def verdict(results: Sequence[dict]) -> list[str]:
+def verdict(results: Sequence[Results]) -> list[str]:
     """What the table says of PS-HRNet against each baseline, in words."""
-    shots = [r["groups"]["query"]["single_shot"] for r in results]
+    shots = [r.figure("single_shot/query/Rank-1") for r in results]
     ours = shots[-1]
     lines = []
     for (name, _), other in zip(ROWS, shots[:-1], strict=False):
-        gain = ours["Rank-1"] - other["Rank-1"]
-        spread = max(ours["Rank-1_std"], other["Rank-1_std"])
+        assert ours and other  # the demo's set has queries with right answers
+        gain = ours.value - other.value
+        spread = max(ours.std or 0.0, other.std or 0.0)
         word = "more than" if abs(gain) > spread else "within"
         lines.append(
             f"PS-HRNet against {name}: {gain:+.1f} points of Rank-1 on LR queries, {word} the "

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrreid_ext.analysis.plots import line, new_figure
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import weighed
@@ -26,6 +25,7 @@ from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
+from lrreid_ext.report.plots import line, new_figure
 
 __all__ = [
     "SIGMAS",

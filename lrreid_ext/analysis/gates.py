@@ -19,12 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrreid_ext.analysis.plots import legends_below, line, new_figure
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import QUERY_HR, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.modeling.backbones import DualStream
+from lrreid_ext.report.plots import legends_below, line, new_figure
 
 __all__ = [
     "FACTORS",

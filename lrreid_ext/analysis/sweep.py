@@ -25,17 +25,17 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lrreid_ext.analysis.plots import bars, line, new_figure
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.report import default_columns, figure, results_table
 from lrreid_ext.registry import suggest
+from lrreid_ext.report.plots import bars, line, new_figure
+from lrreid_ext.results import FigureName, Results, default_columns, results_table
 
 __all__ = ["COLUMNS", "Sweep", "SweepRun", "draw", "read_sweep", "table", "to_csv"]
 
@@ -150,8 +150,10 @@ def read_sweep(path: Path, out: Path | None = None, extra: Sequence[str] = ()) -
     label = str(axis.get("LABEL") or axis.get("KEY") or "")
     columns, drawn = (list(given.get(key) or ()) for key in ("COLUMNS", "DRAW"))
     for column in columns + drawn:
-        if str(column).count("/") != 2:
-            raise ConfigError(f"{path}: {column!r}: write protocol/group/figure")
+        try:
+            FigureName.parse(column)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
     return Sweep(runs, label, columns, drawn)
 
 
@@ -169,67 +171,63 @@ def _plain(name: str) -> str:
 
 
 # ---------------------------------------------------------------- what is shown
-Results = Sequence[tuple[SweepRun, Mapping[str, Any]]]
+SweepResults = Sequence[tuple[SweepRun, Results]]
 
 
-def table(sweep: Sweep, results: Results, style: str = "markdown") -> str:
-    """A row for each run; see :func:`lrreid_ext.evaluation.report.results_table`."""
+def table(sweep: Sweep, results: SweepResults, style: str = "markdown") -> str:
+    """A row for each run; see :func:`lrreid_ext.results.results_table`."""
     names = [run.name for run, _ in results]
-    found = [content for _, content in results]
-    return results_table(found, sweep.columns or None, names=names, style=style)
+    return results_table([r for _, r in results], sweep.columns or None, names=names, style=style)
 
 
-def to_csv(results: Results) -> str:
+def to_csv(results: SweepResults) -> str:
     """Every figure of every run in percent, a row each; ``std`` is empty for what has no trials."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for run, content in results:
         who = [run.variant, "" if run.value is None else run.value]
-        for group, protocol, name in _figures(content):
-            found = figure(content, f"{protocol}/{group}/{name}")
-            assert found is not None
-            mean, std = found
-            spread = "" if std is None else f"{std:.6g}"
-            writer.writerow([*who, protocol, group, name, f"{mean:.6g}", spread])
+        for group, entry in content.groups.items():
+            for protocol, figures in entry.protocols.items():
+                for name, figure in figures.named.items():
+                    if figure:
+                        std = "" if figure.std is None else f"{figure.std:.6g}"
+                        writer.writerow([*who, protocol, group, name, f"{figure.value:.6g}", std])
     return out.getvalue()
 
 
-def _figures(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Group, protocol and name of every figure of a results file but the deviations."""
-    for group, entry in content["groups"].items():
-        for protocol in content["protocols"]:
-            for name, value in entry[protocol].items():
-                if isinstance(value, float) and not name.endswith("_std"):
-                    yield group, protocol, name
-
-
-def draw(sweep: Sweep, results: Results) -> Any:
+def draw(sweep: Sweep, results: SweepResults) -> Any:
     """The figure: curves along the axis with the spread over trials, or a bar for each variant.
 
     Raises:
         ConfigError: DRAW names a figure that no run has.
     """
-    drawn = sweep.drawn or sweep.columns[:1] or default_columns([c for _, c in results])[:1]
+    drawn: list[Any] = (
+        sweep.drawn or sweep.columns[:1] or default_columns([c for _, c in results])[:1]
+    )
     panels, axes = new_figure(len(drawn))
     variants = list(dict.fromkeys(run.variant for run, _ in results))
     for panel, column in zip(axes, drawn, strict=True):
-        found = [(run, figure(content, column)) for run, content in results]
-        points = [(run, value) for run, value in found if value is not None]
+        found = [(run, content.figure(column)) for run, content in results]
+        points = [(run, figure) for run, figure in found if figure is not None]
         if not points:
             raise ConfigError(f"DRAW: no run has a figure {column}")
-        label = column.replace("/", " ")
+        label = str(column).replace("/", " ")
         if not sweep.label:
-            means = [mean for _, (mean, _) in points]
-            spreads = [std or 0.0 for _, (_, std) in points]
+            means = [figure.value for _, figure in points]
+            spreads = [figure.std or 0.0 for _, figure in points]
             bars(panel, [run.variant for run, _ in points], means, spreads)
             panel.set_xlabel(f"{label}, %")
             continue
         for index, variant in enumerate(variants):
-            own = [(run.value, *value) for run, value in points if run.variant == variant]
-            if own:
-                x, means, spreads = (list(part) for part in zip(*own, strict=True))
-                line(panel, x, means, variant, index, [std or 0.0 for std in spreads])
+            curve = [
+                (run.value, figure.value, figure.std or 0.0)
+                for run, figure in points
+                if run.variant == variant
+            ]
+            if curve:
+                x, means, spreads = (list(part) for part in zip(*curve, strict=True))
+                line(panel, x, means, variant, index, spreads)
         panel.set_xlabel(sweep.label)
         panel.set_ylabel(f"{label}, %")
     if sweep.label:

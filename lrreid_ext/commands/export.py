@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.analysis.runs import Run, load_run, run_parser, run_path
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.errors import USER_ERRORS
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
-from lrreid_ext.export.parity import TOLERANCE, Parity, ParityError
+from lrreid_ext.export.parity import TOLERANCE, Parity
 from lrreid_ext.files import make_folder
 from lrreid_ext.hub import HUB
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     try:
         export(args)
-    except (*USER_ERRORS, ParityError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.api import TrainedModel, load_model
-from lrreid_ext.engine.cli import USER_ERRORS
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import check_place, write_text
+from lrreid_ext.errors import USER_ERRORS, GalleryError
+from lrreid_ext.files import check_place, write_json, write_text
 from lrreid_ext.hub import HUB
-from lrreid_ext.retrieval import Change, Gallery, GalleryError, Store, open_store
+from lrreid_ext.results.provenance import provenance
+from lrreid_ext.retrieval import Change, Gallery, Store, open_store
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.page import html_page, screen
 

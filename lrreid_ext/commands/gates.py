@@ -34,13 +34,14 @@ from lrreid_ext.analysis.gates import (
     trends,
     verdict,
 )
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import changed, load_run, run_names, run_parser
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.engine.cli import add_data_set
+from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
+from lrreid_ext.results.provenance import provenance
 
 
 def measure(

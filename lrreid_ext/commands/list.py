@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.errors import USER_ERRORS
 from lrreid_ext.plugins import bundled_projects, projects_root
 from lrreid_ext.registry import (
     BACKBONE_REGISTRY,

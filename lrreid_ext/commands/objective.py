@@ -32,7 +32,6 @@ from lrreid_ext.analysis.objective import (
     reduced,
     table,
 )
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import (
     Run,
     changed,
@@ -40,14 +39,15 @@ from lrreid_ext.analysis.runs import (
     run_names,
     run_parser,
 )
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
+from lrreid_ext.engine.cli import add_data_set
+from lrreid_ext.errors import USER_ERRORS, ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
+from lrreid_ext.results.provenance import provenance
 
 
 def measure(

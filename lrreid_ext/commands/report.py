@@ -25,12 +25,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.analysis.runs import load_run, run_names, run_parser
-from lrreid_ext.analysis.scored import score_runs
-from lrreid_ext.analysis.tsne import PEOPLE
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
-from lrreid_ext.evaluation.provenance import commit
+from lrreid_ext.engine.cli import add_data_set
+from lrreid_ext.errors import USER_ERRORS
 from lrreid_ext.files import check_place, write_text
-from lrreid_ext.report import SECTIONS, Context, build, render
+from lrreid_ext.report.context import Context
+from lrreid_ext.report.page import render
+from lrreid_ext.report.scored import score_runs
+from lrreid_ext.report.sections import SECTIONS, build
+from lrreid_ext.report.tsne import PEOPLE
+from lrreid_ext.results.provenance import commit
 
 FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)
 

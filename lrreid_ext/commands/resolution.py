@@ -30,7 +30,7 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
-from lrreid_ext.config import ConfigError, get_cfg
+from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import KERNELS, degrade, hash_unit
 from lrreid_ext.data.loaders import build_dataset_of
 from lrreid_ext.data.pictures import read_picture
@@ -44,9 +44,10 @@ from lrreid_ext.data.resolution import (
     tail_shares,
 )
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
-from lrreid_ext.engine.cli import USER_ERRORS, data_set_name
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.engine.cli import data_set_name
+from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.results.provenance import provenance
 
 FACTORS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 # Kernels that images are commonly reduced and enlarged with.

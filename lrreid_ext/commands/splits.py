@@ -27,21 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from lrreid_ext.analysis.runs import CONFIG_FILE, changed, check_same, difference, flat_config
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
-from lrreid_ext.engine.cli import USER_ERRORS
 from lrreid_ext.engine.cli import main as train
 from lrreid_ext.engine.trainer import checkpoint_of
-from lrreid_ext.evaluation.aggregate import aggregate
-from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import (
-    Results,
-    ResultsError,
-    group_table,
-    load_results,
-    results_table,
-)
+from lrreid_ext.errors import USER_ERRORS, ConfigError, ResultsError
+from lrreid_ext.files import write_json
 from lrreid_ext.registry import registered
+from lrreid_ext.results import Results, group_table, mean_of, results_file, results_table
 
 # In a split's folder: what its results come from.
 RECORD = "evaluated.json"
@@ -85,7 +78,7 @@ def split_options(cfg: CfgNode, split: int) -> list[str]:
 
 def finished(folder: Path, tests: Sequence[str], eval_only: bool) -> bool:
     """Whether a split's run has trained to its end and been evaluated."""
-    evaluated = all((folder / f"results_{name}.json").is_file() for name in tests)
+    evaluated = all((folder / results_file(name)).is_file() for name in tests)
     return evaluated and (eval_only or (folder / "model_final.pth").is_file())
 
 
@@ -93,7 +86,7 @@ def evaluation_of(cfg: CfgNode, tests: Sequence[str]) -> dict[str, Any]:
     """What the results in a split's folder come from: the config, and digests of the weights and of
     the results files themselves, "" for one that isn't there."""
     path = cfg.MODEL.INIT.WEIGHTS if cfg.TEST.INITIAL else checkpoint_of(cfg)
-    results = {name: _digest(Path(cfg.OUTPUT_DIR) / f"results_{name}.json") for name in tests}
+    results = {name: _digest(Path(cfg.OUTPUT_DIR) / results_file(name)) for name in tests}
     return {"config": flat_config(cfg), "weights": _digest(Path(path)), "results": results}
 
 
@@ -174,14 +167,13 @@ def training_config(file: Path, results: Results) -> Path | None:
     It is beside the checkpoint; of weights that were scored while in training, beside the file, or
     above it in the folder of a phase.
     """
-    if results.get("checkpoint"):
-        checkpoint = Path(results["checkpoint"])
+    if results.checkpoint:
+        checkpoint = Path(results.checkpoint)
         beside = file.parent / checkpoint.name
         places = [path.parent for path in (checkpoint, beside) if path.is_file()]
     else:
-        training = (results.get("info") or {}).get("training") or {}
         places = [file.parent]
-        if file.parent.name == training.get("phase"):
+        if results.training and file.parent.name == results.training.phase:
             places.append(file.parent.parent)
     return next((p / CONFIG_FILE for p in places if (p / CONFIG_FILE).is_file()), None)
 
@@ -215,7 +207,7 @@ def check_networks(contents: Mapping[Path, Results]) -> list[str]:
     Raises:
         ResultsError: names the files and the first key that differs.
     """
-    checkpoints = {content.get("checkpoint") or "" for content in contents.values()}
+    checkpoints = {content.checkpoint for content in contents.values()}
     if len(checkpoints) == 1 and "" not in checkpoints:
         return []  # one network
     found: dict[Path, CfgNode] = {}
@@ -250,16 +242,16 @@ def mean(files: Sequence[Path], out: Path) -> str:
     """Average results files, write the mean into ``out``, and return its tables.
 
     Raises:
-        ResultsError: see :func:`lrreid_ext.evaluation.aggregate.aggregate` and
+        ResultsError: see :func:`lrreid_ext.results.mean_of` and
             :func:`check_networks`.
     """
-    contents = {file: load_results(file) for file in files}
-    content = aggregate({str(file): results for file, results in contents.items()})
+    contents = {file: Results.load(file) for file in files}
+    content = mean_of({str(file): results for file, results in contents.items()})
     notes = check_networks(contents)
-    path = out / f"results_{content['test_set']}.json"
+    path = out / results_file(content.test_set)
     if path.resolve() in [file.resolve() for file in files]:
         raise ResultsError(f"--out {out}: {path} is one of the results to be averaged")
-    write_json(path, content)
+    content.save(path)
     table = results_table([content], names=["mean"], style="plain")
     return "\n".join([f"{group_table(content)}\n\n{table}", *notes, f"{path} written"])
 
@@ -313,8 +305,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tests, out = done
         folders = [out / f"split_{split}" for split in numbers(args.splits)]
         for name in tests:
-            print(mean([folder / f"results_{name}.json" for folder in folders], out))
-    except (*USER_ERRORS, ResultsError) as error:
+            print(mean([folder / results_file(name) for folder in folders], out))
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

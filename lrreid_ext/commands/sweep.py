@@ -16,15 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import check_same
 from lrreid_ext.analysis.sweep import Sweep, SweepRun, draw, read_sweep, table, to_csv
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.engine.cli import USER_ERRORS
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.cli import main as train_net
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.evaluation.report import ResultsError, load_results
-from lrreid_ext.files import write_text
+from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
+from lrreid_ext.results import Results, provenance, results_file
 
 
 def check(run: SweepRun) -> CfgNode:
@@ -46,7 +45,7 @@ def check(run: SweepRun) -> CfgNode:
 
 def results_of(run: SweepRun, cfg: CfgNode) -> Path:
     """Where a run's results are written."""
-    return run.out / f"results_{cfg.DATASETS.TESTS[0]}.json"
+    return run.out / results_file(cfg.DATASETS.TESTS[0])
 
 
 def make(run: SweepRun, cfg: CfgNode) -> int:
@@ -65,18 +64,18 @@ def make(run: SweepRun, cfg: CfgNode) -> int:
     return train_net(["--eval-only", *words])
 
 
-def record(run: SweepRun, content: dict[str, Any]) -> dict[str, Any]:
+def record(run: SweepRun, results: Results) -> dict[str, Any]:
     """What the JSON says of a run."""
     return {
         "variant": run.variant,
         "value": run.value,
         "config": str(run.config),
         "options": run.options,
-        "results": content,
+        "results": results.to_json(),
     }
 
 
-def write(sweep: Sweep, results: list[tuple[SweepRun, dict[str, Any]]], out: Path) -> None:
+def write(sweep: Sweep, results: list[tuple[SweepRun, Results]], out: Path) -> None:
     """Write table, figures and where they came from."""
     write_text(out / "sweep.md", table(sweep, results))
     write_text(out / "sweep.csv", to_csv(results))
@@ -132,11 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(f"error: {run.name} failed; run this again to go on", file=sys.stderr)
                 return failed
         results = [
-            (run, load_results(results_of(run, cfg)))
+            (run, Results.load(results_of(run, cfg)))
             for run, cfg in zip(runs, configs, strict=True)
         ]
         write(sweep, results, out)
-    except (*USER_ERRORS, ResultsError) as error:
+    except USER_ERRORS as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"\n{table(sweep, results, 'plain')}")

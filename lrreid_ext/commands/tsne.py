@@ -16,13 +16,14 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import load_run, run_names, run_parser
-from lrreid_ext.analysis.scored import score_runs
-from lrreid_ext.analysis.tsne import PEOPLE, draw, embed, table
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.engine.cli import add_data_set
+from lrreid_ext.errors import USER_ERRORS
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
+from lrreid_ext.report.scored import score_runs
+from lrreid_ext.report.tsne import PEOPLE, draw, embed, table
+from lrreid_ext.results.provenance import provenance
 
 
 def parser() -> argparse.ArgumentParser:

@@ -17,16 +17,12 @@ from torch.multiprocessing import ProcessRaisedException
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import recipe_named
 from lrreid_ext.devices import device_type, usable_device
-from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
-from lrreid_ext.errors import ConfigError, RecipeError, UserError
+from lrreid_ext.errors import USER_ERRORS, ConfigError, RecipeError
 from lrreid_ext.files import write_text
 
 logger = logging.getLogger(__name__)
-
-# What a user can put right; anything else is a fault of the program and shows where it happened.
-USER_ERRORS = (UserError, WeightsError, FileNotFoundError, PermissionError)
 
 
 def data_set_name(text: str) -> str:

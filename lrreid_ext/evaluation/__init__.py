@@ -6,9 +6,7 @@ from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator, psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated, extract
 from lrreid_ext.evaluation.matching import Matching
-from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import Matches, RankStatistics, cmc, nearest, rank_statistics
-from lrreid_ext.evaluation.report import ResultsError, load_results, results_table
 from lrreid_ext.evaluation.reranking import expand, k_reciprocal
 from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.evaluation.sides import Side
@@ -25,7 +23,6 @@ __all__ = [
     "Matching",
     "NoPairsError",
     "RankStatistics",
-    "ResultsError",
     "Scored",
     "Side",
     "SingleShot",
@@ -37,12 +34,9 @@ __all__ = [
     "expand",
     "extract",
     "k_reciprocal",
-    "load_results",
     "nearest",
-    "provenance",
     "psnr",
     "rank_statistics",
-    "results_table",
     "single_shot",
     "ssim",
     "tar_at_far",

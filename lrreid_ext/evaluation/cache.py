@@ -21,21 +21,21 @@ import torch
 from fastreid.utils import comm
 from torch import nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.errors import CacheError
 from lrreid_ext.evaluation.features import Features, extract_features
-from lrreid_ext.evaluation.provenance import (
+from lrreid_ext.files import atomic
+from lrreid_ext.plugins import plugin_files
+from lrreid_ext.results.provenance import (
     config_hash,
     provenance,
     relative_path,
     tensors_hash,
     weights_hash,
 )
-from lrreid_ext.files import atomic
-from lrreid_ext.plugins import plugin_files
 
 __all__ = [
-    "CacheError",
     "CachedFeatures",
     "cache_key",
     "cached_features",
@@ -52,10 +52,6 @@ CODE = (
 SUFFIX = ".safetensors"
 
 logger = logging.getLogger(__name__)
-
-
-class CacheError(ConfigError):
-    """A file of features that can't be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
 
     Args:
         cfg: the config.
-        weights: :func:`lrreid_ext.evaluation.provenance.weights_hash` of the model.
+        weights: :func:`lrreid_ext.results.provenance.weights_hash` of the model.
         test_set: the images; its ``info["training"]`` may name the phase of training whose step
             decides what an architecture evaluates.
 

@@ -7,45 +7,40 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.figures import (
-    figures_of,
-    flat_figures,
-    interval_settings,
-    intervals_of,
-    rates_of,
-)
+from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
 from lrreid_ext.evaluation.fusion import check_fusion
 from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
 from lrreid_ext.evaluation.matching import Matching, check_multi_shot
-from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
-from lrreid_ext.evaluation.report import (
-    draw_label,
-    group_table,
-    interval_table,
-    multi_shot_label,
-    rate_table,
-)
 from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.evaluation.sides import TIE_RULE, Side
 from lrreid_ext.evaluation.single_shot import DRAWS, SingleShot
-from lrreid_ext.evaluation.verification import NoPairsError, tar_at_far
+from lrreid_ext.evaluation.verification import NoPairsError, Verification, tar_at_far
 from lrreid_ext.registry import EVALUATOR_REGISTRY
-
-PROTOCOLS = ("single_shot", "multi_shot")
+from lrreid_ext.results import (
+    PROTOCOLS,
+    Counts,
+    Figures,
+    Group,
+    Results,
+    Training,
+    provenance,
+    results_file,
+)
+from lrreid_ext.results.tables import tables
 
 logger = logging.getLogger(__name__)
 
@@ -107,17 +102,15 @@ class CrossResolutionEvaluator(FeatureCollector):
         start = time.perf_counter()
         results = self.score(Features(*gathered))
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
-        made = (group_table(results), interval_table(results), rate_table(results))
-        tables = "\n\n".join(filter(None, made))
-        logger.info("%s\n%s", self._headline(results), tables)
+        logger.info("%s\n%s", _headline(results), tables(results))
         if self.output_dir:
-            path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
-            write_json(path, results)
+            path = os.path.join(self.output_dir, results_file(self.test_set.name))
+            results.save(path)
             logger.info("Results written to %s", path)
-        return flat_figures(results)
+        return results.flat()
 
-    def score(self, features: Features) -> dict[str, Any]:
-        """The content of the results file, from features that are there already.
+    def score(self, features: Features) -> Results:
+        """The results of features that are extracted already.
 
         Args:
             features: of the test set's images, in their order.
@@ -125,19 +118,20 @@ class CrossResolutionEvaluator(FeatureCollector):
         Raises:
             ConfigError: see :meth:`evaluate`.
         """
-        test = self.cfg.TEST
+        test, ci = self.cfg.TEST, intervals_of(self.cfg)
         scored = Scored(self.cfg, self.test_set, features)
         gallery = scored.gallery
-        groups: dict[str, dict[str, Any]] = {name: {} for name in self.groups}
+        groups: dict[str, Group] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
+            query = scored.query(name)
+            # The whole group and its parts, by their positions among its queries.
             parts = {
                 part: np.searchsorted(index, at)
                 for part, at in self.groups.items()
-                if part.startswith(f"{name}@")
+                if part == name or part.startswith(f"{name}@")
             }
-            query = scored.query(name)
             for protocol in test.PROTOCOLS:
                 statistics: SingleShot | RankStatistics
                 if protocol == "multi_shot":
@@ -147,43 +141,42 @@ class CrossResolutionEvaluator(FeatureCollector):
                     statistics = scored.single_shot(query)
                 if name == QUERY and not statistics.valid.any():
                     raise ConfigError(self._unanswerable(protocol, query, gallery))
-                for part, at in {name: np.arange(len(query)), **parts}.items():
+                for part, at in parts.items():
                     pids = query.pids[at]
                     figures = self._figures(part, protocol, statistics.subset(at), pids)
                     if protocol == "multi_shot" and test.ROC.ENABLED:
-                        figures |= self._rates(matching.part(at), pids)
-                    groups[part] |= {
-                        "queries": len(at),
-                        "junk": int((pids < 0).sum()),
-                        protocol: figures,
-                    }
-        return {
-            "test_set": self.test_set.name,
-            "manifest_hash": self.test_set.manifest_hash,
-            "info": plain_info(self.test_set),
-            "protocols": list(test.PROTOCOLS),
-            "trials": test.TRIALS,
-            "seed": test.SEED,
-            "draw": test.DRAW,
-            "std": "sample standard deviation over the trials",
-            "ci": interval_settings(self.cfg),
-            "metric": test.METRIC,
-            "flip": bool(test.FLIP.ENABLED),
-            "aqe": _aqe_settings(self.cfg),
-            "rerank": _rerank_settings(self.cfg),
-            "fars": list(test.ROC.FARS) if test.ROC.ENABLED else None,
-            "fusion": scored.fusion,
-            "tie_rule": TIE_RULE,
-            "counts": {
-                "gallery": int((~gallery.is_junk).sum()),
-                "gallery_junk": int(gallery.is_junk.sum()),
-                "distractors": int((gallery.pids == 0).sum()),
-                "identities": len(np.unique(gallery.pids[gallery.pids > 0])),
-                "gallery_lr": int((gallery.factors != 1).sum()),
-            },
-            "groups": groups,
+                        add_rates(figures, _rates(matching.part(at), test), test.ROC.FARS, pids, ci)
+                    group = groups.setdefault(part, Group(len(at), int((pids < 0).sum())))
+                    group.protocols[protocol] = figures
+        info = plain_info(self.test_set)
+        return Results(
+            test_set=self.test_set.name,
+            manifest_hash=self.test_set.manifest_hash,
+            training=Training.from_json(info.pop("training", None)),
+            info=info,
+            protocols=list(test.PROTOCOLS),
+            trials=test.TRIALS,
+            seed=test.SEED,
+            draw=test.DRAW,
+            std="sample standard deviation over the trials",
+            ci=ci,
+            metric=test.METRIC,
+            flip=bool(test.FLIP.ENABLED),
+            aqe=_aqe_settings(self.cfg),
+            rerank=_rerank_settings(self.cfg),
+            fars=list(test.ROC.FARS) if test.ROC.ENABLED else None,
+            fusion=scored.fusion,
+            tie_rule=TIE_RULE,
+            counts=Counts(
+                gallery=int((~gallery.is_junk).sum()),
+                gallery_junk=int(gallery.is_junk.sum()),
+                distractors=int((gallery.pids == 0).sum()),
+                identities=len(np.unique(gallery.pids[gallery.pids > 0])),
+                gallery_lr=int((gallery.factors != 1).sum()),
+            ),
+            groups={name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
-        }
+        )
 
     def _figures(
         self,
@@ -191,8 +184,8 @@ class CrossResolutionEvaluator(FeatureCollector):
         protocol: str,
         statistics: SingleShot | RankStatistics,
         pids: NDArray[np.int64],
-    ) -> dict[str, Any]:
-        """One group's figures under one protocol, in percent; ``pids`` of its queries."""
+    ) -> Figures:
+        """One group's figures under one protocol; ``pids`` of its queries."""
         if statistics.unmatched:
             logger.warning(
                 "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
@@ -201,18 +194,7 @@ class CrossResolutionEvaluator(FeatureCollector):
                 statistics.unmatched,
                 len(pids),
             )
-        ranks, ci = list(self.cfg.TEST.RANKS), interval_settings(self.cfg)
-        figures = figures_of(statistics, ranks)
-        return figures if ci is None else figures | intervals_of(statistics, ranks, pids, **ci)
-
-    def _rates(self, matching: Matching, pids: NDArray[np.int64]) -> dict[str, Any]:
-        """True accept rates in percent; ``pids`` of the queries."""
-        fars = self.cfg.TEST.ROC.FARS
-        try:
-            verification = tar_at_far(matching, fars)
-        except NoPairsError:
-            verification = None
-        return rates_of(verification, fars, pids, interval_settings(self.cfg))
+        return figures_of(statistics, list(self.cfg.TEST.RANKS), pids, intervals_of(self.cfg))
 
     def _unanswerable(self, protocol: str, query: Side, gallery: Side) -> str:
         """Why no query has a right answer."""
@@ -231,32 +213,39 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"({protocol}): {why}. Check identities and cameras of the data set"
         )
 
-    def _headline(self, results: Mapping[str, Any]) -> str:
-        counts, query = results["counts"], results["groups"][QUERY]
-        unmatched = max(query[protocol]["unmatched"] for protocol in results["protocols"])
-        data = results["test_set"]
-        if results["manifest_hash"]:
-            data += f", manifest {results['manifest_hash'][:12]}"
-        how = [
-            f"single-shot ({draw_label(results)}, seed {results['seed']})"
-            if protocol == "single_shot"
-            else multi_shot_label(results)
-            for protocol in results["protocols"]
-        ]
-        how += [f"{results['metric']} distance"]
-        how += ["flip"] if results["flip"] else []
-        if results["fusion"]:
-            names = ", ".join(f"x{f:g}" for f in results["fusion"]["anchors"])
-            how += [f"distances of the anchors {names} fused, sigma {results['fusion']['sigma']:g}"]
-        return (
-            f"{data}\n"
-            f"protocol: {', '.join(how)}\n"
-            f"query:    {query['queries']} images, {unmatched} without a right answer, "
-            f"{query['junk']} junk dropped\n"
-            f"gallery:  {counts['gallery']} images, {counts['identities']} identities, "
-            f"{counts['distractors']} distractors, {counts['gallery_lr']} low-resolution, "
-            f"{counts['gallery_junk']} junk dropped"
-        )
+
+def _rates(matching: Matching, test: CfgNode) -> Verification | None:
+    """True accept rates at TEST.ROC.FARS; None without genuine or impostor pairs."""
+    try:
+        return tar_at_far(matching, test.ROC.FARS)
+    except NoPairsError:
+        return None
+
+
+def _headline(results: Results) -> str:
+    """Lines above the tables: data, protocol, query and gallery."""
+    counts, query = results.counts, results.groups[QUERY]
+    assert counts is not None
+    how = [
+        f"single-shot ({results.draw_label}, seed {results.seed})"
+        if protocol == "single_shot"
+        else results.multi_shot_label
+        for protocol in results.protocols
+    ]
+    how += [f"{results.metric} distance"]
+    how += ["flip"] if results.flip else []
+    if results.fusion:
+        names = ", ".join(f"x{f:g}" for f in results.fusion.anchors)
+        how += [f"distances of the anchors {names} fused, sigma {results.fusion.sigma:g}"]
+    return (
+        f"{results.data_label}\n"
+        f"protocol: {', '.join(how)}\n"
+        f"query:    {query.queries} images, {query.left_out - query.junk} without a right answer, "
+        f"{query.junk} junk dropped\n"
+        f"gallery:  {counts.gallery} images, {counts.identities} identities, "
+        f"{counts.distractors} distractors, {counts.gallery_lr} low-resolution, "
+        f"{counts.gallery_junk} junk dropped"
+    )
 
 
 def check_config(cfg: CfgNode) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import chunk_rows, distance_chunks
 from lrreid_ext.evaluation.reranking import Jaccard, expand, k_reciprocal
 from lrreid_ext.evaluation.sides import Side

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import chosen_anchors, weighed
 from lrreid_ext.evaluation.groups import positions, query_groups
 from lrreid_ext.evaluation.matching import Matching, match
 from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
+from lrreid_ext.results import Fusion
 
 __all__ = ["Scored"]
 
@@ -48,12 +49,12 @@ class Scored:
         return chosen_anchors(self.cfg, whole) if whole.ndim == 3 else []
 
     @property
-    def fusion(self) -> dict[str, Any] | None:
+    def fusion(self) -> Fusion | None:
         """The anchors' factors and the sigma of their fusion; None of a model without anchors."""
         if not self.anchors:
             return None
         factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[i]) for i in self.anchors]
-        return {"anchors": factors, "sigma": float(self.cfg.TEST.FUSION.SIGMA)}
+        return Fusion(factors, float(self.cfg.TEST.FUSION.SIGMA))
 
     @cached_property
     def gallery(self) -> Side:
@@ -65,7 +66,7 @@ class Scored:
         query, fusion = self.images(self.groups[group], group), self.fusion
         if fusion is None:
             return query
-        return weighed(query, self.gallery, fusion["anchors"], fusion["sigma"])
+        return weighed(query, self.gallery, fusion.anchors, fusion.sigma)
 
     def images(self, index: Sequence[int] | NDArray[np.int64], name: str = "images") -> Side:
         """Some of the test set's images.

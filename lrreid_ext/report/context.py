@@ -12,12 +12,13 @@ from fastreid.data.transforms import build_transforms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis import tsne
-from lrreid_ext.analysis.scored import ScoredRun
 from lrreid_ext.data.paired import TestDataset, collate
 from lrreid_ext.data.samples import QUERY, TestSet
 from lrreid_ext.evaluation.cost import passes
+from lrreid_ext.report import tsne
 from lrreid_ext.report.blocks import Block, Cell
+from lrreid_ext.report.scored import ScoredRun
+from lrreid_ext.results import Figure, Results
 
 __all__ = [
     "Context",
@@ -50,7 +51,7 @@ class Context:
     depth: int = 8
     people: int = tsne.PEOPLE
     seed: int = 0
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Results] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.results = [run.results() for run in self.runs]
@@ -63,11 +64,12 @@ class Context:
     @property
     def protocol(self) -> str:
         """The first protocol that every run is scored by, or that of the first run."""
-        common = [p for p in self.results[0]["protocols"] if self._everywhere(p)]
-        return (common or self.results[0]["protocols"])[0]
+        protocols = self.results[0].protocols
+        common = [p for p in protocols if self._everywhere(p)]
+        return (common or protocols)[0]
 
     def _everywhere(self, protocol: str) -> bool:
-        return all(protocol in results["protocols"] for results in self.results)
+        return all(protocol in results.protocols for results in self.results)
 
 
 #: What a section makes: its blocks, or the reason why it isn't there.
@@ -103,17 +105,13 @@ def front_end(run: ScoredRun) -> str:
     return "Identity"
 
 
-def percent(value: tuple[float, float | None] | None) -> str:
-    """``24.6 ± 3.5``, ``24.6`` without a spread, or a dash."""
-    if value is None:
-        return "–"  # noqa: RUF001 - a dash for a figure that isn't there
-    mean, spread = value
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+def percent(figure: Figure | None) -> str:
+    """``24.6 ± 3.5``, ``24.6`` without a deviation, or a dash without a figure."""
+    return figure.text() if figure else "–"  # noqa: RUF001 - a dash, not a hyphen
 
 
-def figure_cell(
-    value: tuple[float, float | None] | None, best: float | None = None, runs: int = 1
-) -> Cell:
+def figure_cell(figure: Figure | None, best: float | None = None, runs: int = 1) -> Cell:
     """A figure as a cell; strong if it is the best of several runs."""
-    strong = runs > 1 and value is not None and best is not None and value[0] >= best
-    return Cell(percent(value), None if value is None else value[0], strong)
+    value = figure.value if figure else None
+    strong = runs > 1 and value is not None and best is not None and value >= best
+    return Cell(percent(figure), value, strong)

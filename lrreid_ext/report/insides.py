@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lrreid_ext.analysis import gates, history, tsne
+from lrreid_ext.analysis import gates
 from lrreid_ext.commands.gates import measure
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report import history, tsne
 from lrreid_ext.report.blocks import Block, Note, figure_of
 from lrreid_ext.report.context import Context, Found
 

@@ -14,15 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lrreid_ext.analysis.ranked import draw_queries, hardest
-from lrreid_ext.analysis.scored import ScoredRun
-from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated
 from lrreid_ext.evaluation.ranking import nearest, rank_statistics
-from lrreid_ext.evaluation.report import group_label
 from lrreid_ext.report.blocks import (
     Block,
     Cell,
@@ -36,6 +32,10 @@ from lrreid_ext.report.blocks import (
     picture_of,
 )
 from lrreid_ext.report.context import Context, Found, Rows, batch_of, front_end
+from lrreid_ext.report.ranked import draw_queries, hardest
+from lrreid_ext.report.scored import ScoredRun
+from lrreid_ext.report.tsne import factor_name
+from lrreid_ext.results import group_label
 
 __all__ = ["failures", "galleries", "restored"]
 

@@ -15,25 +15,29 @@ import torch
 from fastreid.evaluation.query_expansion import aqe
 from fastreid.utils import comm
 
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import (
     CrossResolutionEvaluator,
     Matching,
     Side,
     bootstrap_intervals,
-    load_results,
     rank_statistics,
-    results_table,
     single_shot,
     tar_at_far,
 )
 from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
-from lrreid_ext.evaluation.report import rate_table
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.results import Results, results_table
+from lrreid_ext.results.tables import rate_table
+
+
+def saved(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 @pytest.fixture
@@ -197,7 +201,7 @@ def test_results_file(
     monkeypatch.setattr(sys, "argv", ["tools/train_net.py", f"--out={tmp_path}/my run", "x y"])
     found = run(cfg, test_set, features, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["results_demo.json"]
-    content = load_results(tmp_path / "out" / "results_demo.json")
+    content = saved(tmp_path / "out" / "results_demo.json")
     assert content["manifest_hash"] == "0123456789abcdef"
     assert content["info"] == {"split": 3}
     assert (content["trials"], content["seed"], content["metric"]) == (10, 0, "cosine")
@@ -255,7 +259,7 @@ def test_unmatched_queries_are_reported(
         replace(s, pid=77) if s.group == "x2" or s.path == "q0.png" else s for s in test_set.samples
     ]
     found = run(cfg, TestSet("demo", samples), features, tmp_path)
-    entry = load_results(tmp_path / "results_demo.json")["groups"]
+    entry = saved(tmp_path / "results_demo.json")["groups"]
     assert entry["query"]["multi_shot"]["unmatched"] == 1
     assert entry["query"]["single_shot"]["unmatched"] == 1
     assert entry["x2"]["multi_shot"] == {
@@ -385,7 +389,7 @@ def test_rates_are_those_of_the_pure_function(
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         found = run(cfg, test_set, features, tmp_path)
     assert plain.items() <= found.items()
-    entry = load_results(tmp_path / "results_demo.json")["groups"]
+    entry = saved(tmp_path / "results_demo.json")["groups"]
     for group in ("query", "x3", "query@2"):
         query, gallery = sides(test_set, features, group.split("@")[0])
         query = query.rows(query.factors == 2) if "@" in group else query
@@ -399,7 +403,9 @@ def test_rates_are_those_of_the_pure_function(
     assert 0 < found["multi_shot/query/TAR@5.5e-2"] < found["multi_shot/query/TAR@2e-1"]
     assert "True accept rates (%)" in caplog.text
     assert "@5.5e-2" in caplog.text
-    shown = results_table([tmp_path / "results_demo.json"], ["multi_shot/query/TAR@2e-1"])
+    shown = results_table(
+        [Results.load(tmp_path / "results_demo.json")], ["multi_shot/query/TAR@2e-1"], names=["A"]
+    )
     assert f"{found['multi_shot/query/TAR@2e-1']:.1f}" in shown
 
 
@@ -427,7 +433,7 @@ def test_reranking_leaves_junk_out_and_reaches_every_figure(
     ends = bootstrap_intervals(
         rates.accepted_by_query[has, 0] / counts, query.pids[has], weights=counts, repeats=40
     )[0]
-    entry = load_results(tmp_path / "results_demo.json")["groups"]["query"]["multi_shot"]
+    entry = saved(tmp_path / "results_demo.json")["groups"]["query"]["multi_shot"]
     assert entry["TAR@1e-1_ci"] == pytest.approx(100 * ends, abs=1e-5)
     assert ends[0] < rates.tar[0] < ends[1]
     # A part's pairs alone, of the same distances.
@@ -435,14 +441,14 @@ def test_reranking_leaves_junk_out_and_reaches_every_figure(
     assert found["multi_shot/query@3/TAR@1e-1"] == percent(part.tar[0])
     single = [key for key in plain if key.startswith("single_shot")]
     assert [found[key] for key in single] == [plain[key] for key in single]
-    content = load_results(tmp_path / "results_demo.json")
+    content = saved(tmp_path / "results_demo.json")
     assert content["rerank"] == {"k1": 6, "k2": 3, "lambda": 0.3}
     assert content["groups"]["query"]["junk"] == 1
     assert content["groups"]["query"]["multi_shot"]["unmatched"] == 0
-    assert "rerank" in results_table([content])
+    assert "rerank" in results_table([Results.from_json(content)], names=["A"])
     low, high = entry["TAR@1e-1_ci"]
-    assert f"[{low:.1f}, {high:.1f}]" in rate_table(content)
-    assert "_ci" not in rate_table(content)
+    assert f"[{low:.1f}, {high:.1f}]" in rate_table(Results.from_json(content))
+    assert "_ci" not in rate_table(Results.from_json(content))
 
 
 def test_no_pairs_no_rates(cfg: CfgNode, features: torch.Tensor, tmp_path: Path) -> None:
@@ -452,7 +458,7 @@ def test_no_pairs_no_rates(cfg: CfgNode, features: torch.Tensor, tmp_path: Path)
     found = run(cfg, TestSet("one", samples), features[:2], tmp_path)
     assert found["multi_shot/query/mAP"] == 100
     assert not [key for key in found if "TAR@" in key]
-    entry = load_results(tmp_path / "results_one.json")["groups"]["query"]["multi_shot"]
+    entry = saved(tmp_path / "results_one.json")["groups"]["query"]["multi_shot"]
     assert (entry["TAR@1e-4"], entry["impostor_pairs"]) == (None, 0)
 
 
@@ -542,7 +548,7 @@ def test_no_compiler_is_called(
     assert run(cfg, test_set, features, tmp_path)
     assert {name for name in sys.modules if "rank_cylib" in name} == before
     assert all(command[0] == "git" for command in started)
-    assert load_results(tmp_path / "results_demo.json")["commit"] == ""
+    assert saved(tmp_path / "results_demo.json")["commit"] == ""
 
 
 def test_is_registered() -> None:
@@ -572,7 +578,7 @@ def test_intervals_are_those_of_the_pure_function(
     cfg.TEST.CI.REPEATS, cfg.TEST.CI.BY, cfg.TEST.SEED = 50, by, 4
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         run(cfg, test_set, features, tmp_path)
-    content = load_results(tmp_path / "results_demo.json")
+    content = saved(tmp_path / "results_demo.json")
     assert content["ci"] == {"level": 0.95, "repeats": 50, "by": by, "seed": 4}
     matching = Matching(*sides(test_set, features, "query"))
     ranked, shots = rank_statistics(matching), single_shot(matching, seed=4)
@@ -589,7 +595,7 @@ def test_intervals_are_those_of_the_pure_function(
     units = "identities" if by == "identity" else "queries"
     assert f"95 % intervals, 50 bootstrap draws of {units}, seed 4" in caplog.text
     assert f"[{low:.1f}, {high:.1f}]" in caplog.text
-    table = results_table([content], ["multi_shot/query/mAP"])
+    table = results_table([Results.from_json(content)], ["multi_shot/query/mAP"], names=["A"])
     assert f"{entry['multi_shot']['mAP']:.1f} [{low:.1f}, {high:.1f}]" in table
     assert f"50 bootstrap draws of {units}" in table
 
@@ -653,10 +659,12 @@ def test_mixed_gallery_is_told(
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         run(cfg, mixed, features, tmp_path)
     reduced = sum(s.group == "gallery" and s.factor > 1 for s in mixed.samples)
-    content = load_results(tmp_path / "results_demo.json")
+    content = saved(tmp_path / "results_demo.json")
     assert content["counts"]["gallery_lr"] == reduced > 0
     assert f"{reduced} low-resolution" in caplog.text
-    assert "50 % of the gallery reduced by 2, 4" in results_table([content])
+    assert "50 % of the gallery reduced by 2, 4" in results_table(
+        [Results.from_json(content)], names=["A"]
+    )
     # The queries are parted by their own factors, whatever the gallery's are.
     assert list(content["groups"])[:2] == ["query", "query@2"]
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from eval_cases import matrix, side
 
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.fusion import (

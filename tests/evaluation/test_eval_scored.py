@@ -56,7 +56,7 @@ def test_ranks_are_the_evaluations(sigma: float | None, options: list[Any]) -> N
     run = scored(cfg)
     if sigma is None:
         run = replace(run, features=replace(run.features, features=run.features.features[:, 0]))
-    results = CrossResolutionEvaluator(cfg, run.test_set).score(run.features)
+    results = CrossResolutionEvaluator(cfg, run.test_set).score(run.features).to_json()
     figures = results["groups"]["query"]
     statistics, shots = rank_statistics(run.matching), run.single_shot(run.query())
     for k in (1, 5):

@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from lrreid_ext.analysis.ranked import (
+from lrreid_ext.data.paired import sample_image
+from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.ranking import Matches
+from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.report.ranked import (
     COLUMNS,
     draw,
     draw_queries,
     hardest,
     table,
 )
-from lrreid_ext.data.paired import sample_image
-from lrreid_ext.data.samples import Sample
-from lrreid_ext.evaluation.ranking import Matches
-from lrreid_ext.evaluation.sides import Side
 
 
 def test_queries_are_drawn_from_each_factor_in_its_turn():

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from lrreid_ext.evaluation.provenance import (
+from lrreid_ext.files import write_json
+from lrreid_ext.results.provenance import (
     command_line,
     commit,
     machine,
     provenance,
     relative_path,
-    write_json,
 )
 
 

@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis.plots import COLOURS, MARKERS, new_figure
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.report.plots import COLOURS, MARKERS, new_figure
 
 __all__ = ["COLUMNS", "PEOPLE", "Embedding", "chosen_images", "draw", "embed", "flatten", "table"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from lrreid_ext.analysis.runs import Run, changed
 from lrreid_ext.data.loaders import build_test_set
@@ -13,6 +12,7 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.results import Results
 
 __all__ = ["ScoredRun", "score_run", "score_runs"]
 
@@ -34,8 +34,8 @@ class ScoredRun(Scored):
         """What tables and legends call the run."""
         return self.run.name
 
-    def results(self) -> dict[str, Any]:
-        """The content of a results file, as the evaluation writes it."""
+    def results(self) -> Results:
+        """The results, as the evaluation writes them."""
         return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
 
 

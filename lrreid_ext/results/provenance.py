@@ -17,8 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrreid_ext.files import write_text
-
 # What of a config has no bearing on the features of a given set of weights: how they were trained,
 # on what, and where they came from and run.
 _NOT_OF_FEATURES = frozenset(
@@ -31,7 +29,7 @@ _NOT_OF_MODEL = frozenset(("DEVICE", "LOSSES", "FREEZE_LAYERS", "CHANNELS_LAST",
 
 
 def provenance(checkpoint: str = "", device: str = "cpu") -> dict[str, Any]:
-    """The fields that stand beside every figure.
+    """Where a figure comes from; the fields are written beside it.
 
     Args:
         checkpoint: path of the weights, or "".
@@ -136,16 +134,6 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     if cfg["INPUT"]["NATIVE_SIZE"] != "file":  # so hashes from before there was a choice stay true
         content["INPUT"].append(cfg["INPUT"]["NATIVE_SIZE"])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write strict JSON atomically: readers see the old file or the new one, never half of it.
-
-    Raises:
-        ValueError: NaN or an infinite number, which JSON has no word for.
-        TypeError: a value of a type that JSON has no word for.
-    """
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _cpu_model() -> str:

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from lrreid_ext.analysis.plots import COLOURS
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
 from lrreid_ext.evaluation.ranking import Matches
 from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.report.plots import COLOURS
 
 __all__ = [
     "COLUMNS",

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lrreid_ext.analysis.plots import legends_below, line, new_figure
 from lrreid_ext.config import CfgNode, phases_of
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.plots import legends_below, line, new_figure
 
 __all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth", "until"]
 

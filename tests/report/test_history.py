@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrreid_ext.analysis.history import draw, phase_starts, read_history, smooth, until
 from lrreid_ext.config import get_cfg
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.history import draw, phase_starts, read_history, smooth, until
 
 
 def write(path: Path, rows: list, end: str = "\n") -> Path:

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lrreid_ext.analysis.tsne import (
+from lrreid_ext.config import get_cfg
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.report.tsne import (
     COLUMNS,
     Embedding,
     chosen_images,
@@ -20,11 +25,6 @@ from lrreid_ext.analysis.tsne import (
     flatten,
     table,
 )
-from lrreid_ext.config import get_cfg
-from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.scored import Scored
 
 
 def scored(twins: bool, people: int = 6) -> Scored:
