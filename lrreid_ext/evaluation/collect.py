@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from fastreid.evaluation import DatasetEvaluator
 from fastreid.utils import comm
 from torch import Tensor
 
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.samples import Batch, TestSet
 
 __all__ = ["FeatureCollector", "gather_rows"]
 
@@ -33,7 +32,7 @@ class FeatureCollector(DatasetEvaluator):
         """Forget the features of an earlier round."""
         self._rows, self._indices = [], []
 
-    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
+    def process(self, inputs: Batch, outputs: Tensor) -> None:
         """Keep one batch.
 
         Args:

@@ -15,6 +15,8 @@ from fastreid.utils import comm
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lrreid_ext.data.samples import Batch
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +35,7 @@ class Isolated(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Any]) -> Any:
+    def forward(self, batch: Batch) -> Any:
         """What the model makes of a copy of the batch on its own device."""
         device = device_of(self.model)
         own = {
