@@ -150,8 +150,8 @@ def score(
     factors = tuple(float(cfg.MODEL.ANCHORS.FACTORS[k]) for k in trained)
     test = cfg.TEST
     curves = fold_curves(
-        fold_of(found, test_set), factors, sigmas,
-        ranks=ranks, trials=test.TRIALS, seed=test.SEED, metric=test.METRIC,
+        fold_of(found, test_set, test.METRIC), factors, sigmas,
+        ranks=ranks, trials=test.TRIALS, seed=test.SEED,
     )  # fmt: skip
     if np.isnan(curves.mean_ap).any():
         raise ConfigError(

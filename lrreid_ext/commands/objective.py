@@ -25,7 +25,6 @@ from lrreid_ext.analysis.objective import (
     PANELS,
     RESOLUTIONS,
     Objective,
-    comparable,
     curves,
     draw,
     hr_images,
@@ -43,6 +42,7 @@ from lrreid_ext.analysis.runs import (
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.cli import add_data_set
 from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.files import write_json, write_text

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
@@ -19,19 +18,22 @@ from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
-from lrreid_ext.evaluation.distance import METRICS, check_features
+from lrreid_ext.evaluation.distance import METRICS
+from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.fusion import check_fusion
 from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
-from lrreid_ext.evaluation.multi_shot import MultiShot, check_multi_shot
-from lrreid_ext.evaluation.per_query import single_shot_per_query
-from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics
-from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
+from lrreid_ext.evaluation.matching import Matching, check_multi_shot
+from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
+from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.evaluation.sides import TIE_RULE, Side
+from lrreid_ext.evaluation.single_shot import DRAWS, SingleShot
+from lrreid_ext.evaluation.verification import NoPairsError, Verification, tar_at_far
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 from lrreid_ext.results import (
     PROTOCOLS,
     Counts,
-    Fusion,
+    Figures,
     Group,
     Results,
     Training,
@@ -39,8 +41,6 @@ from lrreid_ext.results import (
     results_file,
 )
 from lrreid_ext.results.tables import tables
-
-DRAWS = ("shared", "per_query")
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +72,11 @@ class CrossResolutionEvaluator(FeatureCollector):
         self.cfg = cfg
         self.output_dir = output_dir
         self.groups = query_groups(test_set, cfg.TEST.FACTOR_BINS)
-        self._gallery = positions(test_set, GALLERY)
-        if QUERY not in self.groups or not len(self._gallery):
+        queries, gallery = (len(positions(test_set, group)) for group in (QUERY, GALLERY))
+        if not queries or not gallery:
             raise ConfigError(
                 f"DATASETS.TESTS: test set {test_set.name!r} needs both query and gallery images; "
-                f"it has {len(self.groups.get(QUERY, ()))} and {len(self._gallery)}"
+                f"it has {queries} and {gallery}"
             )
 
     @staticmethod
@@ -99,9 +99,8 @@ class CrossResolutionEvaluator(FeatureCollector):
         gathered = self.gathered()
         if gathered is None:
             return OrderedDict()
-        features, sizes = gathered
         start = time.perf_counter()
-        results = self.score(features, sizes)
+        results = self.score(Features(*gathered))
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
         logger.info("%s\n%s", _headline(results), tables(results))
         if self.output_dir:
@@ -110,63 +109,45 @@ class CrossResolutionEvaluator(FeatureCollector):
             logger.info("Results written to %s", path)
         return results.flat()
 
-    def score(self, features: Tensor, sizes: Tensor) -> Results:
+    def score(self, features: Features) -> Results:
         """The results of features that are extracted already.
 
         Args:
-            features: (N, D) or (N, K, D), in the order of the test set.
-            sizes: (N, 2), native height and width.
+            features: of the test set's images, in their order.
 
         Raises:
-            ValueError: see :meth:`evaluate`.
+            ConfigError: see :meth:`evaluate`.
         """
-        test = self.cfg.TEST
-        ci = intervals_of(self.cfg)
-        fusion: Fusion | None = None
-        if features.ndim == 3:
-            anchors = chosen_anchors(self.cfg, features)
-            features = features[:, anchors]
-            factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[i]) for i in anchors]
-            fusion = Fusion(factors, float(test.FUSION.SIGMA))
-        samples = self.test_set.samples
-        pids = np.array([sample.pid for sample in samples])
-        camids = np.array([sample.camid for sample in samples])
-        gallery = self._gallery
-        shown = self._usable(features[gallery], "gallery")
+        test, ci = self.cfg.TEST, intervals_of(self.cfg)
+        scored = Scored(self.cfg, self.test_set, features)
+        gallery = scored.gallery
         groups: dict[str, Group] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
-            parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
-            query = self._usable(features[index], name)
-            weights = None
-            if fusion is not None:
-                weights = anchor_weights(
-                    areas(sizes[index]),
-                    areas(sizes[gallery[pids[gallery] >= 0]]),
-                    fusion.anchors,
-                    fusion.sigma,
-                )
-            args = (pids[index], pids[gallery], camids[index], camids[gallery])
+            query = scored.query(name)
+            # The whole group and its parts, by their positions among its queries.
+            parts = {
+                part: np.searchsorted(index, at)
+                for part, at in self.groups.items()
+                if part == name or part.startswith(f"{name}@")
+            }
             for protocol in test.PROTOCOLS:
-                shown_all: MultiShot | None = None
                 statistics: SingleShot | RankStatistics
                 if protocol == "multi_shot":
-                    shown_all = MultiShot(self.cfg, query, shown, *args, weights)
-                    statistics = shown_all.ranked()
+                    matching = scored.multi_shot(query)
+                    statistics = rank_statistics(matching)
                 else:
-                    statistics = self._single_shot(query, shown, weights, *args)
+                    statistics = scored.single_shot(query)
                 if name == QUERY and not statistics.valid.any():
-                    raise ConfigError(self._unanswerable(protocol, *args))
-                self._add(groups, name, protocol, statistics, pids[index])
+                    raise ConfigError(self._unanswerable(protocol, query, gallery))
                 for part, at in parts.items():
-                    own = statistics.subset(np.searchsorted(index, at))
-                    self._add(groups, part, protocol, own, pids[at])
-                if shown_all is not None and test.ROC.ENABLED:
-                    for part, at in {name: index, **parts}.items():
-                        verified = shown_all.verified(np.searchsorted(index, at))
-                        figures = groups[part].protocols[protocol]
-                        add_rates(figures, verified, test.ROC.FARS, pids[at], ci)
+                    pids = query.pids[at]
+                    figures = self._figures(part, protocol, statistics.subset(at), pids)
+                    if protocol == "multi_shot" and test.ROC.ENABLED:
+                        add_rates(figures, _rates(matching.part(at), test), test.ROC.FARS, pids, ci)
+                    group = groups.setdefault(part, Group(len(at), int((pids < 0).sum())))
+                    group.protocols[protocol] = figures
         info = plain_info(self.test_set)
         return Results(
             test_set=self.test_set.name,
@@ -184,73 +165,42 @@ class CrossResolutionEvaluator(FeatureCollector):
             aqe=_aqe_settings(self.cfg),
             rerank=_rerank_settings(self.cfg),
             fars=list(test.ROC.FARS) if test.ROC.ENABLED else None,
-            fusion=fusion,
+            fusion=scored.fusion,
             tie_rule=TIE_RULE,
             counts=Counts(
-                gallery=int((pids[gallery] >= 0).sum()),
-                gallery_junk=int((pids[gallery] < 0).sum()),
-                distractors=int((pids[gallery] == 0).sum()),
-                identities=len(np.unique(pids[gallery][pids[gallery] > 0])),
-                gallery_lr=sum(samples[i].factor != 1 for i in gallery),
+                gallery=int((~gallery.is_junk).sum()),
+                gallery_junk=int(gallery.is_junk.sum()),
+                distractors=int((gallery.pids == 0).sum()),
+                identities=len(np.unique(gallery.pids[gallery.pids > 0])),
+                gallery_lr=int((gallery.factors != 1).sum()),
             ),
             groups={name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
         )
 
-    def _single_shot(
+    def _figures(
         self,
-        query: Tensor,
-        gallery: Tensor,
-        weights: Tensor | None,
-        *args: NDArray[np.int64],
-    ) -> SingleShot:
-        """One group's trials; ``args``: identities and cameras, as the functions take them."""
-        test = self.cfg.TEST
-        shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
-        options: dict[str, Any] = {"metric": test.METRIC, "weights": weights}
-        options |= {"trials": test.TRIALS, "seed": test.SEED}
-        return shoot(query, gallery, *args, **options)
-
-    def _add(
-        self,
-        groups: dict[str, Group],
         name: str,
         protocol: str,
         statistics: SingleShot | RankStatistics,
         pids: NDArray[np.int64],
-    ) -> None:
-        """Enter one group's figures under one protocol; ``pids`` of its queries."""
-        group = groups.setdefault(name, Group(len(statistics.valid), int(statistics.junk.sum())))
+    ) -> Figures:
+        """One group's figures under one protocol; ``pids`` of its queries."""
         if statistics.unmatched:
             logger.warning(
                 "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
                 name,
                 protocol,
                 statistics.unmatched,
-                len(statistics.valid),
+                len(pids),
             )
-        ranks, ci = list(self.cfg.TEST.RANKS), intervals_of(self.cfg)
-        group.protocols[protocol] = figures_of(statistics, ranks, pids, ci)
+        return figures_of(statistics, list(self.cfg.TEST.RANKS), pids, intervals_of(self.cfg))
 
-    def _usable(self, features: Tensor, group: str) -> Tensor:
-        """The features as float32, or one clear message that they can't be ranked."""
-        try:
-            return check_features(features, group)
-        except ValueError as error:
-            raise ConfigError(f"test set {self.test_set.name!r}: {error}") from error
-
-    def _unanswerable(
-        self,
-        protocol: str,
-        q_pids: NDArray[np.int64],
-        g_pids: NDArray[np.int64],
-        q_camids: NDArray[np.int64],
-        g_camids: NDArray[np.int64],
-    ) -> str:
+    def _unanswerable(self, protocol: str, query: Side, gallery: Side) -> str:
         """Why no query has a right answer."""
-        common = np.intersect1d(q_pids[q_pids > 0], g_pids)
+        common = np.intersect1d(query.pids[query.pids > 0], gallery.pids)
         if len(common):
-            cameras = np.union1d(q_camids, g_camids)
+            cameras = np.union1d(query.camids, gallery.camids)
             seen = f"camera {cameras[0]} took" if len(cameras) == 1 else "its own camera took"
             why = (
                 f"what the gallery holds of the queries' identities, {seen} as well, and the same "
@@ -262,6 +212,14 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"test set {self.test_set.name!r}: no query has a right answer in the gallery "
             f"({protocol}): {why}. Check identities and cameras of the data set"
         )
+
+
+def _rates(matching: Matching, test: CfgNode) -> Verification | None:
+    """True accept rates at TEST.ROC.FARS; None without genuine or impostor pairs."""
+    try:
+        return tar_at_far(matching, test.ROC.FARS)
+    except NoPairsError:
+        return None
 
 
 def _headline(results: Results) -> str:

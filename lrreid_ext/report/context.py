@@ -19,7 +19,7 @@ from lrreid_ext.data.samples import QUERY, TestSet
 from lrreid_ext.evaluation.cost import passes
 from lrreid_ext.report import tsne
 from lrreid_ext.report.blocks import Block, Cell
-from lrreid_ext.report.scored import Scored
+from lrreid_ext.report.scored import ScoredRun
 from lrreid_ext.results import Figure, Results
 
 __all__ = [
@@ -48,7 +48,7 @@ class Context:
         files: folder that sections write their tables and figures into; None for nowhere.
     """
 
-    runs: Sequence[Scored]
+    runs: Sequence[ScoredRun]
     images: bool
     queries: int = 8
     depth: int = 8
@@ -84,16 +84,16 @@ Found = list[Block] | str
 Rows = list[Sequence[Cell | str]]
 
 
-def batch_of(run: Scored, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
     """Some of the test set's images as the model gets them."""
     data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
     return collate([data[int(i)] for i in index])
 
 
-def query_batch(run: Scored) -> dict[str, Any]:
+def query_batch(run: ScoredRun) -> dict[str, Any]:
     """The LR query that was reduced most, as the model gets it, on its device."""
     index = run.groups[QUERY]
-    factors = np.nan_to_num(run.factors[index], nan=np.inf)
+    factors = np.nan_to_num([run.test_set.samples[i].factor for i in index], nan=np.inf)
     device = torch.device(run.cfg.MODEL.DEVICE)
     return {
         k: v.to(device) if isinstance(v, Tensor) else v
@@ -101,7 +101,7 @@ def query_batch(run: Scored) -> dict[str, Any]:
     }
 
 
-def front_end(run: Scored) -> str:
+def front_end(run: ScoredRun) -> str:
     """The front-end that queries pass; "Identity" where the evaluated network has one and goes
     without it, as PS-HRNet's teacher does."""
     name = str(run.cfg.MODEL.SR.NAME)

@@ -11,7 +11,7 @@ from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes.base import file_digest
 from lrreid_ext.report.blocks import Block, Details, Note, Table
 from lrreid_ext.report.context import Context, Found, Rows
-from lrreid_ext.report.scored import Scored
+from lrreid_ext.report.scored import ScoredRun
 from lrreid_ext.results.provenance import config_hash, provenance, relative_path
 
 __all__ = ["differences", "origins"]
@@ -70,7 +70,7 @@ def origins(context: Context) -> Found:
     return blocks
 
 
-def _origin(run: Scored) -> dict[str, str]:
+def _origin(run: ScoredRun) -> dict[str, str]:
     told = run.run.training
     epochs = f"{told['epochs']} of {told['of']}" if "epochs" in told else ""
     found = {

@@ -4,145 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor
-
-from lrreid_ext.analysis.objective import comparable
 from lrreid_ext.analysis.runs import Run, changed
-from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.data.samples import GALLERY, TestSet
+from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, query_groups
-from lrreid_ext.evaluation.features import Features, extract_features
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
-from lrreid_ext.evaluation.per_query import single_shot_per_query
-from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
-from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
-from lrreid_ext.report.ranked import Matches, nearest
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.results import Results
 
-__all__ = ["Scored", "score_run", "score_runs"]
+__all__ = ["ScoredRun", "score_run", "score_runs"]
 
 
-@dataclass(frozen=True)
-class Scored:
+@dataclass(frozen=True, eq=False)
+class ScoredRun(Scored):
     """What one run makes of one test set.
 
     Attributes:
-        run: the model; its config is the one that ``test_set`` was made by.
+        run: the model; its config is the one that the test set was made by.
         data_set: its name in DATASETS.TESTS.
-        test_set: the images.
-        found: their features.
     """
 
     run: Run
     data_set: str
-    test_set: TestSet
-    found: Features
 
     @property
     def name(self) -> str:
         """What tables and legends call the run."""
         return self.run.name
 
-    @property
-    def cfg(self) -> CfgNode:
-        """The run's config."""
-        return self.run.cfg
-
-    @property
-    def pids(self) -> NDArray[np.int64]:
-        """(N,) identities of all images."""
-        return np.array([s.pid for s in self.test_set.samples], dtype=np.int64)
-
-    @property
-    def camids(self) -> NDArray[np.int64]:
-        """(N,) cameras of all images."""
-        return np.array([s.camid for s in self.test_set.samples], dtype=np.int64)
-
-    @property
-    def factors(self) -> NDArray[np.float64]:
-        """(N,) by how much each image is reduced; NaN where nobody knows."""
-        return np.array([s.factor for s in self.test_set.samples], dtype=np.float64)
-
-    @property
-    def groups(self) -> dict[str, NDArray[np.int64]]:
-        """Positions of every group of queries, as the evaluator reports them."""
-        return dict(query_groups(self.test_set))
-
-    @property
-    def gallery(self) -> NDArray[np.int64]:
-        """(G,) positions of the gallery's images."""
-        samples = self.test_set.samples
-        return np.array([i for i, s in enumerate(samples) if s.group == GALLERY], dtype=np.int64)
-
     def results(self) -> Results:
         """The results, as the evaluation writes them."""
-        evaluator = CrossResolutionEvaluator(self.cfg, self.test_set)
-        return evaluator.score(self.found.features, self.found.native_size)
-
-    def comparable(self, index: Sequence[int] | NDArray[np.int64]) -> Tensor:
-        """(len(index), D) features whose L2 distance orders images as ranking does, if all anchors
-        weigh the same."""
-        anchors = self._anchors if self.found.features.ndim == 3 else []
-        return comparable(self.found.features[list(index)], self.cfg.TEST.METRIC, anchors)
-
-    def statistics(
-        self, index: NDArray[np.int64], gallery: NDArray[np.int64] | None = None
-    ) -> RankStatistics:
-        """Multi-shot ranks of the images at ``index``, without query expansion.
-
-        Args:
-            index: positions of the queries.
-            gallery: positions of the gallery's images; None means all.
-        """
-        return rank_statistics(*self._arguments(index, gallery), **self._options(index))
-
-    def shots(self, index: NDArray[np.int64]) -> SingleShot:
-        """Single-shot ranks of the images at ``index``, by TEST.DRAW, TRIALS and SEED."""
-        test = self.cfg.TEST
-        options = {**self._options(index), "trials": test.TRIALS, "seed": test.SEED}
-        shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
-        return shoot(*self._arguments(index, None), **options)
-
-    def nearest(self, index: NDArray[np.int64], count: int) -> Matches:
-        """The gallery's nearest images for the queries at ``index``; positions in the gallery."""
-        return nearest(*self._arguments(index, None), count=count, **self._options(index))
-
-    @property
-    def _anchors(self) -> list[int]:
-        return chosen_anchors(self.cfg, self.found.features)
-
-    def _arguments(
-        self, index: NDArray[np.int64], gallery: NDArray[np.int64] | None
-    ) -> tuple[Any, ...]:
-        """Features, identities and cameras, as the ranking functions take them."""
-        shown = self.gallery if gallery is None else gallery
-        features, pids, camids = self.found.features, self.pids, self.camids
-        if features.ndim == 3:
-            features = features[:, self._anchors]
-        labels = (pids[index], pids[shown], camids[index], camids[shown])
-        return features[index], features[shown], *labels
-
-    def _options(self, index: NDArray[np.int64]) -> dict[str, Any]:
-        weights = None
-        if self.found.features.ndim == 3:
-            factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[k]) for k in self._anchors]
-            size, shown = self.found.native_size, self.gallery
-            weights = anchor_weights(
-                areas(size[index]),
-                areas(size[shown[self.pids[shown] >= 0]]),
-                factors,
-                self.cfg.TEST.FUSION.SIGMA,
-            )
-        return {"metric": self.cfg.TEST.METRIC, "weights": weights}
+        return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
 
 
-def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = None) -> Scored:
+def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = None) -> ScoredRun:
     """Extract a run's features of one test set.
 
     Args:
@@ -162,14 +59,15 @@ def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = No
     cfg = changed(run.cfg, ("TEST.HR", True), ("TEST.FACTORS", wanted))
     data_set = data_set or cfg.DATASETS.TESTS[0]
     test_set = build_test_set(cfg, data_set)
-    found = extract_features(cfg, run.model, test_set)
-    assert found is not None  # this is the only process
-    return Scored(Run(run.name, cfg, run.model, run.training), data_set, test_set, found)
+    features = extract_features(cfg, run.model, test_set)
+    assert features is not None  # this is the only process
+    run = Run(run.name, cfg, run.model, run.training)
+    return ScoredRun(cfg, test_set, features, run, data_set)
 
 
 def score_runs(
     runs: Sequence[Run], data_set: str = "", factors: Sequence[float] | None = None
-) -> list[Scored]:
+) -> list[ScoredRun]:
     """Extract several runs' features of the same images.
 
     Args:
@@ -178,7 +76,7 @@ def score_runs(
     Raises:
         ConfigError: runs whose test sets of that name hold different images.
     """
-    out: list[Scored] = []
+    out: list[ScoredRun] = []
     for run in runs:
         scored = score_run(run, data_set or (out[0].data_set if out else ""), factors)
         if out and scored.test_set.samples != out[0].test_set.samples:

@@ -13,6 +13,7 @@ from lrreid_ext.config import CfgNode, phase_cfg, phases_done, phases_of
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.errors import ResultsError
 from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
+from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.report.blocks import Block, Cell, Details, Note, Table, Tiles, figure_of
 from lrreid_ext.report.context import (
     Context,
@@ -242,11 +243,12 @@ def cmc(context: Context) -> Found:
         own = panels.setdefault("LR queries" if group == QUERY else "the same queries at HR", {})
         for run in context.runs:
             if single:
-                shots = run.shots(run.groups[group])
+                shots = run.single_shot(run.query(group))
                 ranks = range(1, min(CMC_RANKS, shots.identities) + 1)
                 own[run.name] = (shots.mean(ranks), shots.std(ranks))
             else:
-                statistics = run.statistics(run.groups[group])
+                matching = run.matching if group == QUERY else run.multi_shot(run.query(group))
+                statistics = rank_statistics(matching)
                 ranks = range(1, min(CMC_RANKS, statistics.gallery) + 1)
                 own[run.name] = (statistics.cmc(ranks), None)
     said = "; ".join(
@@ -348,17 +350,16 @@ def cameras(context: Context) -> Found:
     rows: Rows = []
     pairs = 0
     for run in context.runs:
-        query, gallery, camids = run.groups[QUERY], run.gallery, run.camids
-        for q in np.unique(camids[query]):
-            own = query[camids[query] == q]
-            others = [g for g in np.unique(camids[gallery]) if g != q]
+        query, gallery = run.matching.query, run.matching.gallery
+        for q in np.unique(query.camids):
+            others = [g for g in np.unique(gallery.camids) if g != q]
             pairs = max(pairs, len(others))
-            parts = [("all", gallery)]
-            parts += [(str(g), gallery[camids[gallery] == g]) for g in others]
-            for g, shown in parts:
-                if not (run.pids[shown] >= 0).any():
+            parts = [("all", np.full(len(gallery), True))]
+            parts += [(str(g), gallery.camids == g) for g in others]
+            for g, chosen in parts:
+                if gallery.is_junk[chosen].all():
                     continue
-                found = run.statistics(own, shown)
+                found = rank_statistics(run.matching.part(query.camids == q, chosen))
                 if not found.valid.any():
                     continue
                 first, mean = 100 * found.cmc([1])[0], 100 * found.mean_ap

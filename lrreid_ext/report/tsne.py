@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.data.samples import QUERY, QUERY_HR
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.report.plots import COLOURS, MARKERS, new_figure
-from lrreid_ext.report.scored import Scored
 
 __all__ = ["COLUMNS", "PEOPLE", "Embedding", "chosen_images", "draw", "embed", "flatten", "table"]
 
@@ -69,9 +70,8 @@ def chosen_images(scored: Scored, people: int = PEOPLE, seed: int = 0) -> NDArra
         ConfigError: fewer than two persons asked for or there.
     """
     samples = scored.test_set.samples
-    shown = {s.pid for i in scored.gallery for s in [samples[i]] if s.pid > 0}
-    asked = {samples[i].pid for i in scored.groups[QUERY]}
-    both = sorted(shown & asked)
+    in_gallery, in_query = ({s.pid for s in samples if s.group == g} for g in (GALLERY, QUERY))
+    both = sorted(pid for pid in in_gallery & in_query if pid > 0)
     if people < 2 or len(both) < 2:
         raise ConfigError(
             f"--people: {people} of the {len(both)} persons in query and gallery; at least two are "
@@ -111,12 +111,10 @@ def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
 
 def embed(scored: Scored, people: int = PEOPLE, seed: int = 0) -> Embedding:
     """The plane of one run; see :func:`chosen_images` and :func:`flatten`."""
-    index = chosen_images(scored, people, seed)
-    points = flatten(scored.comparable(index), seed)
-    groups = tuple(scored.test_set.samples[i].group for i in index)
-    return Embedding(
-        points, scored.pids[index], scored.camids[index], groups, scored.factors[index]
-    )
+    images = scored.images(chosen_images(scored, people, seed))
+    points = flatten(comparable(images.features, scored.cfg.TEST.METRIC), seed)
+    groups = tuple(sample.group for sample in images.samples)
+    return Embedding(points, images.pids, images.camids, groups, images.factors)
 
 
 # ---------------------------------------------------------------- what is written

@@ -1,4 +1,4 @@
-"""Ranked galleries against an explicit loop and against the evaluation's ranks."""
+"""Ranked galleries: which queries, and what is written of them."""
 
 from __future__ import annotations
 
@@ -13,73 +13,15 @@ from PIL import Image
 
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
-from lrreid_ext.evaluation.distance import distance_matrix
-from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.evaluation.ranking import Matches
+from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.report.ranked import (
     COLUMNS,
-    Matches,
     draw,
     draw_queries,
     hardest,
-    nearest,
     table,
 )
-
-
-def naive(distance, q_pid, g_pids, q_cam, g_cams):
-    """Positions of the gallery in the order of the rules, one query."""
-    kept = [
-        j
-        for j in range(len(g_pids))
-        if g_pids[j] >= 0 and not (g_pids[j] == q_pid and g_cams[j] == q_cam)
-    ]
-    return sorted(kept, key=lambda j: (distance[j], g_pids[j] == q_pid, j))
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_order_and_ranks_are_those_of_a_loop_and_of_the_evaluation(metric):
-    generator = np.random.default_rng(3)
-    g_pids = generator.integers(-1, 7, 60)
-    q_pids, q_cams = generator.integers(1, 9, 25), generator.integers(0, 3, 25)
-    g_cams = generator.integers(0, 3, 60)
-    # Whole numbers: many distances are equal.
-    query = torch.from_numpy(generator.integers(0, 2, (25, 4)).astype(np.float32)) + 0.5
-    gallery = torch.from_numpy(generator.integers(0, 2, (60, 4)).astype(np.float32)) + 0.5
-    labels = (q_pids, g_pids, q_cams, g_cams)
-    found = nearest(query, gallery, *labels, count=7, metric=metric)
-    distance = distance_matrix(query, gallery, metric).numpy()
-    for i in range(25):
-        order = naive(distance[i], q_pids[i], g_pids, q_cams[i], g_cams)
-        assert found.order[i].tolist() == order[:7]
-        np.testing.assert_array_equal(found.distance[i], distance[i, order[:7]])
-        assert found.right[i].tolist() == [g_pids[j] == q_pids[i] for j in order[:7]]
-        right = [k for k, j in enumerate(order, 1) if g_pids[j] == q_pids[i]]
-        assert found.first_rank[i] == (right[0] if right else 0)
-        assert found.first_right[i] == (order[right[0] - 1] if right else -1)
-        far = distance[i, order[right[0] - 1]] if right else np.inf
-        assert found.first_distance[i] == far
-    expected = rank_statistics(query, gallery, *labels, metric=metric).first_rank
-    np.testing.assert_array_equal(found.first_rank, expected)
-    assert (found.first_rank == 0).any() and (found.first_rank > 7).any()
-
-
-def test_weights_of_several_models_count():
-    query = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
-    gallery = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])
-    labels = ([1], [1, 2], [0], [1, 1])
-    first = nearest(query, gallery, *labels, weights=torch.tensor([[1.0, 0.1]]))
-    second = nearest(query, gallery, *labels, weights=torch.tensor([[0.1, 1.0]]))
-    assert first.order.tolist() == [[0, 1]] and first.first_rank.tolist() == [1]
-    assert second.order.tolist() == [[1, 0]] and second.first_rank.tolist() == [2]
-
-
-def test_a_short_gallery_leaves_places_empty():
-    one = torch.ones(2, 3)
-    found = nearest(one[:1], one, [1], [1, -1], [0], [1, 1], count=5)
-    assert found.order.tolist() == [[0, -1]]
-    assert found.distance[0, 1] == np.inf and not found.right[0, 1]
-    with pytest.raises(ValueError, match="at least one match"):
-        nearest(one[:1], one, [1], [1, 2], [0], [1, 1], count=0)
 
 
 def test_queries_are_drawn_from_each_factor_in_its_turn():
@@ -104,15 +46,16 @@ def test_the_hardest_queries_by_hand():
 
 
 @pytest.fixture
-def samples(tmp_path: Path) -> list[Sample]:
+def sides(tmp_path: Path) -> tuple[Side, Side]:
     for name in range(3):
         Image.new("RGB", (8, 16), (80 * name, 40, 40)).save(tmp_path / f"{name}.png")
     files = [str(tmp_path / f"{k}.png") for k in range(3)]
-    return [
-        Sample(files[0], 7, 1, "query", factor=2.0, degrade=2.0),
-        Sample(files[1], 7, 0, "gallery"),
-        Sample(files[2], 9, 0, "gallery"),
-    ]
+    query = [Sample(files[0], 7, 1, "query", factor=2.0, degrade=2.0)]
+    gallery = [Sample(files[1], 7, 0, "gallery"), Sample(files[2], 9, 0, "gallery")]
+    return (
+        Side(torch.ones(1, 2), [7], [1], samples=query),
+        Side(torch.ones(2, 2), [7, 9], [0, 0], samples=gallery),
+    )
 
 
 MATCHES = Matches(
@@ -125,8 +68,8 @@ MATCHES = Matches(
 )
 
 
-def test_the_table_names_files_people_and_distances(samples: list[Sample]):
-    text = table(samples, np.array([1, 2]), np.array([0]), {"one": MATCHES, "two": MATCHES})
+def test_the_table_names_files_people_and_distances(sides: tuple[Side, Side]):
+    text = table(*sides, {"one": MATCHES, "two": MATCHES})
     rows = list(csv.reader(io.StringIO(text)))
     assert tuple(rows[0]) == COLUMNS
     assert rows[1] == ["0.png", "7", "1", "2", "one", "1", "2.png", "9", "0", "0.25", "0"]
@@ -134,8 +77,8 @@ def test_the_table_names_files_people_and_distances(samples: list[Sample]):
     assert [row[4] for row in rows[1:]] == ["one", "one", "two", "two"]
 
 
-def test_the_picture_marks_right_and_wrong_not_by_colour_alone(samples: list[Sample]):
-    figure = draw(samples, np.array([1, 2]), np.array([0]), {"one": MATCHES})
+def test_the_picture_marks_right_and_wrong_not_by_colour_alone(sides: tuple[Side, Side]):
+    figure = draw(*sides, {"one": MATCHES})
     axes = figure.axes
     assert [a.get_title() for a in axes[:3]] == ["person 7\nx2", "✗ 9", "✓ 7"]
     wrong, right = (a.spines["left"] for a in axes[1:3])
@@ -144,4 +87,4 @@ def test_the_picture_marks_right_and_wrong_not_by_colour_alone(samples: list[Sam
     assert wrong.get_capstyle() == "butt"
     # The query is shown as the camera delivered it, reduced by 2.
     assert axes[0].images[0].get_array().shape == (8, 4, 3)
-    assert sample_image(samples[1]).size == (8, 16)
+    assert sample_image(sides[1].samples[0]).size == (8, 16)

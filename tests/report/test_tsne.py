@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from lrreid_ext.analysis.runs import Run
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.report.scored import Scored
+from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.report.tsne import (
     COLUMNS,
     Embedding,
@@ -44,12 +43,11 @@ def scored(twins: bool, people: int = 6) -> Scored:
     features = torch.stack([own[s.pid] for s in samples])
     features += 0.05 * torch.randn(features.shape, generator=generator)
     found = Features(features, torch.full((len(samples), 2), 8))
-    run = Run("one", get_cfg(), torch.nn.Identity(), {})
-    return Scored(run, "set", TestSet("set", samples), found)
+    return Scored(get_cfg(), TestSet("set", samples), found)
 
 
 def chosen_pids(run: Scored, people: int, seed: int) -> list[int]:
-    return run.pids[chosen_images(run, people, seed)].tolist()
+    return run.images(chosen_images(run, people, seed)).pids.tolist()
 
 
 def test_all_images_of_some_persons_in_query_and_gallery():
