@@ -258,9 +258,7 @@ def test_a_set_for_testing_alone_is_tested_on_and_not_trained_on(hall: Path) -> 
     assert len(build_train_dataset(cfg))
 
 
-@pytest.mark.parametrize(
-    "command", ["score", "report", "ranked", "tsne", "gates", "objective", "choose_sigma"]
-)
+@pytest.mark.parametrize("command", ["score", "report", "gates", "objective", "choose_sigma"])
 def test_commands_take_a_recipes_file_for_a_data_set(
     command: str, hall: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
