@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from lrreid_ext.config import ConfigError, load_cfg
-from lrreid_ext.engine.phases import phase_cfg, phases_of
+from lrreid_ext.config import ConfigError, load_cfg, phase_cfg, phases_of
 
 SYNTH = str(ROOT / "projects" / "PSHRNet" / "synth.yml")
 

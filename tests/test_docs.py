@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from lrreid_ext import cli
-from lrreid_ext.config import _flat_keys, get_cfg, load_cfg
+from lrreid_ext.config import get_cfg, keys_of, load_cfg
 
 PAGES = sorted(
     p
@@ -67,7 +67,7 @@ def test_commands_exist_and_their_configs_load(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_config_keys_exist(page: Path) -> None:
-    known = set(_flat_keys(get_cfg())) | {"MODEL.SR", "SOLVER.AMP", "MODEL.BACKBONE.DUAL"}
+    known = set(keys_of(get_cfg())) | {"MODEL.SR", "SOLVER.AMP", "MODEL.BACKBONE.DUAL"}
     said = {m for code in CODE.findall(page.read_text()) for m in KEY.findall(code)}
     free = ("PHASES.", "DATASETS.OPTIONS.", "SOLVER.OPTIMIZERS.", "MODEL.SR.SHARPEN")
     assert not {key for key in said if key not in known and not key.startswith(free)}

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lrreid_ext.analysis.plots import legends_below, line, new_figure
-from lrreid_ext.config import CfgNode
-from lrreid_ext.engine.phases import phases_of
+from lrreid_ext.config import CfgNode, phases_of
 from lrreid_ext.errors import ConfigError
 
 __all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth", "until"]

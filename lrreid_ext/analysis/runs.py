@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from lrreid_ext.config import CfgNode, load_cfg
-from lrreid_ext.engine.cli import device_of
+from lrreid_ext.devices import usable_device
 from lrreid_ext.engine.trainer import load_trained
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.hub import HUB, download
@@ -141,7 +141,7 @@ def run_cfg(text: str, opts: Sequence[str] = (), device: str = "") -> CfgNode:
         cfg,
         ("OUTPUT_DIR", str(folder)),
         ("MODEL.WEIGHTS", weights),
-        ("MODEL.DEVICE", device_of(device or cfg.MODEL.DEVICE)),
+        ("MODEL.DEVICE", usable_device(device or cfg.MODEL.DEVICE)),
     )
 
 

@@ -43,7 +43,8 @@ from lrreid_ext.data.loaders import (
 )
 from lrreid_ext.data.samples import QUERY, Sample, TestSet
 from lrreid_ext.data.sides import by_side
-from lrreid_ext.engine.cli import USER_ERRORS, device_of, start_log
+from lrreid_ext.devices import usable_device
+from lrreid_ext.engine.cli import USER_ERRORS, start_log
 from lrreid_ext.engine.trainer import training_info_of
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
@@ -88,7 +89,7 @@ def settings(args: argparse.Namespace) -> CfgNode:
     if cfg.MODEL.SR.APPLY not in ("all", "lr"):
         raise ConfigError(f"MODEL.SR.APPLY: {cfg.MODEL.SR.APPLY!r} is neither 'all' nor 'lr'")
     check_input(cfg)
-    cfg.MODEL.DEVICE = device_of(cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     # What a results file names as its checkpoint.
     cfg.MODEL.WEIGHTS = cfg.MODEL.SR.WEIGHTS
     parts = [args.metric, cfg.MODEL.SR.NAME.lower()]

@@ -14,8 +14,9 @@ from fastreid.utils import comm
 from fastreid.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
-from lrreid_ext.config import CfgNode, check_device, device_type, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import ManifestError, RecipeError, recipe_named
+from lrreid_ext.devices import device_type, usable_device
 from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
@@ -112,7 +113,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Read the config, choose the device, start the log and keep the config beside it."""
     cfg = load_cfg(args.config_file, args.opts)
     cfg.defrost()
-    cfg.MODEL.DEVICE = device_of(cfg.MODEL.DEVICE)
+    cfg.MODEL.DEVICE = usable_device(cfg.MODEL.DEVICE)
     cfg.freeze()
     if os.path.exists(cfg.OUTPUT_DIR) and not os.path.isdir(cfg.OUTPUT_DIR):
         raise ConfigError(f"OUTPUT_DIR: {cfg.OUTPUT_DIR} is a file, not a folder")
@@ -132,16 +133,6 @@ def start_log(output_dir: str) -> None:
     for name in ("fastreid", "lrreid_ext"):
         logging.getLogger(name).handlers.clear()
         setup_logger(output_dir, comm.get_rank(), name=name)
-
-
-def device_of(wanted: str) -> str:
-    """The device to run on: the one asked for, or the CPU when a GPU was asked for in vain."""
-    if device_type(wanted) != "cuda":
-        check_device(wanted)
-        return wanted
-    if not torch.cuda.is_available():
-        return "cpu"
-    return f"cuda:{comm.get_local_rank()}" if comm.get_world_size() > 1 else wanted
 
 
 def main(

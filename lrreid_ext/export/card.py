@@ -10,8 +10,7 @@ import yaml
 
 import lrreid_ext
 from lrreid_ext.analysis.runs import Run
-from lrreid_ext.config import CfgNode
-from lrreid_ext.engine.phases import phase_cfg, phases_done
+from lrreid_ext.config import CfgNode, phase_cfg, phases_done
 from lrreid_ext.evaluation.cost import parameters
 from lrreid_ext.evaluation.portable import portable
 from lrreid_ext.evaluation.provenance import config_hash, weights_hash

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from lrreid_ext.analysis.tsne import factor_name
-from lrreid_ext.config import CfgNode
+from lrreid_ext.config import CfgNode, phase_cfg, phases_done, phases_of
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.engine.phases import phase_cfg, phases_done, phases_of
 from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
 from lrreid_ext.evaluation.report import (
     ResultsError,
@@ -267,7 +266,7 @@ def seen_factors(
     Phases that train on HR images count as factor 1, and their twins don't.
 
     Args:
-        cfg, epochs: as :func:`lrreid_ext.engine.phases.phases_done` takes them.
+        cfg, epochs: as :func:`lrreid_ext.config.phases_done` takes them.
     """
     singles: set[float] = set()
     spans: list[tuple[float, float]] = []

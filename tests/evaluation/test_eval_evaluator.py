@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fastreid.config import CfgNode, get_cfg
 from fastreid.evaluation.query_expansion import aqe
 from fastreid.utils import comm
 
-from lrreid_ext.config import ConfigError, add_lrreid_config
+from lrreid_ext.config import CfgNode, ConfigError, get_cfg
 from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation import (
@@ -39,7 +38,6 @@ from lrreid_ext.registry import EVALUATOR_REGISTRY
 @pytest.fixture
 def cfg() -> CfgNode:
     cfg = get_cfg()
-    add_lrreid_config(cfg)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = "model.pth"
     return cfg

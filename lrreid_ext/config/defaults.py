@@ -1,32 +1,10 @@
-"""The project's config keys, added to fastreid's."""
+"""The keys that ``lrreid_ext`` adds to fastreid's; a component's own stand beside its class."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
 
-import torch
-import yaml
 from fastreid.config import CfgNode
-from fastreid.config import get_cfg as host_cfg
-
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
-from lrreid_ext.registry import suggest
-
-__all__ = [
-    "CfgNode",
-    "ConfigError",
-    "add_lrreid_config",
-    "check_device",
-    "device_type",
-    "get_cfg",
-    "load_cfg",
-    "merge",
-    "widened",
-]
-
 
 # Lists of numbers that are empty by default, where nothing else tells what they hold.
 EMPTY_LISTS_OF_NUMBERS = frozenset(
@@ -37,7 +15,7 @@ EMPTY_LISTS_OF_NUMBERS = frozenset(
 )  # fmt: skip
 
 
-def add_lrreid_config(cfg: CfgNode) -> None:
+def add_config(cfg: CfgNode) -> None:
     """Add every key of ``lrreid_ext`` with its default. fastreid's own keys stay as they are."""
     # Modules to import before a config is merged: dotted names, or paths of .py files (relative to
     # the YAML that names them). They register entries and may offer add_config(cfg). And recipes of
@@ -47,7 +25,7 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     cfg.SEED = 0
     # Extra training hooks, by name in HOOK_REGISTRY.
     cfg.HOOKS = []
-    # Training phases by name, in the order written; see lrreid_ext.engine.phases. Empty: one phase
+    # Training phases by name, in the order written; see lrreid_ext.config.phases. Empty: one phase
     # of SOLVER.MAX_EPOCH epochs that trains everything.
     cfg.PHASES = CfgNode(new_allowed=True)
     # Name of the phase to start at ("": the first). The weights that earlier phases would have
@@ -284,244 +262,3 @@ def add_lrreid_config(cfg: CfgNode) -> None:
     # was saved in).
     cfg.TEST.PHASE = ""
     cfg.TEST.NUM_WORKERS = 2
-
-
-def get_cfg(plugins: Sequence[str] = ()) -> CfgNode:
-    """A config with the keys of fastreid, ``lrreid_ext``, the bundled projects and ``plugins``."""
-    cfg = host_cfg()
-    add_lrreid_config(cfg)
-    load_plugins(cfg, plugins)
-    return cfg
-
-
-def load_cfg(config_file: str, opts: Sequence[str] = ()) -> CfgNode:
-    """Read a YAML (with ``_BASE_``), apply ``KEY VALUE`` overrides, and freeze.
-
-    Plugins named in the YAML or in the overrides are imported first, so that their keys exist.
-
-    Raises:
-        ConfigError: an unreadable file, an unknown key or a value of the wrong type; the message
-            names it, and the nearest key that exists.
-    """
-    raw: dict[str, Any] = {}
-    if config_file:
-        if not os.path.isfile(config_file):
-            what = "is a folder" if os.path.isdir(config_file) else "no such file"
-            raise ConfigError(f"--config-file {config_file}: {what}")
-        _keys_of(config_file)
-        try:
-            raw = CfgNode.load_yaml_with_base(config_file) or {}
-        except (yaml.YAMLError, OSError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{config_file}: can't be read: {error}") from error
-    opts = list(opts)
-    if len(opts) % 2:
-        raise ConfigError(f"overrides come in pairs KEY VALUE; {opts[-1]!r} has no partner")
-    plugins = _plugins(config_file)
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        if key == "PLUGINS":
-            plugins = _located(CfgNode._decode_cfg_value(value), "PLUGINS", os.getcwd())
-    cfg = get_cfg(plugins)
-    known = set(_flat_keys(cfg))
-    merge(cfg, raw, config_file)
-    given = _free_keys(opts, cfg)
-    try:
-        cfg.merge_from_list(_widened_options(given, cfg))
-    except (KeyError, ValueError, AssertionError) as error:
-        bad = [k for k in opts[::2] if k not in set(_flat_keys(cfg))]
-        hint = f"{bad[0]} is not a config key.{suggest(bad[0], known)}" if bad else str(error)
-        raise ConfigError(f"command line: {hint}") from error
-    cfg.PLUGINS = plugins
-    device_type(cfg.MODEL.DEVICE)
-    cfg.freeze()
-    return cfg
-
-
-def device_type(name: str, key: str = "MODEL.DEVICE") -> str:
-    """What a device is, such as ``cpu`` or ``cuda``, whether or not this machine has one.
-
-    Raises:
-        ConfigError: PyTorch knows no such device; begins with ``key``.
-    """
-    try:
-        kind = torch.device(name).type
-    except (RuntimeError, TypeError) as error:
-        raise ConfigError(f"{key}: {name!r} is no device; cpu, cuda and cuda:1 are") from error
-    if kind == "meta":
-        raise ConfigError(f"{key}: a meta device computes nothing; cpu, cuda and cuda:1 do")
-    return kind
-
-
-def check_device(name: str, key: str = "MODEL.DEVICE") -> None:
-    """Refuse a device that this machine, or this PyTorch, hasn't.
-
-    Raises:
-        ConfigError: begins with ``key``.
-    """
-    if device_type(name, key) == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{key}: {name!r}, but PyTorch finds no GPU here; use 'cpu'")
-    try:
-        torch.empty(0, device=name)
-    except Exception as error:  # each kind of device has its own
-        first = str(error).partition("\n")[0].partition(". ")[0]
-        raise ConfigError(f"{key}: {name!r} can't be used here; use 'cpu' ({first})") from error
-
-
-def merge(cfg: CfgNode, raw: dict[str, Any], where: str) -> None:
-    """Set the keys of ``cfg``, which isn't frozen, that ``raw`` holds.
-
-    Args:
-        cfg: what is changed.
-        raw: branches and values as a YAML has them.
-        where: where they come from, for the message.
-
-    Raises:
-        ConfigError: an unknown key or a value of the wrong type.
-    """
-    known = set(_flat_keys(cfg))
-    try:
-        cfg.merge_from_other_cfg(CfgNode(widened(raw, cfg)))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{where}: {_explain(error, known)}") from error
-
-
-def _plugins(config_file: str) -> list[str]:
-    """PLUGINS of a YAML, or of the nearest ``_BASE_`` that has it, files located beside it."""
-    while config_file:
-        folder = os.path.dirname(os.path.abspath(config_file))
-        raw = _keys_of(config_file)
-        if "PLUGINS" in raw:
-            return _located(raw["PLUGINS"], f"{config_file}: PLUGINS", folder)
-        base = os.path.expanduser(raw.get("_BASE_", ""))
-        config_file = os.path.join(folder, base) if base else ""
-    return []
-
-
-def _keys_of(config_file: str) -> dict[str, Any]:
-    """What a YAML holds, its ``_BASE_`` left aside.
-
-    Raises:
-        ConfigError: it can't be read, or holds no keys.
-    """
-    try:
-        with open(config_file, encoding="utf-8") as file:
-            raw = yaml.safe_load(file)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{config_file}: can't be read: {error}") from error
-    if not isinstance(raw, dict):
-        what = "is empty" if raw is None else f"holds {raw!r}"
-        raise ConfigError(f"{config_file}: {what}; a config has keys, such as MODEL and SOLVER")
-    return raw
-
-
-def _located(names: Any, key: str, folder: str) -> list[str]:
-    if not isinstance(names, (list, tuple)):
-        raise ConfigError(f"{key}: a list of modules, .py or .yml files is needed, not {names!r}")
-    files = (".py", *YAML_SUFFIXES)
-    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(files) else n for n in names]
-
-
-def _free_keys(opts: list[str], cfg: CfgNode) -> list[str]:
-    """Merge the overrides whose keys a config needn't have yet; return the others.
-
-    These are the entries of a phase (``PHASES.student.SOLVER.BASE_LR``), of a named optimiser, and
-    a recipe's options.
-    """
-    rest = []
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        parts = key.split(".")
-        if parts[0] == "PHASES" and len(parts) > 2:
-            if parts[1] not in cfg.PHASES:
-                raise ConfigError(
-                    f"command line: {key}: no phase is called {parts[1]!r}."
-                    f"{suggest(parts[1], cfg.PHASES)} Phases: {', '.join(cfg.PHASES) or 'none'}"
-                )
-            branch, inner = cfg.PHASES, parts[1:]
-        elif parts[:2] == ["DATASETS", "OPTIONS"] and len(parts) > 3:
-            branch, inner = cfg.DATASETS.OPTIONS, parts[2:]
-        elif parts[:2] == ["SOLVER", "OPTIMIZERS"] and len(parts) > 3:
-            branch, inner = cfg.SOLVER.OPTIMIZERS, parts[2:]
-        else:
-            rest += [key, value]
-            continue
-        decoded = CfgNode._decode_cfg_value(value)
-        for part in inner[:-1]:
-            if branch.get(part) is None:
-                branch[part] = CfgNode()
-            branch = branch[part]
-        branch[inner[-1]] = CfgNode(decoded) if isinstance(decoded, dict) else decoded
-    return rest
-
-
-def widened(raw: dict[str, Any], node: CfgNode, where: str = "") -> dict[str, Any]:
-    """``raw`` with whole numbers made floats where ``node`` holds a float, as people write them.
-
-    Args:
-        raw: branches and values as a YAML has them.
-        node: of a config.
-        where: its key, with a dot behind it.
-
-    Raises:
-        ValueError: something else in a list of numbers or of names; names the key.
-    """
-    out: dict[str, Any] = {}
-    for key, value in raw.items():
-        own = node.get(key)
-        if isinstance(value, dict) and isinstance(own, CfgNode):
-            out[key] = widened(value, own, f"{where}{key}.")
-        elif isinstance(own, CfgNode) and value is not None:
-            raise ValueError(f"{where}{key}: holds keys of its own, not {value!r}")
-        else:
-            out[key] = _widened_value(f"{where}{key}", value, own)
-    return out
-
-
-def _widened_value(key: str, value: Any, own: Any) -> Any:
-    # A text may be Python's way to write a value: NAMES: ("Market1501",) in fastreid's YAMLs.
-    read = CfgNode._decode_cfg_value(value)
-    if isinstance(own, float) and type(read) is int:
-        return float(read)
-    if isinstance(own, (list, tuple)) and isinstance(read, str) and read.startswith("["):
-        raise ValueError(f"{key}: {read} can't be read as a list; numbers are written as 2 or 0.5")
-    if isinstance(own, (list, tuple)) and isinstance(read, str):
-        raise ValueError(f"{key}: a list is needed, such as \"['{read}']\"")
-    if isinstance(own, (list, tuple)) and isinstance(read, (list, tuple)):
-        if all(map(_is_number, own)) if own else key in EMPTY_LISTS_OF_NUMBERS:
-            wanted, wrong = "numbers", [one for one in read if not _is_number(one)]
-        elif own and all(isinstance(one, str) for one in own):
-            wanted, wrong = "names", [one for one in read if not isinstance(one, str)]
-        else:
-            return value
-        if wrong:
-            raise ValueError(f"{key}: {wanted} are needed, not {wrong[0]!r}")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _widened_options(opts: list[str], cfg: CfgNode) -> list[Any]:
-    out: list[Any] = []
-    for key, value in zip(opts[::2], opts[1::2], strict=True):
-        own: Any = cfg
-        for part in key.split("."):
-            own = own.get(part) if isinstance(own, CfgNode) else None
-        out += [key, _widened_value(key, value, own)]
-    return out
-
-
-def _explain(error: Exception, known: set[str]) -> str:
-    text = str(error.args[0]) if error.args else str(error)
-    if isinstance(error, KeyError) and ":" in text:
-        key = text.rsplit(":", 1)[1].strip()
-        return f"{key} is not a config key.{suggest(key, known)}"
-    return text
-
-
-def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
-    for key, value in node.items():
-        keys.append(prefix + key)
-        if isinstance(value, CfgNode):
-            keys += _flat_keys(value, f"{prefix}{key}.")
-    return keys
