@@ -26,20 +26,20 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
-from lrreid_ext.benchmark import (
-    MEGABYTE,
-    BenchmarkError,
-    command_line,
-    in_fresh_process,
-    machine_line,
-    save,
-)
-from lrreid_ext.evaluation.memory import PeakMemory
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.folder import FolderStore
 from lrreid_ext.retrieval.store import Asked, Made
+from shared import (
+    MEGABYTE,
+    BenchmarkError,
+    PeakMemory,
+    command_line,
+    in_fresh_process,
+    machine_line,
+    save,
+)
 
 # As many images of a person as Market-1501's gallery has.
 IMAGES_PER_IDENTITY = 21

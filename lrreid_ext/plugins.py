@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from fastreid.config import CfgNode
@@ -50,7 +50,7 @@ _imported: dict[str, None] = {}
 logger = logging.getLogger(__name__)
 
 
-class PluginError(ImportError):
+class PluginError(UserError):
     """A plugin that can't be imported; the message names it and where it came from."""
 
 

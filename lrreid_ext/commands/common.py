@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lrreid_ext.analysis.plots import save
 from lrreid_ext.data.recipes import RecipeError, recipe_named
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.files import write_text
 
@@ -19,6 +20,7 @@ __all__ = [
     "add_run",
     "at_least",
     "data_set_name",
+    "pairs",
     "write_figure",
 ]
 
@@ -75,6 +77,13 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
 def add_overrides(parser: argparse.ArgumentParser, what: str = "overrides of the config") -> None:
     """Add overrides of the config as positional ``KEY VALUE`` pairs, ``args.opts``."""
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help=what)
+
+
+def pairs(overrides: Sequence[str]) -> dict[str, str]:
+    """Words ``KEY VALUE ...`` by key."""
+    if len(overrides) % 2:
+        raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
+    return dict(zip(overrides[::2], overrides[1::2], strict=True))
 
 
 def write_figure(

@@ -1,6 +1,6 @@
 """Whether the gates of a dual-stream backbone learned resolution.
 
-tools/gates.py logs/FFSR_RIFE/mlr_cuhk01 --out logs/gates
+lrreid gates logs/FFSR_RIFE/mlr_cuhk01 --out logs/gates
 
 reads the weights wL and wH of both streams (FFSR + RIFE, Eq. 6) off a trained model, block by
 block, on the HR twins of the test queries reduced by several factors, and sets them against the
@@ -11,8 +11,6 @@ gates_<test set>.csv, .svg, .png, and .json with where the figures came from.
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,13 +32,11 @@ from lrreid_ext.analysis.gates import (
     trends,
     verdict,
 )
-from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.runs import changed, load_run, run_names, run_parser
+from lrreid_ext.analysis.runs import changed, load_run, run_names
+from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.config import CfgNode, ConfigError
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.evaluation.provenance import provenance
 
 
 def measure(
@@ -91,49 +87,32 @@ def screen(found: Sequence[GateRow]) -> str:
     return tabulate(lines, headers, "simple", colalign=align, disable_numparse=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid gates", __doc__)
-    out.add_argument("--out", type=Path, metavar="DIR", help="(default: each run's folder)")
-    add_data_set(out, "all the run's")
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: each run's folder)")
+    add_data_set(parser, "all the run's")
+    parser.add_argument(
         "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
         help="the HR twins are reduced by each; 1 leaves them as they are "
         f"(default: {' '.join(f'{f:g}' for f in FACTORS)})",
     )  # fmt: skip
-    out.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="at most N queries (default: all)"
+    parser.add_argument(
+        "--limit", type=at_least(0), default=0, metavar="N", help="at most N queries (default: all)"
     )
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, write and print; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    if args.limit < 0:
-        cli.error("--limit must be at least 0")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        for name, text in zip(run_names(args.runs), args.runs, strict=True):
-            run = load_run(text, args.opts)
-            tests = [args.data_set] if args.data_set else run.cfg.DATASETS.TESTS
-            if not tests:
-                raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
-            for data_set in tests:
-                found, beside, line = measure(
-                    run.cfg, run.model, data_set, args.factors, args.limit
-                )
-                own = f"{name}_" if len(args.runs) > 1 else ""
-                base = str((args.out or Path(run.cfg.OUTPUT_DIR)) / f"gates_{own}{data_set}")
-                write_text(f"{base}.csv", table(found))
-                write_json(f"{base}.json", {**beside, "training": run.training})
-                figure = draw(found)
-                save(figure, f"{base}.svg")
-                save(figure, f"{base}.png")
-                print(f"{name}\n{screen(found)}\n\n{line}\n{base}: .csv, .json, .svg, .png written")
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def run(args: argparse.Namespace) -> None:
+    """Measure, write and print."""
+    for name, text in zip(run_names(args.runs), args.runs, strict=True):
+        run = load_run(text, args.opts)
+        tests = [args.data_set] if args.data_set else run.cfg.DATASETS.TESTS
+        if not tests:
+            raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
+        for data_set in tests:
+            found, beside, line = measure(run.cfg, run.model, data_set, args.factors, args.limit)
+            own = f"{name}_" if len(args.runs) > 1 else ""
+            base = str((args.out or Path(run.cfg.OUTPUT_DIR)) / f"gates_{own}{data_set}")
+            print(f"{name}\n{screen(found)}\n\n{line}")
+            content = {**beside, "training": run.training}
+            write_figure(base, table(found), content, draw(found))

@@ -1,6 +1,6 @@
 """Write ranked galleries of several runs side by side, right and wrong marked.
 
-tools/ranked.py copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/ranked
+lrreid ranked copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/ranked
 
 takes LR queries of the test set, drawn at random or those that the runs together rank worst
 (--hardest), and shows what each run ranks first: a solid blue frame and a tick for the right
@@ -15,72 +15,61 @@ publish it. The CSV is written in either case.
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.ranked import draw, draw_queries, hardest, table
-from lrreid_ext.analysis.runs import load_run, run_names, run_parser
+from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.analysis.scored import score_runs
+from lrreid_ext.commands.common import add_data_set, add_run, at_least
 from lrreid_ext.config import ConfigError
 from lrreid_ext.data.samples import QUERY
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid ranked", __doc__)
-    out.add_argument("--out", type=Path, default=Path("logs/ranked"), help="folder to write")
-    add_data_set(out, "the first of the first run's tests")
-    out.add_argument(
-        "--queries", type=int, default=6, metavar="N", help="queries (default: %(default)s)"
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser)
+    parser.add_argument("--out", type=Path, default=Path("logs/ranked"), help="folder to write")
+    add_data_set(parser, "the first of the first run's tests")
+    parser.add_argument(
+        "--queries", type=at_least(1), default=6, metavar="N", help="queries (default: %(default)s)"
     )
-    out.add_argument(
-        "--depth", type=int, default=8, metavar="N", help="matches of each (default: %(default)s)"
+    parser.add_argument(
+        "--depth",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="matches of each (default: %(default)s)",
     )
-    out.add_argument(
+    parser.add_argument(
         "--hardest", action="store_true",
         help="the queries whose first right match ranks last, by the geometric mean over the runs",
     )  # fmt: skip
-    out.add_argument("--seed", type=int, default=0, help="of the draw of the queries")
-    out.add_argument(
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the draw of the queries")
+    parser.add_argument(
         "--images", action="store_true",
         help="draw the picture of real people too (default: of synthetic people only)",
     )  # fmt: skip
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Rank, draw and write; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    for name, least in (("queries", 1), ("depth", 1), ("seed", 0)):
-        if getattr(args, name) < least:
-            cli.error(f"--{name} must be at least {least}")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        run_names(args.runs)
-        runs = [load_run(text, args.opts) for text in args.runs]
-        # The queries as they are: no other group is looked at.
-        scored = score_runs(runs, args.data_set, ())
-        first = scored[0]
-        query = first.groups[QUERY]
-        statistics = [run.statistics(query) for run in scored]
-        if args.hardest:
-            chosen = hardest([s.first_rank for s in statistics], args.queries)
-        else:
-            valid = statistics[0].valid
-            chosen = draw_queries(first.factors[query], valid, args.queries, args.seed)
-        if not len(chosen):
-            raise ConfigError(f"{first.test_set.name}: no such query; every one is matched rightly")
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(args: argparse.Namespace) -> None:
+    """Rank, draw and write."""
+    run_names(args.runs)
+    runs = [load_run(text, args.opts) for text in args.runs]
+    # The queries as they are: no other group is looked at.
+    scored = score_runs(runs, args.data_set, ())
+    first = scored[0]
+    query = first.groups[QUERY]
+    statistics = [run.statistics(query) for run in scored]
+    if args.hardest:
+        chosen = hardest([s.first_rank for s in statistics], args.queries)
+    else:
+        valid = statistics[0].valid
+        chosen = draw_queries(first.factors[query], valid, args.queries, args.seed)
+    if not len(chosen):
+        raise ConfigError(f"{first.test_set.name}: no such query; every one is matched rightly")
     index = query[chosen]
     found = {run.name: run.nearest(index, args.depth) for run in scored}
     samples, gallery = first.test_set.samples, first.gallery
@@ -105,4 +94,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{args.out}: ranked.csv and .json written. No picture: {first.test_set.name} may show "
             "real people; --images draws it"
         )
-    return 0

@@ -1,6 +1,6 @@
 """Write one HTML page about trained models: figures, curves, pictures, and where they came from.
 
-tools/report.py copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/report.html
+lrreid report copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/report.html
 
 Everything is measured anew from the checkpoints, on one test set, and compared with the results
 stored beside them. The page needs no other file and no network; style, script and images stand in
@@ -20,14 +20,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import load_run, run_names, run_parser
+from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
+from lrreid_ext.commands.common import add_data_set, add_run, at_least
 from lrreid_ext.evaluation.provenance import commit
 from lrreid_ext.files import check_place, write_text
 from lrreid_ext.report import SECTIONS, Context, build, render
@@ -96,65 +95,56 @@ def _say(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid report", __doc__)
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser)
+    parser.add_argument(
         "--out", type=Path, default=Path("logs/report.html"), metavar="FILE",
         help="page to write (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--images", action="store_true",
         help="show pictures of people, also of real ones: such a page is personal data (default: "
         "of synthetic people only)",
     )  # fmt: skip
-    add_data_set(out, "the first of the first run's tests")
-    out.add_argument(
+    add_data_set(parser, "the first of the first run's tests")
+    parser.add_argument(
         "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
         help="the queries' HR twins are reduced by each (default: "
         f"{' '.join(f'{f:g}' for f in FACTORS)})",
     )  # fmt: skip
-    out.add_argument(
-        "--queries", type=int, default=8, metavar="N",
+    parser.add_argument(
+        "--queries", type=at_least(1), default=8, metavar="N",
         help="ranked galleries, failures and restored images shown, at most (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
-        "--depth", type=int, default=8, metavar="N", help="matches of each (default: %(default)s)"
+    parser.add_argument(
+        "--depth",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="matches of each (default: %(default)s)",
     )
-    out.add_argument(
+    parser.add_argument(
         "--people", type=int, default=PEOPLE, metavar="N",
         help="persons in the t-SNE (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
-    out.add_argument(
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="of all that is drawn at random"
+    )
+    parser.add_argument(
         "--without", nargs="+", default=[], choices=list(SECTIONS), metavar="SECTION",
         help=f"leave out some of: {', '.join(SECTIONS)}",
     )  # fmt: skip
-    out.add_argument("--title", default="", help="the page's heading")
-    return out
+    parser.add_argument("--title", default="", help="the page's heading")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    for name in ("queries", "depth"):
-        if getattr(args, name) < 1:
-            cli.error(f"--{name} must be at least 1")
-    if args.seed < 0:
-        cli.error("--seed must be at least 0")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        check_place(args.out)
-        text = page(
-            args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
-            queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
-            without=args.without, title=args.title, opts=args.opts,
-        )  # fmt: skip
-        write_text(args.out, text)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: written, {len(text.encode()) / 1e6:.1f} MB")
-    return 0
+def run(args: argparse.Namespace) -> None:
+    """Measure and write."""
+    check_place(args.out)
+    text = page(
+        args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
+        queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
+        without=args.without, title=args.title, opts=args.opts,
+    )  # fmt: skip
+    write_text(args.out, text)
+    print(f"written: {args.out}, {len(text.encode()) / 1e6:.1f} MB")

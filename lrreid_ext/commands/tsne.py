@@ -1,6 +1,6 @@
 """Draw t-SNE of features by identity and by factor: does a person stay put when reduced?
 
-tools/tsne.py copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/tsne
+lrreid tsne copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/tsne
 
 takes some persons of the test set, with all their gallery images and their queries at each factor,
 and draws each run's features of them in a plane, once by person and once by factor. Writes
@@ -11,53 +11,39 @@ shows neighbourhoods alone; it measures nothing.
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.runs import load_run, run_names, run_parser
+from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE, draw, embed, table
-from lrreid_ext.engine.cli import USER_ERRORS, add_data_set
+from lrreid_ext.commands.common import add_data_set, add_run, at_least
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid tsne", __doc__)
-    out.add_argument("--out", type=Path, default=Path("logs/tsne"), help="folder to write")
-    add_data_set(out, "the first of the first run's tests")
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser)
+    parser.add_argument("--out", type=Path, default=Path("logs/tsne"), help="folder to write")
+    add_data_set(parser, "the first of the first run's tests")
+    parser.add_argument(
         "--people", type=int, default=PEOPLE, metavar="N",
         help="persons, drawn at random (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--factors", type=float, nargs="+", default=[2.0, 4.0, 8.0], metavar="F",
         help="the queries' HR twins are reduced by each (default: 2 4 8)",
     )  # fmt: skip
-    out.add_argument("--seed", type=int, default=0, help="of the draw of the persons")
-    return out
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the draw of the persons")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, draw and write; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    if args.seed < 0:
-        cli.error("--seed must be at least 0")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        run_names(args.runs)
-        runs = [load_run(text, args.opts) for text in args.runs]
-        scored = score_runs(runs, args.data_set, args.factors)
-        found = {run.name: embed(run, args.people, args.seed) for run in scored}
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def run(args: argparse.Namespace) -> None:
+    """Measure, draw and write."""
+    run_names(args.runs)
+    runs = [load_run(text, args.opts) for text in args.runs]
+    scored = score_runs(runs, args.data_set, args.factors)
+    found = {run.name: embed(run, args.people, args.seed) for run in scored}
     write_text(args.out / "tsne.csv", table(found))
     for name, embedding in found.items():
         figure = draw(embedding, name)
@@ -77,4 +63,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(args.out / "tsne.json", content)
     count = len(next(iter(found.values())).points)
     print(f"{args.out}: tsne.csv and .json, a .svg and .png per run written; {count} images each")
-    return 0

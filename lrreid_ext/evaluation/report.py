@@ -11,7 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import ConfigError, UserError
 
 NEEDED = ("test_set", "manifest_hash", "protocols", "trials", "seed", "metric", "groups")
 STYLES = ("markdown", "plain")
@@ -19,7 +19,7 @@ STYLES = ("markdown", "plain")
 Results = Mapping[str, Any]
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError):
     """A results file that can't be used; the message names it."""
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import UserError
 from lrreid_ext.export.deployable import Crop, expected, pack
 
 __all__ = ["BATCHES", "Parity", "ParityError"]
@@ -22,7 +23,7 @@ SHARES = (1 / 4, 1.0, 1 / 2, 1 / 8, 1.4, 1 / 3, 0.9, 1 / 6)
 TOLERANCE = 1e-4
 
 
-class ParityError(ValueError):
+class ParityError(UserError):
     """An exported model that computes something else than the one it was made of."""
 
 
