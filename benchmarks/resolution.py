@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from lrreid_ext.cli import run_command
 from lrreid_ext.commands.common import at_least, data_set_name
-from lrreid_ext.config import ConfigError, get_cfg
+from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import KERNELS, degrade, hash_unit
 from lrreid_ext.data.loaders import build_dataset_of
 from lrreid_ext.data.pictures import read_picture
@@ -45,6 +45,7 @@ from lrreid_ext.data.resolution import (
     tail_shares,
 )
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 

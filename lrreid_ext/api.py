@@ -31,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run, load_run
-from lrreid_ext.config import CfgNode, ConfigError, merge
+from lrreid_ext.config import CfgNode, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
 from lrreid_ext.data.recipes import (
@@ -46,7 +46,7 @@ from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.devices import check_device
 from lrreid_ext.engine.trainer import score
-from lrreid_ext.errors import ImageError
+from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.evaluation.inference import Isolated, evaluating
 from lrreid_ext.evaluation.provenance import config_hash, weights_hash
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained

@@ -1,4 +1,7 @@
-"""Faults that a user can put right. Their messages name the file or config key and what to do."""
+"""Errors that a user can put right. Their messages name the file or config key and what to do.
+
+Commands catch :data:`USER_ERRORS` and print one line. Any other error is a fault of the program.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """What the others have in common: their text is what was said where they were raised.
+    """Base class of all errors that a user can put right.
 
-    PyTorch makes an error of a loader's worker anew, with the worker's traceback before its text.
+    PyTorch raises an error of a loader's worker again in the main process, with the worker's
+    traceback before the message. :meth:`__str__` gives the message alone.
     """
 
     def __str__(self) -> str:
@@ -25,11 +29,46 @@ class ConfigError(UserError):
 
 
 class PretrainedError(ConfigError):
-    """Pretrained weights that are asked for can't be had; the message says what to do instead."""
+    """Pretrained weights that can't be downloaded or read."""
+
+
+class WeightsError(UserError):
+    """Weights that don't fit; the message names the file, its config key and the tensors."""
+
+
+class PluginError(UserError):
+    """A plugin that can't be imported; the message names it and where its name came from."""
 
 
 class ImageError(UserError):
-    """An image that can't be used: a file that can't be read, or values of the wrong kind."""
+    """An image that can't be used: an unreadable file, or values of the wrong kind."""
+
+
+class RecipeError(ConfigError):
+    """A recipe, option or source that can't be used."""
+
+
+class ManifestError(RecipeError):
+    """A manifest that is missing, can't be read, or contradicts itself."""
+
+
+class ResultsError(UserError):
+    """A results file that can't be used."""
+
+
+class CacheError(ConfigError):
+    """A file of cached features that can't be used."""
+
+
+class GalleryError(ConfigError):
+    """A gallery that can't be used as asked."""
+
+
+class ParityError(UserError):
+    """An exported model that doesn't compute what the trained one does."""
+
+
+USER_ERRORS = (UserError, FileNotFoundError, PermissionError)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -1,11 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and worker processes."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 from lrreid_ext.errors import ConfigError
@@ -90,3 +92,15 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise ConfigError(f"{path}: can't be written there ({error})") from error
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path}: no permission to write into {path.parent}")
+
+
+def worker_context(module: str) -> BaseContext:
+    """How to start worker processes: fresh ones, with ``module`` imported beforehand if possible.
+
+    A fork of the calling process would hang as soon as it waits for one of the threads (OpenCV's,
+    PyTorch's) that aren't copied with it.
+    """
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context.set_forkserver_preload([module])
+    return context

@@ -1,10 +1,9 @@
-"""Plugins: packages that register entries, and may add config keys, when imported; and recipes in
-YAML (see :mod:`lrreid_ext.data.recipes.written`).
+"""Plugins: modules that register entries, and may add config keys, when they are imported.
 
-The five papers' wiring under ``projects/`` comes in through the same door as anybody else's: a
-bundled project, an installed package with an entry point in the group ``lrreid_ext.plugins``, and
-a module named in a config's ``PLUGINS`` are all imported, and their ``add_config(cfg)`` called if
-they have one, before any YAML is merged.
+The parts of this package, the projects under ``projects/``, installed packages with an entry point
+in the group ``lrreid_ext.plugins``, and modules named in a config's ``PLUGINS`` are loaded alike:
+they are imported, and the functions ``add_config(cfg)`` of their modules called, before any YAML is
+merged. A plugin may also be a file; :data:`FILE_HANDLERS` says what loads it.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from lrreid_ext.errors import ConfigError, UserError
+from lrreid_ext.errors import ConfigError, PluginError
 
 if TYPE_CHECKING:
     from fastreid.config import CfgNode
@@ -39,8 +38,12 @@ BUILTIN = (
     "lrreid_ext.evaluation",
 )
 
-#: Endings of files that name a recipe, not a module.
-YAML_SUFFIXES = (".yml", ".yaml")
+#: Suffixes of plugins that are files, not modules.
+FILE_SUFFIXES = (".py", ".yml", ".yaml")
+
+#: By suffix, what loads a plugin file and returns what it held. ``lrreid_ext.data.recipes`` adds
+#: the handler of recipes in YAML.
+FILE_HANDLERS: dict[str, Callable[[str], object]] = {}
 
 # Folders of installed packages, in which neighbours have nothing to do with each other.
 _INSTALLED = frozenset(("site-packages", "dist-packages"))
@@ -50,43 +53,42 @@ _imported: dict[str, None] = {}
 logger = logging.getLogger(__name__)
 
 
-class PluginError(UserError):
-    """A plugin that can't be imported; the message names it and where it came from."""
+def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> None:
+    """Import every plugin, and let its modules add their keys to ``cfg``.
 
-
-def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> list[str]:
-    """Import every plugin and let each add its keys to ``cfg``.
+    A module with keys offers ``add_config(cfg)``. In a package it may be any module that the
+    package imports. The parts of this package are loaded in the same way.
 
     Args:
         cfg: a config that no YAML has been merged into yet.
-        extra: dotted module names, or paths of ``.py`` files, or of ``.yml`` files of recipes.
-
-    Returns:
-        The names of the plugins, in the order loaded.
+        extra: dotted names of modules, or paths of ``.py`` or ``.yml`` files.
 
     Raises:
-        PluginError: one of them can't be imported.
+        PluginError: one of them can't be imported, or its ``add_config`` fails.
     """
     for name in BUILTIN:
-        importlib.import_module(name)
-    loaded = []
-    wanted = [(f"projects.{name}", "bundled project") for name in bundled_projects()]
-    wanted += [(point.value, f"entry point {point.name!r}") for point in entry_points(group=GROUP)]
-    wanted += [(name, "PLUGINS") for name in extra]
-    for name, origin in wanted:
-        if name in loaded:
-            continue
+        _add_keys(cfg, importlib.import_module(name), name)
+    plugins = {f"projects.{name}": "bundled project" for name in bundled_projects()}
+    for point in entry_points(group=GROUP):
+        plugins.setdefault(point.value, f"entry point {point.name!r}")
+    for name in extra:
+        plugins.setdefault(name, "PLUGINS")
+    for name, origin in plugins.items():
         module = import_plugin(name, origin)
-        add_config = getattr(module, "add_config", None)
-        if add_config is not None:
-            try:
-                add_config(cfg)
-            except Exception as error:  # whatever a stranger's code does wrong
-                raise PluginError(
-                    f"plugin {name!r} ({origin}): its add_config fails: {error!r}"
-                ) from error
-        loaded.append(name)
-    return loaded
+        if module is not None:
+            _add_keys(cfg, module, f"plugin {name!r} ({origin})")
+
+
+def _add_keys(cfg: CfgNode, plugin: ModuleType, what: str) -> None:
+    """Call ``add_config`` of a module and of the modules in its package, each function once."""
+    start = f"{plugin.__name__}."
+    modules = [plugin, *(m for name, m in list(sys.modules.items()) if name.startswith(start))]
+    functions = [getattr(module, "add_config", None) for module in modules]
+    for add_config in dict.fromkeys(f for f in functions if f is not None):
+        try:
+            add_config(cfg)
+        except Exception as error:  # whatever a stranger's code does wrong
+            raise PluginError(f"{what}: its add_config fails: {error!r}") from error
 
 
 def plugin_commands() -> dict[str, tuple[str, str]]:
@@ -136,31 +138,29 @@ def bundled_projects() -> list[str]:
     return sorted(p.parent.name for p in root.glob("*/__init__.py"))
 
 
-def import_plugin(name: str, origin: str) -> ModuleType | None:
-    """Import one plugin, or register one recipe in YAML (None).
+def import_plugin(name: str, origin: str) -> object:
+    """Import one plugin.
 
     Args:
-        name: a dotted module name, or the path of a ``.py`` or ``.yml`` file.
+        name: a dotted module name, or the path of a file with a suffix of :data:`FILE_SUFFIXES`.
         origin: where the name comes from, for the message.
+
+    Returns:
+        The module, or what the file's handler returns.
 
     Raises:
         PluginError: it can't be imported.
     """
-    module = None
     try:
-        if name.endswith(YAML_SUFFIXES):
-            from lrreid_ext.data.recipes.written import register_recipe_file
-
-            register_recipe_file(name)
-        elif name.endswith(".py"):
-            module = _import_file(Path(name))
+        if name.endswith(FILE_SUFFIXES):
+            plugin = FILE_HANDLERS[Path(name).suffix](name)
         else:
-            module = import_module(name)
+            plugin = import_module(name)
     except (ImportError, OSError, SyntaxError, ConfigError) as error:
         raise PluginError(f"plugin {name!r} ({origin}) can't be imported: {error}") from error
     if not name.startswith("projects."):
         _imported[name] = None
-    return module
+    return plugin
 
 
 def import_module(name: str) -> ModuleType:
@@ -173,19 +173,21 @@ def import_module(name: str) -> ModuleType:
 
 
 def imported_plugins() -> list[str]:
-    """The plugins that this process has imported, bundled projects left aside, in order: what
-    another process has to import to know their entries."""
+    """The plugins that this process has imported, in order, without the bundled projects.
+
+    Another process must import them to have their entries.
+    """
     return list(_imported)
 
 
 def plugin_files() -> list[Path]:
     """The Python files of bundled projects and of the plugins that this process has imported.
 
-    A package's are all that is in it. Of a single file, those beside it belong to it as well, for
-    it may import them at any time, and what is imported from below its folder.
+    Of a package, all files in it. Of a single file, also the files beside it, which it may import
+    at any time, and modules imported from below its folder.
     """
     root = projects_root()
-    found = set() if root is None else set(root.rglob("*.py"))
+    files = set() if root is None else set(root.rglob("*.py"))
     for name in _imported:
         module = sys.modules.get(name)
         file = name if name.endswith(".py") else getattr(module, "__file__", None)
@@ -193,43 +195,47 @@ def plugin_files() -> list[Path]:
             continue
         path = Path(file).resolve()
         if getattr(module, "__package__", ""):
-            found |= set(path.parent.rglob("*.py"))
+            files |= set(path.parent.rglob("*.py"))
         elif _INSTALLED & set(path.parts):
-            found.add(path)
+            files.add(path)
         else:
-            found |= {path, *path.parent.glob("*.py"), *_imported_below(path.parent)}
-    return sorted(found)
+            files |= {path, *path.parent.glob("*.py"), *_imported_below(path.parent)}
+    return sorted(files)
 
 
 def _imported_below(folder: Path) -> set[Path]:
-    """Files of modules in a folder, but for this package's own and installed ones."""
-    own = Path(__file__).resolve().parent
+    """Files of modules in a folder, without this package's own and installed ones."""
+    package = Path(__file__).resolve().parent
     files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
     paths = {Path(file).resolve() for file in files if isinstance(file, str)}
     return {
         path
         for path in paths
         if path.suffix == ".py" and path.is_relative_to(folder) and path.is_file()
-        if not path.is_relative_to(own) and not _INSTALLED & set(path.parts)
+        if not path.is_relative_to(package) and not _INSTALLED & set(path.parts)
     }
 
 
-def _import_file(path: Path) -> ModuleType:
+def _import_file(name: str) -> ModuleType:
+    path = Path(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     # One module per file, however often and by whatever relative path it is named.
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    name = f"lrreid_plugin_{path.stem}_{digest}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    module_name = f"lrreid_plugin_{path.stem}_{digest}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        del sys.modules[module_name]
         raise
     return module
+
+
+FILE_HANDLERS[".py"] = _import_file

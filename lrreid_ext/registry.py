@@ -31,7 +31,9 @@ __all__ = [
     "REID_HEADS_REGISTRY",
     "lookup",
     "names",
+    "registered",
     "suggest",
+    "unregister",
 ]
 
 FRONTEND_REGISTRY = Registry("FRONTEND")
@@ -78,6 +80,16 @@ the same draws give the same bytes.
 def names(registry: Registry) -> list[str]:
     """The registered names, sorted."""
     return sorted(registry._obj_map)
+
+
+def registered(registry: Registry, name: str) -> Any:
+    """The entry called ``name``, or None."""
+    return registry._obj_map.get(name)
+
+
+def unregister(registry: Registry, name: str) -> None:
+    """Remove the entry called ``name``, so that another can take its place."""
+    del registry._obj_map[name]
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:

@@ -16,11 +16,11 @@ from safetensors.torch import save_file
 
 import lrreid_ext
 from lrreid_ext import TrainedModel, build_dataset, evaluate, load_model
-from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.config import load_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.engine.checkpoint import read_state_dict
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
-from lrreid_ext.errors import ImageError
+from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.files import write_text
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from lrreid_ext.config import ConfigError, load_cfg, phase_cfg, phases_of
+from lrreid_ext.config import load_cfg, phase_cfg, phases_of
+from lrreid_ext.errors import ConfigError
 
 SYNTH = str(ROOT / "projects" / "PSHRNet" / "synth.yml")
 

@@ -15,10 +15,10 @@ from conftest import ROOT, TINY
 from safetensors.torch import save_file
 from torchvision.models import vgg as torchvision_vgg
 
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
-from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.cost import parameters
 from lrreid_ext.modeling.frontends.srgan import reduced
 from projects.CSRGAN import CSRGAN, VGG19, Discriminator

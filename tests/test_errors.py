@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from lrreid_ext.engine.checkpoint import WeightsError
-from lrreid_ext.errors import ConfigError, ImageError
+from lrreid_ext.errors import ConfigError, ImageError, WeightsError
 
 
 class Broken(Dataset[int]):

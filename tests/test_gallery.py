@@ -26,11 +26,11 @@ from lrreid_ext import TrainedModel, load_model
 from lrreid_ext.analysis import runs as runs_module
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
-from lrreid_ext.errors import ImageError
+from lrreid_ext.errors import GalleryError, ImageError
 from lrreid_ext.evaluation.distance import distance_matrix
 from lrreid_ext.evaluation.fusion import anchor_weights, areas
 from lrreid_ext.files import write_text
-from lrreid_ext.retrieval import Gallery, GalleryError, open_store
+from lrreid_ext.retrieval import Gallery, open_store
 from lrreid_ext.retrieval import ann as ann_module
 from lrreid_ext.retrieval import folder as folder_module
 

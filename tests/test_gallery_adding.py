@@ -20,8 +20,8 @@ from torch import nn
 from lrreid_ext import TrainedModel
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.pictures import pictures, read_picture
-from lrreid_ext.errors import ImageError
-from lrreid_ext.retrieval import Change, Gallery, GalleryError, open_store
+from lrreid_ext.errors import GalleryError, ImageError
+from lrreid_ext.retrieval import Change, Gallery, open_store
 from lrreid_ext.retrieval.adding import content_hash
 
 EMBEDDED = all(importlib.util.find_spec(m) for m in ("pymilvus", "milvus_lite"))

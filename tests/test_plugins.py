@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.config import CfgNode, get_cfg, load_cfg
-from lrreid_ext.plugins import PluginError, bundled_projects
+from lrreid_ext.errors import PluginError
+from lrreid_ext.plugins import bundled_projects
 
 EXAMPLE = ROOT / "docs" / "examples" / "sharpen.py"
 

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from conftest import TINY, assert_same, killed_at, state
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.select import select
 from lrreid_ext.engine.optimizers import build_optimizers, losses_by_optimizer
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.losses import batch_hard_triplet, fool, mean_over, tell_apart
 from projects.RAIN import RAIN, HRDecoder, ResolutionCritic
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.frontends import build_frontend
 from lrreid_ext.modeling.meta_arch import take
 from projects.SING.sing import SING

@@ -26,7 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from lrreid_ext.processes import clean_context
+from lrreid_ext.files import worker_context
 
 HEIGHT, WIDTH = 128, 48
 SCALES = 3
@@ -209,7 +209,7 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     if workers == 1:
         yield None
         return
-    with ProcessPoolExecutor(workers, clean_context(__name__), _one_thread) as pool:
+    with ProcessPoolExecutor(workers, worker_context(__name__), _one_thread) as pool:
         pool.submit(int).result()
         try:
             yield pool

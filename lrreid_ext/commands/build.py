@@ -26,9 +26,7 @@ from tabulate import tabulate
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
-    ManifestError,
     Recipe,
-    RecipeError,
     build,
     build_recipe,
     find_source,
@@ -36,6 +34,7 @@ from lrreid_ext.data.recipes import (
     recipe_named,
     verify,
 )
+from lrreid_ext.errors import ManifestError, RecipeError
 from lrreid_ext.registry import names
 
 INTERRUPTED = "run the same command again to go on"

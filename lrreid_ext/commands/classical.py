@@ -32,7 +32,7 @@ from tqdm import tqdm
 from lrreid_ext.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
 from lrreid_ext.classical.lomo import HEIGHT, WIDTH
 from lrreid_ext.commands.common import add_overrides, at_least
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
+from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import (
     build_dataset_of,
     build_test_loader,
@@ -45,6 +45,7 @@ from lrreid_ext.data.sides import by_side
 from lrreid_ext.devices import usable_device
 from lrreid_ext.engine.run import start_log
 from lrreid_ext.engine.trainer import training_info_of
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest

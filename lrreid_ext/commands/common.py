@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lrreid_ext.analysis.plots import save
-from lrreid_ext.data.recipes import RecipeError, recipe_named
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.data.recipes import recipe_named
+from lrreid_ext.errors import ConfigError, RecipeError
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.files import write_text
 

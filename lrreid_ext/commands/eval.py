@@ -29,7 +29,7 @@ from typing import Any
 
 from lrreid_ext.analysis.runs import changed, run_cfg, run_names, run_path
 from lrreid_ext.commands.common import add_processes, data_set_name
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.engine.checkpoint import read_state_dict
@@ -41,10 +41,10 @@ from lrreid_ext.engine.trainer import (
     training_info_of,
     with_num_classes,
 )
+from lrreid_ext.errors import CacheError, ConfigError
 from lrreid_ext.evaluation.cache import (
     SUFFIX,
     CachedFeatures,
-    CacheError,
     cache_key,
     cached_features,
     feed,

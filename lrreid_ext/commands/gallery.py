@@ -20,10 +20,11 @@ from pathlib import Path
 
 from lrreid_ext.api import TrainedModel, load_model
 from lrreid_ext.commands.common import at_least
+from lrreid_ext.errors import GalleryError
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import check_place, write_text
 from lrreid_ext.hub import HUB
-from lrreid_ext.retrieval import Change, Gallery, GalleryError, Store, open_store
+from lrreid_ext.retrieval import Change, Gallery, Store, open_store
 from lrreid_ext.retrieval.ann import KINDS
 from lrreid_ext.retrieval.page import html_page, screen
 

@@ -34,8 +34,9 @@ from lrreid_ext.analysis.gates import (
 )
 from lrreid_ext.analysis.runs import changed, load_run, run_names
 from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.provenance import provenance
 
 

@@ -22,8 +22,8 @@ from lrreid_ext.analysis.ranked import draw, draw_queries, hardest, table
 from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.commands.common import add_data_set, add_run, at_least
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.samples import QUERY
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.provenance import provenance, write_json
 from lrreid_ext.files import write_text
 

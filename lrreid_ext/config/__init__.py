@@ -5,11 +5,9 @@ from fastreid.config import CfgNode
 from lrreid_ext.config.editing import keys_of, merge, widened
 from lrreid_ext.config.loading import get_cfg, load_cfg
 from lrreid_ext.config.phases import Phase, phase_at, phase_cfg, phases_done, phases_of
-from lrreid_ext.errors import ConfigError
 
 __all__ = [
     "CfgNode",
-    "ConfigError",
     "Phase",
     "get_cfg",
     "keys_of",

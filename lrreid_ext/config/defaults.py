@@ -92,94 +92,9 @@ def add_config(cfg: CfgNode) -> None:
     # Pixel loss (l1 or mse, on the 0-1 scale) and its weight; 0 leaves the loss out.
     cfg.MODEL.SR.LOSS = "l1"
     cfg.MODEL.SR.LOSS_WEIGHT = 1.0
-    # SRCNN: kernel sizes (9, 1, 5) or (9, 5, 5), and filters.
-    cfg.MODEL.SR.KERNELS = [9, 1, 5]
-    cfg.MODEL.SR.FILTERS = [64, 32]
-    # VDSR, VDSR-CA and RCAN: convolutions (VDSR family), width, bottleneck of the attention.
-    cfg.MODEL.SR.DEPTH = 20
-    cfg.MODEL.SR.WIDTH = 64
-    cfg.MODEL.SR.BOTTLENECK = 4
-    # RCAN: residual groups, and attention blocks in each.
-    cfg.MODEL.SR.GROUPS = 10
-    cfg.MODEL.SR.BLOCKS = 20
-
-    # FFSR: layout of the auto-encoder (paper: 12 convolutions; code: 15, as the authors' program).
-    # MODEL.SR.WIDTH is the width of its first layer.
-    cfg.MODEL.SR.LAYOUT = "paper"
-    # FFSR: what weighs the pixels of the foreground loss (Eq. 5): gaussian, given (an image for
-    # each sample, see INPUT.MASKS) or none; and the Gaussian's deviations, as shares of height and
-    # width.
-    cfg.MODEL.SR.MASK = "gaussian"
-    cfg.MODEL.SR.MASK_SIGMA = [0.4, 0.25]
-
-    # Spandrel: a super-resolution network's file (.pth or .safetensors) that spandrel reads;
-    # whether it's left as it is, or trained on; and what it's fed: images reduced by its scale
-    # (reduced), or as they are (full).
-    cfg.MODEL.SR.SPANDREL = CfgNode()
-    cfg.MODEL.SR.SPANDREL.WEIGHTS = ""
-    cfg.MODEL.SR.SPANDREL.FROZEN = True
-    cfg.MODEL.SR.SPANDREL.FEED = "reduced"
-    # CascadedSRGAN: stages of 2x (1 to 4); residual blocks and width of each generator (SRGAN: 16,
-    # 64).
-    cfg.MODEL.SR.CASCADE = CfgNode()
-    cfg.MODEL.SR.CASCADE.STAGES = 3
-    cfg.MODEL.SR.CASCADE.BLOCKS = 16
-    cfg.MODEL.SR.CASCADE.WIDTH = 64
-    # Each generator adds to its input's bicubic enlargement. SRGAN's doesn't; small ones learn
-    # sooner that way.
-    cfg.MODEL.SR.CASCADE.RESIDUAL = False
-    # joint (a stage eats what the one before made, all losses reach all stages) or stagewise (each
-    # stage learns by itself on reduced HR images).
-    cfg.MODEL.SR.CASCADE.MODE = "joint"
 
     # Keep convolution weights channels-last: a quarter faster on CPUs, and on GPUs with AMP.
     cfg.MODEL.CHANNELS_LAST = True
-    # A timm model for build_timm_backbone, by timm's name.
-    cfg.MODEL.BACKBONE.TIMM_NAME = "resnet50"
-    # HRNet: width of the highest-resolution branch (32: HRNet-W32), modules in stages 2 to 4,
-    # blocks per branch, and channels of the four "incre" outputs.
-    cfg.MODEL.BACKBONE.HRNET = CfgNode()
-    cfg.MODEL.BACKBONE.HRNET.WIDTH = 32
-    cfg.MODEL.BACKBONE.HRNET.MODULES = [1, 4, 3]
-    cfg.MODEL.BACKBONE.HRNET.BLOCKS = 4
-    cfg.MODEL.BACKBONE.HRNET.STAGE1_BLOCKS = 4
-
-    # DGD: factor on every layer's channels.
-    cfg.MODEL.BACKBONE.DGD = CfgNode()
-    cfg.MODEL.BACKBONE.DGD.WIDTH = 1.0
-    # Two streams, low and high, of another backbone (RIFE's dual-stream blocks).
-    cfg.MODEL.BACKBONE.DUAL = CfgNode()
-    # The backbone that is doubled, by name: fastreid's ResNets and OSNets.
-    cfg.MODEL.BACKBONE.DUAL.BASE = "build_resnet_backbone"
-    # Where the streams meet: blocks (after each of the four: RIFE) or end (two whole networks).
-    cfg.MODEL.BACKBONE.DUAL.FUSE = "blocks"
-    # The weights they meet with: learned (Eq. 6) or equal (a half each).
-    cfg.MODEL.BACKBONE.DUAL.GATES = "learned"
-    # Width of the gates' hidden layer, and weight of their loss (beta of Eq. 9; 0 leaves it out).
-    cfg.MODEL.BACKBONE.DUAL.GATE_DIM = 64
-    cfg.MODEL.BACKBONE.DUAL.GATE_WEIGHT = 0.1
-    # To train in few steps: standardise over the batch what the gates read; let no gradient pass
-    # between gates and streams, so that the gates' loss trains the gates, and the others the rest.
-    cfg.MODEL.BACKBONE.DUAL.GATE_NORM = False
-    cfg.MODEL.BACKBONE.DUAL.DETACH = False
-    # Largest native width of the data set in pixels, which has resolution r = 1; 0: that of the
-    # training images, measured when training begins.
-    cfg.MODEL.BACKBONE.DUAL.WIDEST = 0
-
-    # Dropout before the classifier, for heads that have one.
-    cfg.MODEL.HEADS.DROPOUT = 0.0
-    # HRNet-ReID head (PS-HRNet, Eq. 6): pooling (avg, max or both), size pooled to in each branch,
-    # and weight of the max pooling.
-    cfg.MODEL.HEADS.HRNET = CfgNode()
-    cfg.MODEL.HEADS.HRNET.POOLING = "both"
-    cfg.MODEL.HEADS.HRNET.SIZES = [4, 2, 2, 1]
-    cfg.MODEL.HEADS.HRNET.LAMBDAS = [0.5, 0.2, 0.2, 0.2]
-
-    # META_ARCHITECTURE Anchors: the architecture that there is one of for each factor, and the
-    # factors, in the order they are trained in.
-    cfg.MODEL.ANCHORS = CfgNode()
-    cfg.MODEL.ANCHORS.OF = "Pipeline"
-    cfg.MODEL.ANCHORS.FACTORS = [2, 3, 4]
 
     # Initial weights from a file of any origin: [pattern, replacement] pairs are tried in order on
     # each of its keys (regular expressions, the first that matches wins); a list of replacements

@@ -14,7 +14,7 @@ from lrreid_ext.config.defaults import add_config
 from lrreid_ext.config.editing import merge, override
 from lrreid_ext.devices import device_type
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.plugins import YAML_SUFFIXES, load_plugins
+from lrreid_ext.plugins import FILE_SUFFIXES, load_plugins
 
 __all__ = ["get_cfg", "load_cfg"]
 
@@ -98,5 +98,6 @@ def _located(names: Any, key: str, folder: str) -> list[str]:
     """Plugins' names, files' paths being made absolute."""
     if not isinstance(names, (list, tuple)):
         raise ConfigError(f"{key}: a list of modules, .py or .yml files is needed, not {names!r}")
-    files = (".py", *YAML_SUFFIXES)
-    return [os.path.normpath(os.path.join(folder, n)) if n.endswith(files) else n for n in names]
+    return [
+        os.path.normpath(os.path.join(folder, n)) if n.endswith(FILE_SUFFIXES) else n for n in names
+    ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from PIL import Image
 
 from lrreid_ext.data.kernels import PLAIN, Draws, hash_unit
-from lrreid_ext.registry import KERNEL_REGISTRY, names, suggest
+from lrreid_ext.registry import KERNEL_REGISTRY, names, registered, suggest
 
 __all__ = [
     "KERNELS",
@@ -89,7 +89,8 @@ def degrade(
         ValueError: a factor below 1, an unknown kernel or rounding, an image that isn't RGB, or a
             kernel that draws without ``draws``.
     """
-    if kernel not in KERNEL_REGISTRY._obj_map:
+    reduce = registered(KERNEL_REGISTRY, kernel)
+    if reduce is None:
         known = known_kernels()
         raise ValueError(
             f"kernel {kernel!r} is unknown.{suggest(kernel, known)} Known: {', '.join(known)}"
@@ -99,7 +100,7 @@ def degrade(
     size = reduced_size(image.height, image.width, factor, rounding)
     if factor == 1:
         return image
-    small = KERNEL_REGISTRY._obj_map[kernel](image, size, draws or Draws.none())
+    small = reduce(image, size, draws or Draws.none())
     if (small.height, small.width, small.mode) != (*size, "RGB"):
         raise ValueError(
             f"kernel {kernel!r} made a {small.mode} image of {small.height} x {small.width} pixels "

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.seeding import derive
+from lrreid_ext.errors import ConfigError
 
 Item = tuple[str, Any, Any]
 

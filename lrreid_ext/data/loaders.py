@@ -18,7 +18,7 @@ from fastreid.utils import comm
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.folds import Item, fold_of
 from lrreid_ext.data.labels import labelled_identities
 from lrreid_ext.data.mixed_gallery import mixed_gallery
@@ -27,6 +27,7 @@ from lrreid_ext.data.recipes import test_set_of
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.data.validation import validation_set
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import DATASET_REGISTRY, KERNEL_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.recipes.dataset import RecipeDataset, twin_samples
 from lrreid_ext.data.recipes.rules import ByCamera, VariedWidthRecipe
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
 from lrreid_ext.data.sides import by_side
+from lrreid_ext.errors import ConfigError
 
 
 def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:

@@ -16,14 +16,10 @@ from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
 from torch import Tensor, nn
 
 from lrreid_ext.engine.published import adapted, homes, translated
-from lrreid_ext.errors import ConfigError, UserError
+from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.files import atomic, write_again, write_text
 
 logger = logging.getLogger(__name__)
-
-
-class WeightsError(UserError):
-    """Weights that don't fit; the message names the file, its config key and the tensors."""
 
 
 def read_state_dict(path: str | Path, key: str = "weights") -> dict[str, Tensor]:

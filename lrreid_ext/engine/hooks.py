@@ -9,7 +9,8 @@ from fastreid.engine.hooks import EvalHook, HookBase
 from fastreid.evaluation.testing import flatten_results_dict
 from tqdm import tqdm
 
-from lrreid_ext.config import ConfigError, phase_at
+from lrreid_ext.config import phase_at
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
 logger = logging.getLogger(__name__)

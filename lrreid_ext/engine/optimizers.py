@@ -33,8 +33,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from lrreid_ext.config import CfgNode, ConfigError, widened
+from lrreid_ext.config import CfgNode, widened
 from lrreid_ext.engine.solver import build_optimizer, build_scheduler
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
 MAIN = "main"

@@ -6,7 +6,8 @@ from collections.abc import Container
 
 from torch import nn
 
-from lrreid_ext.config import ConfigError, Phase
+from lrreid_ext.config import Phase
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
 

@@ -17,7 +17,7 @@ from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.devices import device_type, usable_device
 from lrreid_ext.engine.launch import launch
 from lrreid_ext.engine.trainer import Trainer, eval_only
-from lrreid_ext.errors import ConfigError, UserError
+from lrreid_ext.errors import USER_ERRORS, ConfigError
 from lrreid_ext.files import write_text
 
 __all__ = ["run_config", "start_log"]
@@ -59,7 +59,7 @@ def run_config(
         # The last line of its message is `module.Class: text` of the error in the other process.
         name, _, text = str(error).strip().splitlines()[-1].partition(": ")
         kind = pydoc.locate(name)
-        if isinstance(kind, type) and issubclass(kind, UserError | OSError):
+        if isinstance(kind, type) and issubclass(kind, USER_ERRORS):
             raise kind(text) from error
         raise
 

@@ -11,7 +11,8 @@ from fastreid.solver.build import get_default_optimizer_params, maybe_add_gradie
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
 SCHEDULES = ("MultiStepLR", "CosineAnnealingLR", "OneCycleLR", "Constant")

@@ -15,11 +15,11 @@ from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.run import run_config
 from lrreid_ext.engine.trainer import checkpoint_of
-from lrreid_ext.errors import ConfigError, UserError
+from lrreid_ext.errors import ConfigError, ResultsError, UserError
 from lrreid_ext.evaluation.aggregate import aggregate
 from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import Results, ResultsError, load_results
-from lrreid_ext.registry import names
+from lrreid_ext.evaluation.report import Results, load_results
+from lrreid_ext.registry import registered
 
 __all__ = ["Training", "average", "complete", "repetitions"]
 
@@ -110,7 +110,7 @@ def _split(training: Training, split: int) -> dict[str, Any]:
     data = load_cfg(str(training.config), training.overrides).DATASETS
     options = {}
     for name in dict.fromkeys([*data.NAMES, *data.TESTS]):
-        if name in names(RECIPE_REGISTRY) and "split" in build_recipe(name).options():
+        if registered(RECIPE_REGISTRY, name) and "split" in build_recipe(name).options():
             options[f"DATASETS.OPTIONS.{name}.split"] = split
         elif name in data.TESTS:
             raise ConfigError(

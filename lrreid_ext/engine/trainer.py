@@ -33,7 +33,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lrreid_ext.config import CfgNode, ConfigError, Phase, phase_at, phase_cfg, phases_of
+from lrreid_ext.config import CfgNode, Phase, phase_at, phase_cfg, phases_of
 from lrreid_ext.data.loaders import (
     build_test_loader,
     build_test_set,
@@ -55,6 +55,7 @@ from lrreid_ext.engine.checkpoint import (
 from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
 from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers, losses_by_optimizer
 from lrreid_ext.engine.phases import check_copy, copy_modules, freeze_for, set_modes
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
 from lrreid_ext.evaluation.provenance import provenance

@@ -8,7 +8,7 @@ from lrreid_ext.evaluation.inference import Isolated, extract
 from lrreid_ext.evaluation.per_query import single_shot_per_query
 from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
-from lrreid_ext.evaluation.report import ResultsError, load_results, results_table
+from lrreid_ext.evaluation.report import load_results, results_table
 from lrreid_ext.evaluation.reranking import ReRanked, k_reciprocal
 from lrreid_ext.evaluation.single_shot import SingleShot, draw_gallery, single_shot
 from lrreid_ext.evaluation.verification import FARS, Verification, tar_at_far
@@ -21,7 +21,6 @@ __all__ = [
     "Isolated",
     "RankStatistics",
     "ReRanked",
-    "ResultsError",
     "SingleShot",
     "Verification",
     "bootstrap_intervals",

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from lrreid_ext.errors import ResultsError
 from lrreid_ext.evaluation.provenance import provenance
-from lrreid_ext.evaluation.report import Results, ResultsError
+from lrreid_ext.evaluation.report import Results
 
 __all__ = ["aggregate"]
 

@@ -21,8 +21,9 @@ import torch
 from fastreid.utils import comm
 from torch import nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.errors import CacheError
 from lrreid_ext.evaluation.features import Features, extract_features
 from lrreid_ext.evaluation.provenance import (
     config_hash,
@@ -35,7 +36,6 @@ from lrreid_ext.files import atomic
 from lrreid_ext.plugins import plugin_files
 
 __all__ = [
-    "CacheError",
     "CachedFeatures",
     "cache_key",
     "cached_features",
@@ -52,10 +52,6 @@ CODE = (
 SUFFIX = ".safetensors"
 
 logger = logging.getLogger(__name__)
-
-
-class CacheError(ConfigError):
-    """A file of features that can't be used; the message names it."""
 
 
 @dataclass(frozen=True)

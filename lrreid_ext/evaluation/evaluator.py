@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS, check_features

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 
 __all__ = ["anchor_weights", "areas", "check_fusion", "chosen_anchors", "trained_anchors"]
 

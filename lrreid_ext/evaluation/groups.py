@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.errors import ConfigError
 
 __all__ = [
     "FACTOR_BINS",

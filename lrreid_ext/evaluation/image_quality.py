@@ -14,9 +14,10 @@ from fastreid.evaluation import DatasetEvaluator
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.collect import gather_rows
 from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.groups import query_groups

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.expansion import expand
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal

@@ -11,16 +11,12 @@ from typing import Any
 from tabulate import tabulate
 
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.errors import ConfigError, UserError
+from lrreid_ext.errors import ConfigError, ResultsError
 
 NEEDED = ("test_set", "manifest_hash", "protocols", "trials", "seed", "metric", "groups")
 STYLES = ("markdown", "plain")
 
 Results = Mapping[str, Any]
-
-
-class ResultsError(UserError):
-    """A results file that can't be used; the message names it."""
 
 
 def lr_gallery(*runs: Results) -> bool:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.errors import UserError
+from lrreid_ext.errors import ParityError
 from lrreid_ext.export.deployable import Crop, expected, pack
 
-__all__ = ["BATCHES", "Parity", "ParityError"]
+__all__ = ["BATCHES", "Parity"]
 
 # Images in each batch that is compared.
 BATCHES = (1, 3, 8)
@@ -21,10 +21,6 @@ BATCHES = (1, 3, 8)
 SHARES = (1 / 4, 1.0, 1 / 2, 1 / 8, 1.4, 1 / 3, 0.9, 1 / 6)
 # Largest difference that is let pass, as a share of the largest value.
 TOLERANCE = 1e-4
-
-
-class ParityError(UserError):
-    """An exported model that computes something else than the one it was made of."""
 
 
 class Parity:

@@ -13,9 +13,9 @@ import torch
 from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.config import CfgNode, phase_cfg, phases_done, phases_of
 from lrreid_ext.data.samples import QUERY, QUERY_HR
+from lrreid_ext.errors import ResultsError
 from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
 from lrreid_ext.evaluation.report import (
-    ResultsError,
     column_label,
     default_columns,
     figure,

@@ -1,6 +1,6 @@
 """Galleries that grow and are searched: built once, embedded by one model, kept on the disk."""
 
-from lrreid_ext.retrieval.entries import Entry, GalleryError
+from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.gallery import Answer, Change, Gallery, Match
 from lrreid_ext.retrieval.store import Store, create_store, open_store
 
@@ -9,7 +9,6 @@ __all__ = [
     "Change",
     "Entry",
     "Gallery",
-    "GalleryError",
     "Match",
     "Store",
     "create_store",

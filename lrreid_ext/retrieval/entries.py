@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 from lrreid_ext.data.recipes.market1501 import MARKET_NAME
 from lrreid_ext.data.recipes.sources import IMAGE_SUFFIXES
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import GalleryError
 
 __all__ = [
     "Entry",
-    "GalleryError",
     "Label",
     "Labels",
     "Paths",
@@ -33,10 +32,6 @@ Label = tuple[str, str]
 LABEL_COLUMNS = ("path", "identity", "camera")
 # Bytes of UTF-8; Milvus has to be told how long a text may be.
 LONGEST_LABEL = 256
-
-
-class GalleryError(ConfigError):
-    """A gallery that can't be used as asked; the message names it."""
 
 
 class Labels(NamedTuple):

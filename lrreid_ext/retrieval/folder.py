@@ -23,10 +23,11 @@ from typing import Any
 import faiss
 import numpy as np
 
+from lrreid_ext.errors import GalleryError
 from lrreid_ext.evaluation.provenance import write_json
 from lrreid_ext.files import make_folder
 from lrreid_ext.retrieval import ann
-from lrreid_ext.retrieval.entries import Entry, GalleryError
+from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.space import Floats, Ids, Space
 from lrreid_ext.retrieval.store import (
     NEIGHBOURS,

@@ -18,22 +18,14 @@ from lrreid_ext.api import TrainedModel
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.pictures import Images, read_picture
 from lrreid_ext.data.resolution import native_size as size_of
-from lrreid_ext.errors import ImageError
+from lrreid_ext.errors import GalleryError, ImageError
 from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.evaluation.provenance import config_hash, weights_hash
 from lrreid_ext.registry import suggest
 from lrreid_ext.retrieval.adding import Change, content_hash, plan, why_left_out
 from lrreid_ext.retrieval.ann import KINDS
-from lrreid_ext.retrieval.entries import (
-    Entry,
-    GalleryError,
-    Labels,
-    Paths,
-    each_path,
-    find_images,
-    read_labels,
-)
+from lrreid_ext.retrieval.entries import Entry, Labels, Paths, each_path, find_images, read_labels
 from lrreid_ext.retrieval.store import Asked, Made, Rows, Store, create_store, open_store
 
 __all__ = ["Answer", "Change", "Gallery", "Match"]

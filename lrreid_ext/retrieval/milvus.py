@@ -21,9 +21,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from lrreid_ext.errors import GalleryError
 from lrreid_ext.files import make_folder
 from lrreid_ext.retrieval import ann
-from lrreid_ext.retrieval.entries import Entry, GalleryError
+from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.space import Floats, Ids
 from lrreid_ext.retrieval.store import (
     NEIGHBOURS,

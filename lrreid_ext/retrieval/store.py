@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lrreid_ext.errors import GalleryError
 from lrreid_ext.registry import suggest
-from lrreid_ext.retrieval.entries import Entry, GalleryError
+from lrreid_ext.retrieval.entries import Entry
 from lrreid_ext.retrieval.space import Floats, Ids, Space
 
 __all__ = ["Asked", "Made", "Recall", "Store", "create_store", "open_store"]

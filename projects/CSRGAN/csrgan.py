@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
 from lrreid_ext.modeling.frontends import FrontendOutput, Pairs
 from lrreid_ext.modeling.losses.functional import no_loss, widen

@@ -9,8 +9,9 @@ import torch
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.losses import pseudo_siamese
 from lrreid_ext.modeling.meta_arch import Pipeline, build_heads

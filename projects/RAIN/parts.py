@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrreid_ext.config import ConfigError
+from lrreid_ext.errors import ConfigError
 
 #: Widths of the decoder's steps but the last, as shares of what it reads: 2048 channels become
 #: 1024, 512, 256, 64.

@@ -8,7 +8,8 @@ from typing import Any
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
 from lrreid_ext.modeling.backbones import Level, find_levels, tapped
 from lrreid_ext.modeling.losses import fool, mean_over, tell_apart

@@ -9,7 +9,8 @@ import torch
 from fastreid.config import configurable
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch import Pipeline, take
 from lrreid_ext.registry import META_ARCH_REGISTRY

@@ -27,10 +27,10 @@ from lrreid_ext.analysis.fusion import (
 )
 from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import run_cfg
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine.cli import main as train_net
 from lrreid_ext.engine.trainer import eval_only
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
 
 FACTORS = (2.0, 4.0)

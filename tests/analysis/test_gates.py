@@ -28,11 +28,11 @@ from lrreid_ext.analysis.gates import (
     trends,
     verdict,
 )
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine.trainer import build_model, load_trained
+from lrreid_ext.errors import ConfigError
 
 OSNET = "configs/osnet_copies.yml"
 DUAL = [

@@ -30,9 +30,10 @@ from lrreid_ext.analysis.objective import (
 )
 from lrreid_ext.analysis.plots import new_figure, save
 from lrreid_ext.analysis.runs import load_run, run_cfg, run_names
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine.trainer import Trainer
+from lrreid_ext.errors import ConfigError
 
 
 def naive(

@@ -15,7 +15,8 @@ from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import difference
 from lrreid_ext.analysis.sweep import SweepRun, draw, read_sweep, table, to_csv
 from lrreid_ext.commands import sweep as command
-from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.config import load_cfg
+from lrreid_ext.errors import ConfigError
 
 OSNET = str(ROOT / "configs" / "osnet_copies.yml")
 

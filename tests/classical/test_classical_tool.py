@@ -13,9 +13,10 @@ from conftest import ROOT, TINY, load_script
 from PIL import Image
 
 from lrreid_ext.classical import lomo
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.frontends import SRCNN
 
 classical = import_module("lrreid_ext.commands.classical")

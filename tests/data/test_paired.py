@@ -10,7 +10,6 @@ import torch
 from conftest import TINY, TINY_OSNET
 from PIL import Image
 
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.loaders import (
     build_test_loader,
     build_test_set,
@@ -19,6 +18,7 @@ from lrreid_ext.data.loaders import (
 )
 from lrreid_ext.data.paired import PairedDataset
 from lrreid_ext.data.seeding import seeded
+from lrreid_ext.errors import ConfigError
 
 YAML = "configs/osnet_copies.yml"
 

@@ -24,7 +24,6 @@ from lrreid_ext.data import recipes
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.recipes import (
     MarketRecipe,
-    RecipeError,
     add_recipe,
     build,
     build_recipe,
@@ -35,7 +34,8 @@ from lrreid_ext.data.recipes import (
 from lrreid_ext.data.recipes import synth as synth_recipe
 from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, cores, encode_png
 from lrreid_ext.data.recipes.dataset import build_command, find_source, test_set_of
-from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, ManifestError
+from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
+from lrreid_ext.errors import ManifestError, RecipeError
 from lrreid_ext.registry import DATASET_REGISTRY, names
 
 MINI_CUHK = {"identities": 6, "train_identities": 3}

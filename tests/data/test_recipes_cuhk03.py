@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrreid_ext.data.recipes import RecipeError, build, build_recipe, cuhk03, verify
+from lrreid_ext.data.recipes import build, build_recipe, cuhk03, verify
+from lrreid_ext.errors import RecipeError
 
 OPTIONS = {"identities": 10, "train_identities": 7}
 needs_h5py = pytest.mark.skipif(

@@ -19,11 +19,11 @@ from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
     PlannedImage,
     Recipe,
-    RecipeError,
     build,
     build_recipe,
 )
 from lrreid_ext.data.recipes.base import LONGEST_STEM
+from lrreid_ext.errors import RecipeError
 from lrreid_ext.evaluation import twin_files
 from lrreid_ext.registry import DATASET_REGISTRY, names
 

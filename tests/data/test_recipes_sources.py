@@ -22,7 +22,6 @@ from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
-    RecipeError,
     build,
     build_recipe,
     load_manifest,
@@ -30,6 +29,7 @@ from lrreid_ext.data.recipes import (
     verify,
 )
 from lrreid_ext.data.recipes.dataset import find_source
+from lrreid_ext.errors import RecipeError
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator
 from lrreid_ext.registry import DATASET_REGISTRY, names

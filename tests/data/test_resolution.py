@@ -13,7 +13,7 @@ from PIL import Image
 
 from lrreid_ext.api import TrainedModel
 from lrreid_ext.commands import resolution as tool
-from lrreid_ext.config import ConfigError, get_cfg
+from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.loaders import build_test_loader
 from lrreid_ext.data.resolution import (
@@ -28,6 +28,7 @@ from lrreid_ext.data.resolution import (
 )
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.synth import render
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import check_config
 
 

@@ -11,12 +11,12 @@ import torch
 from conftest import TINY_OSNET
 from PIL import Image
 
-from lrreid_ext.config import ConfigError
 from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.loaders import build_test_set, build_train_dataset
 from lrreid_ext.data.paired import PairedDataset, collate
 from lrreid_ext.data.select import select
 from lrreid_ext.data.validation import check_fold
+from lrreid_ext.errors import ConfigError
 
 YAML = "configs/osnet_copies.yml"
 

@@ -17,11 +17,10 @@ from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
 from lrreid_ext import build_dataset
-from lrreid_ext.config import ConfigError, get_cfg, load_cfg
+from lrreid_ext.config import get_cfg, load_cfg
 from lrreid_ext.data.loaders import build_test_set, build_train_dataset
 from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
-    RecipeError,
     build_recipe,
     find_source,
     load_manifest,
@@ -31,7 +30,8 @@ from lrreid_ext.data.recipes import (
 from lrreid_ext.data.recipes.dataset import build_command
 from lrreid_ext.data.recipes.written import KEYS
 from lrreid_ext.engine.trainer import Trainer
-from lrreid_ext.plugins import PluginError, imported_plugins
+from lrreid_ext.errors import ConfigError, PluginError, RecipeError
+from lrreid_ext.plugins import imported_plugins
 from lrreid_ext.registry import DATASET_REGISTRY, KERNEL_REGISTRY
 
 YAML = """\

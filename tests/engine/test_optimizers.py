@@ -12,10 +12,11 @@ import torch
 from conftest import ROOT, TINY_OSNET, assert_same, killed_at, state
 from torch import nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.select import select
 from lrreid_ext.engine.optimizers import NamedOptimizer, losses_by_optimizer, shares_of
 from lrreid_ext.engine.trainer import Trainer
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
 
 PLUGIN = str(ROOT / "tests" / "plugins" / "duel.py")

@@ -15,9 +15,10 @@ import torch
 from conftest import ROOT, TINY
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError, load_cfg
-from lrreid_ext.engine.checkpoint import WeightsError, init_weights, read_state_dict
+from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.engine.checkpoint import init_weights, read_state_dict
 from lrreid_ext.engine.trainer import build_model, eval_only
+from lrreid_ext.errors import ConfigError, WeightsError
 
 
 def model_of(yaml: str, *options: str) -> nn.Module:

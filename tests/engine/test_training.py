@@ -10,10 +10,10 @@ import torch
 from conftest import TINY, TINY_OSNET, TINY_PSHRNET, assert_same, killed_at, state
 from fastreid.evaluation import DatasetEvaluator
 
-from lrreid_ext.config import ConfigError, load_cfg, phases_of
+from lrreid_ext.config import load_cfg, phases_of
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
-from lrreid_ext.engine.checkpoint import WeightsError
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.inference import extract
 
 OSNET = "configs/osnet_copies.yml"

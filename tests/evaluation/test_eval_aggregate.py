@@ -12,9 +12,10 @@ import pytest
 from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.commands import splits as tool
-from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.config import load_cfg
+from lrreid_ext.errors import ConfigError, ResultsError
 from lrreid_ext.evaluation.aggregate import aggregate
-from lrreid_ext.evaluation.report import ResultsError, figure, results_table
+from lrreid_ext.evaluation.report import figure, results_table
 
 
 def content(split: int, trials: list[list[float]], mean_ap: float, **changes: Any) -> Any:

@@ -19,18 +19,13 @@ from fastreid.config import CfgNode
 
 from lrreid_ext.analysis.runs import changed
 from lrreid_ext.commands import score as tool
-from lrreid_ext.config import ConfigError, get_cfg
+from lrreid_ext.config import get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine import trainer
 from lrreid_ext.engine.cli import main as train_net
+from lrreid_ext.errors import CacheError, ConfigError
 from lrreid_ext.evaluation import cache as caching
-from lrreid_ext.evaluation.cache import (
-    CachedFeatures,
-    CacheError,
-    cache_key,
-    load_cache,
-    save_cache,
-)
+from lrreid_ext.evaluation.cache import CachedFeatures, cache_key, load_cache, save_cache
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.provenance import tensors_hash
 from lrreid_ext.plugins import plugin_files

@@ -15,9 +15,10 @@ import torch
 from fastreid.evaluation.query_expansion import aqe
 from fastreid.utils import comm
 
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import (
     CrossResolutionEvaluator,
     bootstrap_intervals,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors, trained_anchors

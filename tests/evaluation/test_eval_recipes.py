@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from lrreid_ext.config import CfgNode, ConfigError, get_cfg
+from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.evaluation.groups import query_groups
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lrreid_ext.evaluation import ResultsError, load_results, results_table
+from lrreid_ext.errors import ResultsError
+from lrreid_ext.evaluation import load_results, results_table
 from lrreid_ext.evaluation.report import draw_label, group_table, interval_table
 
 

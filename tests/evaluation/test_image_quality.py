@@ -17,10 +17,11 @@ from fastreid.utils import comm
 from PIL import Image
 from torch import nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine.trainer import build_model, evaluate
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import (
     CrossResolutionEvaluator,
     ImageQualityEvaluator,

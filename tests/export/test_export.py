@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run
 from lrreid_ext.commands import export
-from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
+from lrreid_ext.errors import ConfigError, ParityError
 from lrreid_ext.export.deployable import Deployable, expected, pack
 from lrreid_ext.export.formats import (
     describe,
@@ -28,7 +29,7 @@ from lrreid_ext.export.formats import (
     write_onnx,
     write_torch,
 )
-from lrreid_ext.export.parity import Parity, ParityError
+from lrreid_ext.export.parity import Parity
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
 

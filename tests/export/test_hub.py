@@ -17,8 +17,9 @@ from lrreid_ext import load_model
 from lrreid_ext.analysis.runs import load_run
 from lrreid_ext.api import TrainedModel
 from lrreid_ext.commands import export
-from lrreid_ext.config import ConfigError, load_cfg
+from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.files import write_text
 
 RESULTS = ROOT / "benchmarks/yardstick/hr.json"

@@ -7,7 +7,6 @@ from lrreid_ext.data.recipes.base import (
     RECIPE_REGISTRY,
     PlannedImage,
     Recipe,
-    RecipeError,
     SourceImage,
     build_recipe,
     preset,
@@ -21,7 +20,6 @@ from lrreid_ext.data.recipes.duke import DukeRecipe
 from lrreid_ext.data.recipes.manifest import (
     ImageRecord,
     Manifest,
-    ManifestError,
     load_manifest,
     verify,
 )
@@ -45,12 +43,10 @@ __all__ = [
     "ImageRecord",
     "MLRRecipe",
     "Manifest",
-    "ManifestError",
     "MarketRecipe",
     "PlannedImage",
     "Recipe",
     "RecipeDataset",
-    "RecipeError",
     "SALRCaviarRecipe",
     "SALRPridRecipe",
     "SALRRecipe",

@@ -15,8 +15,8 @@ from fastreid.utils.registry import Registry
 from PIL import Image
 
 from lrreid_ext.data.pictures import read_picture
-from lrreid_ext.errors import ConfigError, ImageError
-from lrreid_ext.registry import names, suggest
+from lrreid_ext.errors import ImageError, RecipeError
+from lrreid_ext.registry import names, registered, suggest
 
 __all__ = [
     "EITHER",
@@ -28,7 +28,6 @@ __all__ = [
     "TRAIN",
     "PlannedImage",
     "Recipe",
-    "RecipeError",
     "SourceImage",
     "build_recipe",
     "file_digest",
@@ -57,10 +56,6 @@ LONGEST_STEM = 238
 _PNG = b"\x89PNG\r\n\x1a\n"
 # The last chunk of a PNG, with its checksum.
 _PNG_END = b"IEND\xaeB`\x82"
-
-
-class RecipeError(ConfigError):
-    """A recipe, option or source that can't be used; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -347,13 +342,13 @@ def build_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
         RecipeError: an unknown name or option (the message lists the known ones and the nearest),
             or a value that an option doesn't take.
     """
-    if name not in RECIPE_REGISTRY._obj_map:
+    entry = registered(RECIPE_REGISTRY, name)
+    if entry is None:
         known = names(RECIPE_REGISTRY)
         raise RecipeError(
             f"recipe {name!r} is not registered.{suggest(name, known)} "
             f"Registered: {', '.join(known)}."
         )
-    entry = RECIPE_REGISTRY._obj_map[name]
     if not options:
         return entry()
     known = sorted(entry().options())
@@ -368,7 +363,7 @@ def build_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
 
 def own_source(recipe: Recipe) -> Path | None:
     """The source folder that the recipe's registry entry names, if it does (``entry.source``)."""
-    source = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "source", None)
+    source = getattr(registered(RECIPE_REGISTRY, recipe.name), "source", None)
     return None if source is None else Path(source)
 
 

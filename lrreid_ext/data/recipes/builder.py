@@ -38,7 +38,6 @@ from lrreid_ext.data.kernels import Parameters
 from lrreid_ext.data.recipes.base import (
     PlannedImage,
     Recipe,
-    RecipeError,
     file_digest,
     own_source,
 )
@@ -47,15 +46,14 @@ from lrreid_ext.data.recipes.manifest import (
     SCHEMA,
     ImageRecord,
     Manifest,
-    ManifestError,
     load_manifest,
     save_manifest,
 )
 from lrreid_ext.data.recipes.sources import warn_of_others
 from lrreid_ext.data.samples import QUERY, QUERY_HR
-from lrreid_ext.files import atomic, make_folder
+from lrreid_ext.errors import ManifestError, RecipeError
+from lrreid_ext.files import atomic, make_folder, worker_context
 from lrreid_ext.plugins import import_plugin, imported_plugins
-from lrreid_ext.processes import clean_context
 
 try:
     import fcntl
@@ -218,7 +216,7 @@ def _run(
     if workers == 1:
         yield from map(work, chunks)
         return
-    context = clean_context(__name__)
+    context = worker_context(__name__)
     plugins = (imported_plugins(),)
     with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=plugins) as pool:
         waiting = iter(chunks)

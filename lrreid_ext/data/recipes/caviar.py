@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from lrreid_ext.data.recipes.base import EITHER, GALLERY, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, GALLERY, TRAIN, SourceImage
 from lrreid_ext.data.recipes.rules import ByCamera
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit, drawn_identities
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["CaviarRecipe", "SALRCaviarRecipe"]
 

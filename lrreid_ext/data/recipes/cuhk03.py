@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lrreid_ext.data.degrade import hash_unit
-from lrreid_ext.data.recipes.base import EITHER, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
 from lrreid_ext.data.recipes.rules import MLRRule
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["CUHK03Recipe"]
 

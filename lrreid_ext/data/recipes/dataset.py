@@ -16,7 +16,6 @@ from fastreid.utils import comm
 from lrreid_ext.data.recipes.base import (
     RECIPE_REGISTRY,
     Recipe,
-    RecipeError,
     build_recipe,
     file_digest,
     own_source,
@@ -25,11 +24,11 @@ from lrreid_ext.data.recipes.builder import build
 from lrreid_ext.data.recipes.manifest import (
     MANIFEST_FILE,
     ImageRecord,
-    ManifestError,
     load_manifest,
 )
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
-from lrreid_ext.registry import DATASET_REGISTRY
+from lrreid_ext.errors import ManifestError, RecipeError
+from lrreid_ext.registry import DATASET_REGISTRY, registered
 
 __all__ = ["RecipeDataset", "add_recipe", "build_command", "find_source", "test_set_of"]
 
@@ -60,7 +59,7 @@ def build_command(recipe: Recipe, source: str | Path, out: str | Path) -> str:
         if value != defaults[name]
     ]
     where = f" --source {source}" if recipe.needs_source else ""
-    name = getattr(RECIPE_REGISTRY._obj_map.get(recipe.name), "file", recipe.name)
+    name = getattr(registered(RECIPE_REGISTRY, recipe.name), "file", recipe.name)
     return f"python tools/build_dataset.py {name}{where} --out {out}{''.join(changed)}"
 
 

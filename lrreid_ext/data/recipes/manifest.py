@@ -13,7 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lrreid_ext.data.kernels import Parameters
-from lrreid_ext.data.recipes.base import Recipe, RecipeError, file_digest
+from lrreid_ext.data.recipes.base import Recipe, file_digest
+from lrreid_ext.errors import ManifestError
 from lrreid_ext.files import write_text
 
 __all__ = [
@@ -21,7 +22,6 @@ __all__ = [
     "SCHEMA",
     "ImageRecord",
     "Manifest",
-    "ManifestError",
     "load_manifest",
     "save_manifest",
     "verify",
@@ -29,10 +29,6 @@ __all__ = [
 
 MANIFEST_FILE = "manifest.json"
 SCHEMA = 1
-
-
-class ManifestError(RecipeError):
-    """A manifest that is missing, can't be read, or contradicts itself."""
 
 
 @dataclass(frozen=True)

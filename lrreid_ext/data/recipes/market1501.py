@@ -15,11 +15,11 @@ from lrreid_ext.data.recipes.base import (
     QUERY,
     TRAIN,
     Recipe,
-    RecipeError,
     SourceImage,
 )
 from lrreid_ext.data.recipes.rules import MLRRecipe, VariedWidthRecipe
 from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["MARKET_NAME", "FolderRecipe", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
 

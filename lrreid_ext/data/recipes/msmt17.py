@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from lrreid_ext.data.recipes.base import GALLERY, QUERY, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import GALLERY, QUERY, TRAIN, SourceImage
 from lrreid_ext.data.recipes.rules import VariedWidthRecipe
 from lrreid_ext.data.recipes.sources import first_folder, read_text
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["VRMSMT17Recipe"]
 

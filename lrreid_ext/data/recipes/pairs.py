@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 from typing import ClassVar
 
-from lrreid_ext.data.recipes.base import EITHER, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["CAMERA_FOLDERS", "PairSource"]
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from lrreid_ext.data.recipes.base import Recipe, RecipeError
+from lrreid_ext.data.recipes.base import Recipe
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["IMAGE_SUFFIXES", "first_folder", "image_names", "read_text", "warn_of_others"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lrreid_ext.data.recipes.base import Recipe, RecipeError
+from lrreid_ext.data.recipes.base import Recipe
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["IdentitySplit", "drawn_identities"]
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from lrreid_ext.data.degrade import hash_unit
-from lrreid_ext.data.recipes.base import EITHER, TRAIN, RecipeError, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
 from lrreid_ext.data.recipes.market1501 import MARKET_NAME
 from lrreid_ext.data.recipes.rules import MLRRecipe
 from lrreid_ext.data.recipes.sources import first_folder, image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["SysuRecipe"]
 

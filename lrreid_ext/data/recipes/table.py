@@ -16,11 +16,11 @@ from lrreid_ext.data.recipes.base import (
     LONGEST_STEM,
     QUERY,
     TRAIN,
-    RecipeError,
     SourceImage,
 )
 from lrreid_ext.data.recipes.rules import MLRRecipe
 from lrreid_ext.data.recipes.sources import first_folder
+from lrreid_ext.errors import RecipeError
 
 __all__ = ["TableRecipe"]
 

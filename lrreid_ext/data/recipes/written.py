@@ -24,12 +24,16 @@ from typing import Any
 
 import yaml
 
-from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, RecipeError, build_recipe
+from lrreid_ext.data.recipes.base import RECIPE_REGISTRY, Recipe, build_recipe
 from lrreid_ext.data.recipes.dataset import add_recipe
-from lrreid_ext.plugins import YAML_SUFFIXES
-from lrreid_ext.registry import DATASET_REGISTRY, suggest
+from lrreid_ext.errors import RecipeError
+from lrreid_ext.plugins import FILE_HANDLERS
+from lrreid_ext.registry import DATASET_REGISTRY, registered, suggest, unregister
 
 __all__ = ["KEYS", "recipe_named", "register_recipe_file"]
+
+#: Suffixes of such a file.
+SUFFIXES = (".yml", ".yaml")
 
 #: Keys of such a file, and the type of their values.
 KEYS: dict[str, type] = {
@@ -60,11 +64,12 @@ def register_recipe_file(file: str | Path) -> str:
     options: Mapping[str, Any] = content.get("options") or {}
     if base == name:
         raise RecipeError(f"{path}: base is the recipe itself; name another that is registered.")
-    known = RECIPE_REGISTRY._obj_map.get(name)
-    if known is not None or name in DATASET_REGISTRY._obj_map:
-        if getattr(known, "file", None) != path:
+    previous = registered(RECIPE_REGISTRY, name)
+    if previous or registered(DATASET_REGISTRY, name):
+        if getattr(previous, "file", None) != path:
             raise RecipeError(f"{path}: name {name!r} is taken already; choose another.")
-        del RECIPE_REGISTRY._obj_map[name], DATASET_REGISTRY._obj_map[name]
+        unregister(RECIPE_REGISTRY, name)
+        unregister(DATASET_REGISTRY, name)
     try:
         like = build_recipe(base, options)
     except RecipeError as error:
@@ -90,7 +95,7 @@ def recipe_named(text: str) -> str:
     Raises:
         RecipeError: as :func:`register_recipe_file`.
     """
-    return register_recipe_file(text) if text.endswith(YAML_SUFFIXES) else text
+    return register_recipe_file(text) if text.endswith(SUFFIXES) else text
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -117,3 +122,7 @@ def _content(path: Path) -> dict[str, Any]:
             f"{path}: name {content['name']!r} can't name a folder; use letters, digits and _."
         )
     return content
+
+
+for _suffix in SUFFIXES:
+    FILE_HANDLERS[_suffix] = register_recipe_file

@@ -17,6 +17,13 @@ STEM_CHANNELS = 32
 BLOCK_CHANNELS = (64, 128, 256)
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`DGD`."""
+    # Factor on every layer's channels.
+    cfg.MODEL.BACKBONE.DGD = CfgNode()
+    cfg.MODEL.BACKBONE.DGD.WIDTH = 1.0
+
+
 def _unit(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """Convolution, batch norm, ReLU."""
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)

@@ -30,6 +30,28 @@ GATES = ("learned", "equal")
 NOISE = 0.01
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`DualStream`."""
+    # Two streams, low and high, of another backbone (RIFE's dual-stream blocks).
+    cfg.MODEL.BACKBONE.DUAL = CfgNode()
+    # The backbone that is doubled, by name: fastreid's ResNets and OSNets.
+    cfg.MODEL.BACKBONE.DUAL.BASE = "build_resnet_backbone"
+    # Where the streams meet: blocks (after each of the four: RIFE) or end (two whole networks).
+    cfg.MODEL.BACKBONE.DUAL.FUSE = "blocks"
+    # The weights they meet with: learned (Eq. 6) or equal (a half each).
+    cfg.MODEL.BACKBONE.DUAL.GATES = "learned"
+    # Width of the gates' hidden layer, and weight of their loss (beta of Eq. 9; 0 leaves it out).
+    cfg.MODEL.BACKBONE.DUAL.GATE_DIM = 64
+    cfg.MODEL.BACKBONE.DUAL.GATE_WEIGHT = 0.1
+    # To train in few steps: standardise over the batch what the gates read; let no gradient pass
+    # between gates and streams, so that the gates' loss trains the gates, and the others the rest.
+    cfg.MODEL.BACKBONE.DUAL.GATE_NORM = False
+    cfg.MODEL.BACKBONE.DUAL.DETACH = False
+    # Largest native width of the data set in pixels, which has resolution r = 1; 0: that of the
+    # training images, measured when training begins.
+    cfg.MODEL.BACKBONE.DUAL.WIDEST = 0
+
+
 class Layout(NamedTuple):
     """Where a network is cut: dotted names of its modules, in the order they run in.
 

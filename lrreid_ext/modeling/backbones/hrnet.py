@@ -19,6 +19,17 @@ FUSED_CHANNELS = 2048
 PUBLISHED_WIDTHS = (18, 30, 32, 40, 44, 48, 64)
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`HRNet`."""
+    # Width of the highest-resolution branch (32: HRNet-W32), modules in stages 2 to 4,
+    # blocks per branch, and channels of the four "incre" outputs.
+    cfg.MODEL.BACKBONE.HRNET = CfgNode()
+    cfg.MODEL.BACKBONE.HRNET.WIDTH = 32
+    cfg.MODEL.BACKBONE.HRNET.MODULES = [1, 4, 3]
+    cfg.MODEL.BACKBONE.HRNET.BLOCKS = 4
+    cfg.MODEL.BACKBONE.HRNET.STAGE1_BLOCKS = 4
+
+
 class HRNet(HighResolutionNet):
     """Four parallel branches, each with its "incre" module; timm's parameter names.
 

@@ -12,7 +12,7 @@ import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
-from lrreid_ext.errors import ConfigError, PretrainedError
+from lrreid_ext.errors import ConfigError, PretrainedError, WeightsError
 from lrreid_ext.registry import BACKBONE_REGISTRY, lookup
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def map_width(backbone: nn.Module, size: tuple[int, int]) -> int:
 def _with_host_weights(
     cfg: CfgNode, name: str, builder: Callable[[CfgNode], nn.Module]
 ) -> nn.Module:
-    from lrreid_ext.engine.checkpoint import WeightsError, read_state_dict
+    from lrreid_ext.engine.checkpoint import read_state_dict
 
     path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     file = read_state_dict(path, PATH_KEY) if path else None

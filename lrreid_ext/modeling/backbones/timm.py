@@ -18,6 +18,12 @@ from lrreid_ext.modeling.backbones.pretrained import hub_weights, load_pretraine
 from lrreid_ext.registry import BACKBONE_REGISTRY
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :func:`build_timm_backbone`."""
+    # A timm model for build_timm_backbone, by timm's name.
+    cfg.MODEL.BACKBONE.TIMM_NAME = "resnet50"
+
+
 class TimmBackbone(nn.Module):
     """A timm model without pooling and classifier that returns one map.
 

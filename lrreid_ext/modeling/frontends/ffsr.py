@@ -19,6 +19,18 @@ LAYOUTS = ("paper", "code")
 MASKS = ("gaussian", "given", "none")
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`FFSR`."""
+    # Layout of the auto-encoder (paper: 12 convolutions; code: 15, as the authors' program).
+    # MODEL.SR.WIDTH is the width of its first layer.
+    cfg.MODEL.SR.LAYOUT = "paper"
+    # What weighs the pixels of the foreground loss (Eq. 5): gaussian, given (an image for
+    # each sample, see INPUT.MASKS) or none; and the Gaussian's deviations, as shares of height and
+    # width.
+    cfg.MODEL.SR.MASK = "gaussian"
+    cfg.MODEL.SR.MASK_SIGMA = [0.4, 0.25]
+
+
 def _unit(conv: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
     """The convolution, without a bias, then batch norm and ReLU."""
     return nn.Sequential(conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(inplace=True))

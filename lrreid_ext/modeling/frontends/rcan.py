@@ -16,6 +16,13 @@ from lrreid_ext.modeling.frontends.restoration import (
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`RCAN`."""
+    # Residual groups, and attention blocks in each.
+    cfg.MODEL.SR.GROUPS = 10
+    cfg.MODEL.SR.BLOCKS = 20
+
+
 class _Residual(nn.Module):
     """``x + body(x)``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastreid.config import CfgNode
 from torch import Tensor, nn
 
 from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput, to_pixels, to_unit
@@ -11,6 +12,13 @@ from lrreid_ext.modeling.losses.functional import IMAGE_LOSSES, image_loss
 # Small enough that the first output is the input give or take a few grey levels; not 0, because
 # then no other layer would get a gradient in the first step.
 LAST_STD = 1e-3
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Keys that several networks share."""
+    # Width (of FFSR: of its first layer), and bottleneck of the channel attention.
+    cfg.MODEL.SR.WIDTH = 64
+    cfg.MODEL.SR.BOTTLENECK = 4
 
 
 def check_loss(loss: str) -> None:

@@ -20,6 +20,17 @@ KEY = "MODEL.SR.SPANDREL.WEIGHTS"
 INPUTS = ("reduced", "full")
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`Spandrel`."""
+    # A super-resolution network's file (.pth or .safetensors) that spandrel reads;
+    # whether it's left as it is, or trained on; and what it's fed: images reduced by its scale
+    # (reduced), or as they are (full).
+    cfg.MODEL.SR.SPANDREL = CfgNode()
+    cfg.MODEL.SR.SPANDREL.WEIGHTS = ""
+    cfg.MODEL.SR.SPANDREL.FROZEN = True
+    cfg.MODEL.SR.SPANDREL.FEED = "reduced"
+
+
 @FRONTEND_REGISTRY.register()
 class Spandrel(Restoration):
     """Any super-resolution checkpoint that spandrel recognises, frozen or trained on.

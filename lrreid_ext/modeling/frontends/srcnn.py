@@ -13,6 +13,13 @@ from lrreid_ext.modeling.frontends.restoration import Restoration, init_he, init
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`SRCNN`."""
+    # Kernel sizes (9, 1, 5) or (9, 5, 5), and filters.
+    cfg.MODEL.SR.KERNELS = [9, 1, 5]
+    cfg.MODEL.SR.FILTERS = [64, 32]
+
+
 @FRONTEND_REGISTRY.register()
 class SRCNN(Restoration):
     """Three convolutions with ReLU between, same size in and out.

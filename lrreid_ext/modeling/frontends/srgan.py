@@ -27,6 +27,22 @@ __all__ = ["MODES", "CascadedSRGAN", "SRGANGenerator"]
 MODES = ("joint", "stagewise")
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`CascadedSRGAN`."""
+    # Stages of 2x (1 to 4); residual blocks and width of each generator (SRGAN: 16,
+    # 64).
+    cfg.MODEL.SR.CASCADE = CfgNode()
+    cfg.MODEL.SR.CASCADE.STAGES = 3
+    cfg.MODEL.SR.CASCADE.BLOCKS = 16
+    cfg.MODEL.SR.CASCADE.WIDTH = 64
+    # Each generator adds to its input's bicubic enlargement. SRGAN's doesn't; small ones learn
+    # sooner that way.
+    cfg.MODEL.SR.CASCADE.RESIDUAL = False
+    # joint (a stage eats what the one before made, all losses reach all stages) or stagewise (each
+    # stage learns by itself on reduced HR images).
+    cfg.MODEL.SR.CASCADE.MODE = "joint"
+
+
 class _Block(nn.Module):
     """Convolution, batch norm, PReLU, convolution, batch norm, and a skip."""
 

@@ -17,6 +17,12 @@ from lrreid_ext.modeling.frontends.restoration import (
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of the VDSR family."""
+    # Convolutions.
+    cfg.MODEL.SR.DEPTH = 20
+
+
 class _VeryDeep(Restoration):
     """``depth`` 3x3 convolutions with ReLU between, and the input added to the last's output.
 

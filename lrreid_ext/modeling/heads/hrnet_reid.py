@@ -19,6 +19,16 @@ from lrreid_ext.registry import REID_HEADS_REGISTRY
 POOLINGS = ("avg", "max", "both")
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`HRNetReIDHead`."""
+    # Pooling (PS-HRNet, Eq. 6: avg, max or both), size pooled to in each branch,
+    # and weight of the max pooling.
+    cfg.MODEL.HEADS.HRNET = CfgNode()
+    cfg.MODEL.HEADS.HRNET.POOLING = "both"
+    cfg.MODEL.HEADS.HRNET.SIZES = [4, 2, 2, 1]
+    cfg.MODEL.HEADS.HRNET.LAMBDAS = [0.5, 0.2, 0.2, 0.2]
+
+
 @REID_HEADS_REGISTRY.register()
 class HRNetReIDHead(nn.Module):
     """Pools each HRNet branch to a sequence, joins them, and classifies (PS-HRNet III-C, Fig. 4).

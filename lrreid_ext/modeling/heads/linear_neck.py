@@ -13,6 +13,12 @@ from lrreid_ext.registry import REID_HEADS_REGISTRY, suggest
 DEFAULT_EMBEDDING_DIM = 512
 
 
+def add_config(cfg: CfgNode) -> None:
+    """Keys of heads with a linear neck."""
+    # Dropout before the classifier, for heads that have one.
+    cfg.MODEL.HEADS.DROPOUT = 0.0
+
+
 def require_linear_classifier(cfg: CfgNode, head: str) -> None:
     """Refuse a config that asks a head with a plain classifier for a margin softmax.
 

@@ -9,12 +9,22 @@ import torch
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import factor_group
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch.pipeline import Pipeline
 from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import META_ARCH_REGISTRY, lookup
+
+
+def add_config(cfg: CfgNode) -> None:
+    """Keys of :class:`Anchors`."""
+    # The architecture that there is one of for each factor, and the
+    # factors, in the order they are trained in.
+    cfg.MODEL.ANCHORS = CfgNode()
+    cfg.MODEL.ANCHORS.OF = "Pipeline"
+    cfg.MODEL.ANCHORS.FACTORS = [2, 3, 4]
 
 
 @META_ARCH_REGISTRY.register()

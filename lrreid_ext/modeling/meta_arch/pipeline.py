@@ -10,7 +10,8 @@ import torch
 from fastreid.config import configurable
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode, ConfigError
+from lrreid_ext.config import CfgNode
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
 from lrreid_ext.modeling.routing import is_exporting, picked
