@@ -29,6 +29,7 @@ __all__ = [
     "LOSS_REGISTRY",
     "META_ARCH_REGISTRY",
     "REID_HEADS_REGISTRY",
+    "REPORT_REGISTRY",
     "lookup",
     "names",
     "registered",
@@ -74,6 +75,14 @@ Degradation kernels, named in a recipe's option ``kernel`` and in ``INPUT.LR.KER
 than the image has, and :class:`lrreid_ext.data.kernels.Draws` for everything random; returns an RGB
 image of that size. What it draws is written into the manifest. Nothing else may be random, so that
 the same draws give the same bytes.
+"""
+
+
+REPORT_REGISTRY = Registry("REPORT")
+REPORT_REGISTRY.__doc__ = """
+Sections that a plugin adds to ``lrreid report``. Called as ``obj(context)`` with a
+:class:`lrreid_ext.report.Context`; returns a list of :mod:`lrreid_ext.report.blocks`, or a string
+that says why the section is left out. The first line of its docstring is the section's title.
 """
 
 

@@ -503,7 +503,7 @@ def test_a_second_process_is_told_to_wait(model: Pixels, tmp_path: Path) -> None
     where = f"milvus:{tmp_path / 'g.db'}"
     gallery, _ = Gallery.build(where, model, drawn(tmp_path / "crops", a=1))
     code = (
-        f"from lrreid_ext.commands.gallery import main; raise SystemExit(main(['info', {where!r}]))"
+        f"from lrreid_ext.cli import main; raise SystemExit(main(['gallery', 'info', {where!r}]))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "one process at a time" in done.stderr

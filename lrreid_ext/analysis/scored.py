@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis.objective import comparable
 from lrreid_ext.analysis.ranked import Matches, nearest
 from lrreid_ext.analysis.runs import Run, changed
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import GALLERY, TestSet
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, query_groups
 from lrreid_ext.evaluation.features import Features, extract_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors

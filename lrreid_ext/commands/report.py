@@ -27,9 +27,10 @@ from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.analysis.tsne import PEOPLE
 from lrreid_ext.commands.common import add_data_set, add_run, at_least
+from lrreid_ext.config import get_cfg
 from lrreid_ext.evaluation.provenance import commit
 from lrreid_ext.files import check_place, write_text
-from lrreid_ext.report import SECTIONS, Context, build, render
+from lrreid_ext.report import Context, build, render, sections
 
 FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -75,7 +76,7 @@ def page(
     context = Context(
         scored, images or test_set.synthetic, queries=queries, depth=depth, people=people, seed=seed
     )
-    sections, left = build(context, without, _say)
+    blocks, left = build(context, without, _say)
     heading = title or f"{' and '.join(names) if len(names) < 3 else f'{len(names)} runs'} on "
     heading = heading if title else heading + test_set.name
     count = len({s.pid for s in test_set.samples if s.pid > 0})
@@ -88,7 +89,7 @@ def page(
     written = f"Written by lrreid report on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
     written += f", commit {commit()}." if commit() else "."
     notice = NOTICE if context.images and not test_set.synthetic else ""
-    return render(heading, subtitle, sections, left, notice=notice, written=written)
+    return render(heading, subtitle, blocks, left, notice=notice, written=written)
 
 
 def _say(what: str) -> None:
@@ -97,6 +98,8 @@ def _say(what: str) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
+    get_cfg()  # the plugins, which may have sections
+    names = list(sections())
     add_run(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("logs/report.html"), metavar="FILE",
@@ -132,8 +135,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=at_least(0), default=0, help="of all that is drawn at random"
     )
     parser.add_argument(
-        "--without", nargs="+", default=[], choices=list(SECTIONS), metavar="SECTION",
-        help=f"leave out some of: {', '.join(SECTIONS)}",
+        "--without", nargs="+", default=[], choices=names, metavar="SECTION",
+        help=f"leave out some of: {', '.join(names)}",
     )  # fmt: skip
     parser.add_argument("--title", default="", help="the page's heading")
 

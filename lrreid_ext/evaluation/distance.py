@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -242,3 +242,27 @@ def distance_matrix(
     """All distances (Q, G) float32 at once; see :func:`distance_chunks`."""
     chunks = distance_chunks(query, gallery, metric, weights=weights)
     return torch.cat([block.clone() for _, block in chunks])
+
+
+def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Tensor:
+    """One feature per image, whose L2 distance orders images as ``metric`` does.
+
+    Args:
+        features: (N, D), or (N, K, D) of a model with K anchors.
+        metric: ``cosine``, which scales each feature to length 1, or ``euclidean``.
+        anchors: positions of the anchors that count; none means all.
+
+    Returns:
+        (N, D) or (N, K D) float32.
+
+    Raises:
+        ValueError: an unknown metric, or features that are not finite.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    if features.ndim == 3 and anchors:
+        features = features[:, list(anchors)]  # an anchor that isn't trained gives NaN
+    features = check_features(features, "images")
+    if metric == "cosine":
+        features = features / features.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
+    return features.flatten(1)

@@ -2,6 +2,6 @@
 
 from lrreid_ext.report.context import Context
 from lrreid_ext.report.page import render
-from lrreid_ext.report.sections import SECTIONS, build
+from lrreid_ext.report.sections import build, sections
 
-__all__ = ["SECTIONS", "Context", "build", "render"]
+__all__ = ["Context", "build", "render", "sections"]

@@ -37,14 +37,12 @@ from torch import Tensor
 from lrreid_ext.analysis.plots import line, new_figure
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.distance import EPSILON, METRICS, check_features
 
 __all__ = [
     "COLUMNS",
     "PANELS",
     "RESOLUTIONS",
     "Objective",
-    "comparable",
     "curves",
     "draw",
     "hr_images",
@@ -183,30 +181,6 @@ def _pair_sum(first: Tensor, second: Tensor, group: NDArray[np.int64], origin: T
     sizes = torch.bincount(where, minlength=groups)
     total = (sizes * squares).sum() - 2 * (sums[0] * sums[1]).sum()
     return float(total)
-
-
-def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Tensor:
-    """Features whose squared L2 distance is what Eq. 2 asks for.
-
-    Args:
-        features: (N, D), or (N, K, D) of a model with K anchors.
-        metric: ``cosine``, which scales each feature to length 1, or ``euclidean``.
-        anchors: positions of the anchors that count; none means all.
-
-    Returns:
-        (N, D) or (N, K D) float32.
-
-    Raises:
-        ValueError: an unknown metric, or features that are not finite.
-    """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
-    if features.ndim == 3 and anchors:
-        features = features[:, list(anchors)]  # an anchor that isn't trained gives NaN
-    features = check_features(features, "images")
-    if metric == "cosine":
-        features = features / features.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
-    return features.flatten(1)
 
 
 # ---------------------------------------------------------------- images

@@ -5,7 +5,7 @@ lrreid objective logs/pshrnet "HR only=logs/hr" --out logs/objective
 draws O(r1, r2) of FFSR + RIFE (Eq. 2, Fig. 2 and 4) of one or more trained models on the HR images
 of the test set, reduced to each resolution r: both images (r1 = r2), and one against HR (r2 = 1).
 Lower and flatter is better. Writes objective.csv, .svg, .png, and objective.json with where the
-figures came from. lrreid_ext/analysis/objective.py says which pairs count.
+figures came from. projects/FFSR_RIFE/objective.py says which pairs count.
 """
 
 from __future__ import annotations
@@ -19,18 +19,6 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
-from lrreid_ext.analysis.objective import (
-    PANELS,
-    RESOLUTIONS,
-    Objective,
-    comparable,
-    curves,
-    draw,
-    hr_images,
-    pair_counts,
-    reduced,
-    table,
-)
 from lrreid_ext.analysis.runs import (
     Run,
     changed,
@@ -40,9 +28,21 @@ from lrreid_ext.analysis.runs import (
 from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.evaluation.provenance import provenance
+from projects.FFSR_RIFE.objective import (
+    PANELS,
+    RESOLUTIONS,
+    Objective,
+    curves,
+    draw,
+    hr_images,
+    pair_counts,
+    reduced,
+    table,
+)
 
 
 def measure(

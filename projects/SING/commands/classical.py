@@ -29,8 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from lrreid_ext.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
-from lrreid_ext.classical.lomo import HEIGHT, WIDTH
 from lrreid_ext.commands.common import add_overrides, at_least
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import (
@@ -49,6 +47,8 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest
+from projects.SING.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
+from projects.SING.classical.lomo import HEIGHT, WIDTH
 
 INTERRUPTED = "nothing was written"
 
@@ -71,7 +71,7 @@ Embed = Callable[[Features], NDArray[np.floating]]
 # Positions in a set of images, and their features, batch by batch.
 Describe = Callable[[TestSet], Iterator[tuple[Tensor, Features]]]
 
-logger = logging.getLogger("lrreid_ext.classical")
+logger = logging.getLogger("projects.SING.classical")
 
 
 # ---------------------------------------------------------------- config

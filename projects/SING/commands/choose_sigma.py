@@ -26,7 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from lrreid_ext.analysis.fusion import (
+from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names
+from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
+from lrreid_ext.config import CfgNode
+from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
+from lrreid_ext.evaluation.provenance import provenance
+from projects.SING.fusion import (
     SIGMAS,
     Curves,
     best_sigma,
@@ -36,14 +44,6 @@ from lrreid_ext.analysis.fusion import (
     subset_name,
     table,
 )
-from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names
-from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
-from lrreid_ext.config import CfgNode
-from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.features import extract_features
-from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
-from lrreid_ext.evaluation.provenance import provenance
 
 
 class Scored(NamedTuple):
@@ -113,7 +113,7 @@ def score(
         text: the run, as :func:`lrreid_ext.analysis.runs.load_run` takes it.
         opts: overrides of its config.
         data_set: whose training identities to score; "" is the run's DATASETS.NAMES, if it is one.
-        sigmas, ranks: see :func:`lrreid_ext.analysis.fusion.fold_curves`.
+        sigmas, ranks: see :func:`projects.SING.fusion.fold_curves`.
 
     Raises:
         ConfigError: several data sets and none named, or a model without two anchors to fuse.
