@@ -27,10 +27,10 @@ from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cost import parameters
-from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.export.deployable import Deployable, pack
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.parity import TOLERANCE, Parity
+from lrreid_ext.results.provenance import provenance
 from shared import (
     MEGABYTE,
     BenchmarkError,

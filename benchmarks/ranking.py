@@ -24,6 +24,7 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -35,11 +36,13 @@ from tabulate import tabulate
 from torch import Tensor
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal
+from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
 from lrreid_ext.evaluation.verification import tar_at_far
+from lrreid_ext.results.provenance import provenance
 from shared import (
     MEGABYTE,
     BenchmarkError,
@@ -81,6 +84,12 @@ class Data(NamedTuple):
     def labels(self) -> tuple[NDArray[np.int64], ...]:
         """Identities and cameras, as evaluation takes them."""
         return self[2:]
+
+    @property
+    def matching(self) -> Matching:
+        """Both sides, as evaluation takes them."""
+        query = Side(self.query, self.q_pids, self.q_camids, "query")
+        return Matching(query, Side(self.gallery, self.g_pids, self.g_camids, "gallery"))
 
     def first(self, queries: int) -> tuple[NDArray[np.int64], ...]:
         """Identities and cameras where only the first queries are asked."""
@@ -174,7 +183,7 @@ def _mean_ap(data: Data, asked: Asked) -> Callable[[RankStatistics], float]:
 
 def _ranking(data: Data, asked: Asked) -> Found:
     return _measured(
-        lambda: rank_statistics(data.query, data.gallery, *data.labels),
+        lambda: rank_statistics(data.matching),
         asked.repeats,
         mAP=_mean_ap(data, asked),
     )
@@ -182,28 +191,24 @@ def _ranking(data: Data, asked: Asked) -> Found:
 
 def _verification(data: Data, asked: Asked) -> Found:
     return _measured(
-        lambda: tar_at_far(data.query, data.gallery, *data.labels, fars=(1e-6, FAR)),
+        lambda: tar_at_far(data.matching, fars=(1e-6, FAR)),
         asked.repeats,
         TAR=lambda found: found.tar[1],
     )
 
 
 def _reranking(data: Data, asked: Asked) -> Found:
-    return _measured(
-        lambda: rank_statistics(
-            data.query,
-            data.gallery,
-            *data.labels,
-            distances=k_reciprocal(data.query, data.gallery),
-        ),
-        1,
-        mAP=_mean_ap(data, asked),
-    )
+    def work() -> RankStatistics:
+        matching = data.matching
+        jaccard = k_reciprocal(matching.query, matching.gallery)
+        return rank_statistics(replace(matching, jaccard=jaccard))
+
+    return _measured(work, 1, mAP=_mean_ap(data, asked))
 
 
 def _single_shot(trials: int) -> Callable[[Data, Asked], Found]:
     return lambda data, asked: _measured(
-        lambda: single_shot(data.query, data.gallery, *data.labels, trials=trials),
+        lambda: single_shot(data.matching, trials=trials),
         asked.repeats,
         Rank1=lambda found: found.mean([1])[0],
     )

@@ -46,8 +46,8 @@ from lrreid_ext.data.resolution import (
 )
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.results.provenance import provenance
 
 FACTORS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)
 # Kernels that images are commonly reduced and enlarged with.

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import write_json, write_text
 
 __all__ = [
     "MEGABYTE",

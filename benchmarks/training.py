@@ -26,7 +26,7 @@ from tabulate import tabulate
 from lrreid_ext import build_dataset
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import Trainer, prepare
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from shared import (
     MEGABYTE,
     BenchmarkError,

@@ -48,10 +48,10 @@ from lrreid_ext.devices import check_device
 from lrreid_ext.engine.trainer import score
 from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.evaluation.inference import Isolated, evaluating
-from lrreid_ext.evaluation.provenance import config_hash, weights_hash
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.hub import HUB
 from lrreid_ext.registry import DATASET_REGISTRY, EVALUATOR_REGISTRY, lookup, names
+from lrreid_ext.results.provenance import config_hash, weights_hash
 
 __all__ = ["TrainedModel", "build_dataset", "evaluate", "load_model"]
 

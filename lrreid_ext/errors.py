@@ -53,7 +53,7 @@ class ManifestError(RecipeError):
 
 
 class ResultsError(UserError):
-    """A results file that can't be used."""
+    """A results file that can't be used, or results that can't be averaged."""
 
 
 class CacheError(ConfigError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import Any
 
 from lrreid_ext.errors import ConfigError
 
@@ -38,6 +40,16 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write UTF-8 text by :func:`atomic`."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write strict JSON by :func:`atomic`.
+
+    Raises:
+        ValueError: NaN or an infinite number, which JSON has no word for.
+        TypeError: a value of a type that JSON has no word for.
+    """
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_again(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

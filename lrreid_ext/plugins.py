@@ -75,7 +75,7 @@ def load_plugins(cfg: CfgNode, extra: Sequence[str] = ()) -> None:
         plugins.setdefault(name, "PLUGINS")
     for name, origin in plugins.items():
         module = import_plugin(name, origin)
-        if module is not None:
+        if isinstance(module, ModuleType):
             _add_keys(cfg, module, f"plugin {name!r} ({origin})")
 
 

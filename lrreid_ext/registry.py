@@ -57,9 +57,7 @@ Evaluators named in ``TEST.EVALUATORS``. Called as ``obj(cfg, test_set, output_d
 :class:`lrreid_ext.data.TestSet`; returns a ``fastreid.evaluation.DatasetEvaluator``, whose
 ``process(batch, features)`` sees every batch once.
 
-An evaluator that wants other outputs than features may offer ``attach(model) -> nn.Module``: called
-once before the images come, with the model that is evaluated; what it returns is run in the model's
-place, and ``process`` receives its outputs. The flip test is for features and is then left out.
+What else it may offer is in :mod:`lrreid_ext.modeling.contract`.
 """
 
 HOOK_REGISTRY = Registry("HOOK")

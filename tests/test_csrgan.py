@@ -20,6 +20,7 @@ from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
 from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.cost import parameters
+from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.frontends.srgan import reduced
 from projects.CSRGAN import CSRGAN, VGG19, Discriminator
 from projects.CSRGAN.vgg import CONVOLUTIONS, from_timm, read_vgg
@@ -112,12 +113,18 @@ def learnt(model: torch.nn.Module, prefix: str) -> list[bool]:
     return [p.grad is not None and bool(p.grad.any()) for p in named]
 
 
+def logged(step: StepOutput) -> set[str]:
+    """The names of all losses and figures."""
+    return {*step.figures, *(name for share in step.by_optimizer().values() for name in share)}
+
+
 # ---------------------------------------------------------------------- losses
 @pytest.mark.parametrize("common", ["logits", "probabilities"])
 @pytest.mark.parametrize("mode", ["joint", "stagewise"])
 def test_the_losses_against_a_loop(model_of: Any, common: str, mode: str) -> None:
     model = model_of("CSRGAN.COMMON", common, "MODEL.SR.CASCADE.MODE", mode)
-    losses = model(batch())
+    step = model(batch())
+    losses = step.losses
     output, hr, share = model.supervised(model.restore(batch()), batch())
     assert share == 1.0
     pairs = model.frontend.pairs(output, hr)
@@ -142,35 +149,34 @@ def test_the_losses_against_a_loop(model_of: Any, common: str, mode: str) -> Non
     }
     for name, value in expected.items():
         torch.testing.assert_close(losses[f"loss_{name}"], value, rtol=1e-4, atol=1e-9, msg=name)
-    torch.testing.assert_close(losses["discriminator"]["loss_discriminator"], told)
+    torch.testing.assert_close(step.other_losses["discriminator"]["loss_discriminator"], told)
     torch.testing.assert_close(losses["loss_sr"], model.frontend.losses(output, hr)["loss_sr"])
     assert losses["loss_smooth_cross_entropy"] > 0
 
 
 def test_each_loss_can_be_left_out(model_of: Any) -> None:
-    every = set(model_of()(batch()))
+    every = logged(model_of()(batch()))
     for key, gone in (
         ("CSRGAN.VGG_WEIGHT", {"loss_vgg"}),
         ("CSRGAN.COMMON_WEIGHT", {"loss_common_human"}),
         (
             "CSRGAN.ADVERSARIAL_WEIGHT",
-            {"loss_adversarial", "discriminator", "discriminator_accuracy"},
+            {"loss_adversarial", "loss_discriminator", "discriminator_accuracy"},
         ),
         ("MODEL.SR.LOSS_WEIGHT", {"loss_sr"}),
     ):
-        assert every - set(model_of(key, "0.0")(batch())) == gone
+        assert every - logged(model_of(key, "0.0")(batch())) == gone
     without = model_of("CSRGAN.VGG_WEIGHT", "0.0", "CSRGAN.COMMON_WEIGHT", "0.0", vgg=False)
-    assert "loss_sr" in without(batch())  # and no VGG was asked for
+    assert "loss_sr" in without(batch()).losses  # and no VGG was asked for
 
 
 def test_a_batch_that_passes_no_stage_has_the_same_losses(model_of: Any) -> None:
     model = model_of()
     full, none = model(batch()), model(batch((64, 64, 33, 40)))
-    assert set(none) == set(full)
+    assert logged(none) == logged(full)
     for name in ("loss_sr", "loss_vgg", "loss_common_human", "loss_adversarial"):
-        assert none[name] == 0
-    losses = [v for k, v in none.items() if k.startswith("loss")]
-    sum([*losses, none["discriminator"]["loss_discriminator"]]).backward()
+        assert none.losses[name] == 0
+    sum(v for share in none.by_optimizer().values() for v in share.values()).backward()
     for part in (model.frontend, model.discriminators):
         assert all(p.grad is not None for p in part.parameters())
     assert not any(learnt(model, "frontend") + learnt(model, "discriminators"))
@@ -179,8 +185,8 @@ def test_a_batch_that_passes_no_stage_has_the_same_losses(model_of: Any) -> None
     small["has_hr"] = torch.zeros(6, dtype=torch.bool)
     small["images_hr"] = small["images"]
     unknown = model(small)
-    assert set(unknown) == set(full) and unknown["loss_sr"] == 0
-    assert unknown["discriminator"]["loss_discriminator"] == 0
+    assert logged(unknown) == logged(full) and unknown.losses["loss_sr"] == 0
+    assert unknown.other_losses["discriminator"]["loss_discriminator"] == 0
 
 
 @pytest.mark.parametrize(("mode", "reaches"), [("joint", True), ("stagewise", False)])
@@ -188,7 +194,7 @@ def test_the_identity_loss_reaches_the_generators_in_joint_mode_alone(
     model_of: Any, mode: str, reaches: bool
 ) -> None:
     model = model_of("MODEL.SR.CASCADE.MODE", mode)
-    losses = model(batch())
+    losses = model(batch()).losses
     losses["loss_smooth_cross_entropy"].backward(retain_graph=True)
     assert set(learnt(model, "frontend")) == {reaches}
     assert any(learnt(model, "backbone"))
@@ -204,12 +210,11 @@ def test_the_identity_loss_reaches_the_generators_in_joint_mode_alone(
 def test_no_loss_of_one_optimiser_reaches_what_the_other_steps(model_of: Any) -> None:
     model = model_of()
     statistics = {n: b.clone() for n, b in model.discriminators.named_buffers()}
-    losses = model(batch())
-    main = sum(v for k, v in losses.items() if k.startswith("loss"))
-    main.backward(retain_graph=True)
+    step = model(batch())
+    sum(step.losses.values()).backward(retain_graph=True)
     assert all(p.grad is None for p in model.discriminators.parameters())
     model.zero_grad()
-    losses["discriminator"]["loss_discriminator"].backward()
+    step.other_losses["discriminator"]["loss_discriminator"].backward()
     others = [p for n, p in model.named_parameters() if not n.startswith("discriminators")]
     assert all(p.grad is None for p in others)
     assert all(learnt(model, "discriminators"))
@@ -230,7 +235,7 @@ def test_every_discriminator_changes_and_learns(model_of: Any) -> None:
     optimizer = torch.optim.Adam(model.discriminators.parameters(), 3e-3)
     told, rights = [], []
     for step in range(25):
-        loss, right = model.told_apart(pairs)
+        loss, right = model.discriminator_loss(pairs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -259,20 +264,20 @@ def test_only_stages_that_were_judged_count_as_told_apart(model_of: Any) -> None
     model.discriminators = torch.nn.ModuleList(Bright() for _ in range(3))
     dark, bright = torch.zeros(4, 3, 8, 4), torch.full((4, 3, 8, 4), 255.0)
     nothing = (dark[:1], bright[:1])
-    assert model.told_apart([nothing, (dark, bright), nothing])[1] == 1
-    assert model.told_apart([nothing, (dark, bright), (bright, dark)])[1] == 0.5
-    assert model.told_apart([nothing] * 3)[1] == 0.5
+    assert model.discriminator_loss([nothing, (dark, bright), nothing])[1] == 1
+    assert model.discriminator_loss([nothing, (dark, bright), (bright, dark)])[1] == 0.5
+    assert model.discriminator_loss([nothing] * 3)[1] == 0.5
 
 
 def test_any_front_end_that_learns_gets_one_discriminator(model_of: Any) -> None:
     model = model_of("MODEL.SR.NAME", "SRCNN", "MODEL.SR.FILTERS", "[4, 3]")
-    losses = model(batch())
+    losses = model(batch()).losses
     assert len(model.discriminators) == 1
     losses["loss_adversarial"].backward()
     assert any(learnt(model, "frontend"))
     plain = model_of("MODEL.SR.NAME", "Identity")
     assert not plain.discriminators
-    assert set(plain(batch())) == {"loss_smooth_cross_entropy", "cls_accuracy"}
+    assert set(plain(batch()).losses) == {"loss_smooth_cross_entropy"}
 
 
 # ---------------------------------------------------------------------- discriminator, VGG-19

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import load_script, run_script
 
+from lrreid_ext.results import Figure, Figures, Group, Results
+
 demo = load_script("tools/demo.py")
 
 TINY = [
@@ -35,8 +37,10 @@ def test_demo_runs_once_and_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_verdict():
-    def result(rank: float, spread: float) -> dict:
-        return {"groups": {"query": {"single_shot": {"Rank-1": rank, "Rank-1_std": spread}}}}
+    def result(rank: float, spread: float) -> Results:
+        figures = Figures(named={"Rank-1": Figure(rank, spread)})
+        groups = {"query": Group(8, protocols={"single_shot": figures})}
+        return Results("demo", "", ["single_shot"], 10, 0, "cosine", groups)
 
     lines = demo.verdict([result(20, 1), result(31, 4), result(30, 2)])
     assert "HR only: +10.0" in lines[0]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,24 @@ from test_projects_on_synth import METHODS, SMALL
 from lrreid_ext import load_model
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import Trainer
-from lrreid_ext.evaluation.distance import METRICS, distance_matrix
-from lrreid_ext.evaluation.expansion import expand
-from lrreid_ext.evaluation.ranking import rank_statistics
-from lrreid_ext.evaluation.reranking import k_reciprocal
-from lrreid_ext.evaluation.single_shot import single_shot
-from lrreid_ext.evaluation.verification import tar_at_far
+from lrreid_ext.evaluation import (
+    METRICS,
+    Matching,
+    Side,
+    distance_matrix,
+    expand,
+    k_reciprocal,
+    nearest,
+    rank_statistics,
+    single_shot,
+    tar_at_far,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.fixture(scope="module")
-def people() -> tuple:
+def people() -> tuple[Side, Side]:
     """Features of 30 people by six cameras, some images twice, and who they are and where."""
     random = np.random.default_rng(0)
     centres = random.standard_normal((31, 64))
@@ -41,12 +48,16 @@ def people() -> tuple:
 
     query, gallery = features(q_pids), features(g_pids)
     gallery[600:650] = gallery[:50]
-    return query, gallery, (q_pids, g_pids, q_camids, g_camids)
+    return Side(query, q_pids, q_camids, "query"), Side(gallery, g_pids, g_camids, "gallery")
+
+
+def on_gpu(side: Side) -> Side:
+    return replace(side, features=side.features.cuda())
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_distances_are_those_of_the_processor(people: tuple, metric: str) -> None:
-    query, gallery, _ = people
+def test_distances_are_those_of_the_processor(people: tuple[Side, Side], metric: str) -> None:
+    query, gallery = (side.features for side in people)
     here = distance_matrix(query, gallery, metric)
     there = distance_matrix(query.cuda(), gallery.cuda(), metric)
     assert there.is_cuda and torch.allclose(there.cpu(), here, atol=1e-5, rtol=1e-5)
@@ -54,10 +65,10 @@ def test_distances_are_those_of_the_processor(people: tuple, metric: str) -> Non
 
 
 @pytest.mark.parametrize("chunk", (None, 7))
-def test_ranks_are_those_of_the_processor(people: tuple, chunk: int | None) -> None:
-    query, gallery, labels = people
-    here = rank_statistics(query, gallery, *labels, chunk=chunk)
-    there = rank_statistics(query.cuda(), gallery.cuda(), *labels, chunk=chunk)
+def test_ranks_are_those_of_the_processor(people: tuple[Side, Side], chunk: int | None) -> None:
+    query, gallery = people
+    here = rank_statistics(Matching(query, gallery, chunk=chunk))
+    there = rank_statistics(Matching(on_gpu(query), on_gpu(gallery), chunk=chunk))
     assert np.array_equal(there.first_rank, here.first_rank)
     assert np.allclose(there.ap, here.ap, equal_nan=True)
     assert np.allclose(there.inp, here.inp, equal_nan=True)
@@ -66,18 +77,20 @@ def test_ranks_are_those_of_the_processor(people: tuple, chunk: int | None) -> N
 @pytest.mark.parametrize(
     "figures",
     (
-        lambda *given: single_shot(*given, trials=3).first_rank,
-        lambda *given: tar_at_far(*given, fars=(1e-3, 1e-2, 1)).tar,
-        lambda *given: rank_statistics(*given, distances=k_reciprocal(*given[:2])).ap,
-        lambda *given: rank_statistics(*expand(*given[:2]), *given[2:]).ap,
+        lambda *sides: single_shot(Matching(*sides), trials=3).first_rank,
+        lambda *sides: single_shot(Matching(*sides), trials=3, draw="per_query").first_rank,
+        lambda *sides: tar_at_far(Matching(*sides), (1e-3, 1e-2, 1)).tar,
+        lambda *sides: rank_statistics(Matching(*sides, jaccard=k_reciprocal(*sides))).ap,
+        lambda *sides: rank_statistics(Matching(*expand(*sides))).ap,
+        lambda *sides: nearest(Matching(*sides).part([5, 2]), 3).order,
     ),
-    ids=("single-shot", "TAR at FAR", "re-ranking", "expansion"),
+    ids=("single-shot", "per query", "TAR at FAR", "re-ranking", "expansion", "nearest"),
 )
-def test_protocols_agree(people: tuple, figures: Callable[..., np.ndarray]) -> None:
-    query, gallery, labels = people
-    query, gallery = query[:, :60], gallery[:, :60]  # no multiple of a warp
-    gallery, labels = gallery[:600], (labels[0], labels[1][:600], labels[2], labels[3][:600])
-    here, there = figures(query, gallery, *labels), figures(query.cuda(), gallery.cuda(), *labels)
+def test_protocols_agree(people: tuple[Side, Side], figures: Callable[..., np.ndarray]) -> None:
+    # 60 values are no multiple of a warp.
+    query, gallery = (replace(side, features=side.features[:, :60]) for side in people)
+    gallery = gallery.rows(np.arange(600))
+    here, there = figures(query, gallery), figures(on_gpu(query), on_gpu(gallery))
     assert np.allclose(there, here, atol=1e-9, equal_nan=True)
 
 

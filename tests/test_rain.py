@@ -14,9 +14,10 @@ from conftest import TINY, assert_same, killed_at, state
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.select import select
-from lrreid_ext.engine.optimizers import build_optimizers, losses_by_optimizer
+from lrreid_ext.engine.optimizers import build_optimizers
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.losses import batch_hard_triplet, fool, mean_over, tell_apart
 from projects.RAIN import RAIN, HRDecoder, ResolutionCritic
 
@@ -61,8 +62,8 @@ def rain_model(cfg: CfgNode) -> RAIN:
     return model.train()
 
 
-def all_losses(outputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {k: v for share in losses_by_optimizer(outputs).values() for k, v in share.items()}
+def all_losses(output: StepOutput) -> dict[str, torch.Tensor]:
+    return {k: v for share in output.by_optimizer().values() for k, v in share.items()}
 
 
 # ---------------------------------------------------------------- adversaries
@@ -76,12 +77,12 @@ def test_every_discriminator_changes_in_one_step_and_learns(
     names = [level.replace(".", "_") for level in levels]
     assert list(model.critics) == names
 
-    def step() -> dict[str, Any]:
+    def step() -> StepOutput:
         optimizer.zero_grad()
-        outputs = model(batch)
-        sum(outputs["critic"].values()).backward()
+        output = model(batch)
+        sum(output.other_losses["critic"].values()).backward()
         optimizer.step()
-        return outputs
+        return output
 
     before = {k: p.clone() for k, p in model.named_parameters()}
     first = step()
@@ -93,15 +94,14 @@ def test_every_discriminator_changes_in_one_step_and_learns(
     for _ in range(30):
         last = step()
     for name in names:
-        assert last[f"critic_accuracy_{name}"] == 1.0 > first[f"critic_accuracy_{name}"]
-        loss = f"loss_critic_{name}"
-        assert last["critic"][loss] < 0.5 * first["critic"][loss]
+        figure, loss = f"critic_accuracy_{name}", f"loss_critic_{name}"
+        assert last.figures[figure] == 1.0 > first.figures[figure]
+        assert last.other_losses["critic"][loss] < 0.5 * first.other_losses["critic"][loss]
 
 
 def test_neither_side_gets_gradient_from_the_others_losses(make_cfg: Make) -> None:
     model, batch = rain_model(make_cfg(YAML, OSNET)), paired()
-    outputs = model(batch)
-    shares = losses_by_optimizer(outputs)
+    shares = model(batch).by_optimizer()
     sum(shares["main"].values()).backward(retain_graph=True)
     critics = dict(model.critics.named_parameters())
     assert critics and all(p.grad is None for p in critics.values())
@@ -126,8 +126,8 @@ def test_the_adversarial_loss_makes_lr_maps_pass_for_hr_ones(make_cfg: Make) -> 
     with torch.no_grad():
         before, after = (critic(m).mean((1, 2, 3)) for m in (maps, maps - 10 * maps.grad))
     assert torch.equal(after > before, low)
-    logs = model(paired())
-    assert {"loss_adversarial_conv3", "loss_adversarial_conv5"} <= logs.keys()
+    losses = model(paired()).losses
+    assert {"loss_adversarial_conv3", "loss_adversarial_conv5"} <= losses.keys()
 
 
 def test_adversarial_losses_by_hand() -> None:

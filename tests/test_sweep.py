@@ -13,7 +13,6 @@ import pytest
 import yaml
 from conftest import ROOT, TINY_OSNET
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import difference
 from lrreid_ext.cli import main
 from lrreid_ext.commands.sweep import draw, numbers, read_sweep, to_csv
@@ -21,6 +20,8 @@ from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.run import run_config
 from lrreid_ext.engine.sweep import Training, repetitions
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.plots import save
+from lrreid_ext.results import Figure, Figures, Group, Results
 
 OSNET = str(ROOT / "configs" / "osnet_copies.yml")
 
@@ -31,13 +32,12 @@ def written(folder: Path, **entries: Any) -> Path:
     return path
 
 
-def results(rank: float, **more: Any) -> dict[str, Any]:
-    single = {"Rank-1": rank, "Rank-1_std": 0.5}
-    group = {"queries": 4, "single_shot": single, "multi_shot": {"mAP": rank - 1}}
-    return {
-        "test_set": "some", "manifest_hash": "ab" * 32, "protocols": ["single_shot", "multi_shot"],
-        "trials": 3, "seed": 0, "metric": "cosine", "groups": {"query": group, **more},
-    }  # fmt: skip
+def results(rank: float) -> Results:
+    single = Figures(named={"Rank-1": Figure(rank, 0.5)})
+    multi = Figures(named={"mAP": Figure(rank - 1)})
+    group = Group(4, protocols={"single_shot": single, "multi_shot": multi})
+    protocols = ["single_shot", "multi_shot"]
+    return Results("some", "ab" * 32, protocols, 3, 0, "cosine", {"query": group})
 
 
 @pytest.mark.parametrize(("name", "runs"), [("table3", 2), ("fig5", 11)])

@@ -17,7 +17,7 @@ from pathlib import Path
 from lrreid_ext.cli import run_command
 from lrreid_ext.commands.common import add_overrides, pairs
 from lrreid_ext.engine.sweep import Training, complete
-from lrreid_ext.evaluation.report import load_results, results_table
+from lrreid_ext.results import Results, results_file, results_table
 
 PROJECT = Path(__file__).resolve().parent.parent / "projects" / "PSHRNet"
 DATA_SET = "synth_pedestrians"
@@ -48,8 +48,8 @@ def run(args: argparse.Namespace) -> None:
     options = {"DATASETS.ROOT": str(args.data), **pairs(args.opts)}
     for config, folder in TRAININGS:
         complete(Training(config, PROJECT / config, options, args.out / folder))
-    paths = [args.out / folder / f"results_{DATA_SET}.json" for _, folder in ROWS]
-    results = [load_results(path) for path in paths]
+    paths = [args.out / folder / results_file(DATA_SET) for _, folder in ROWS]
+    results = [Results.load(path) for path in paths]
     print(f"\n{results_table(results, names=[name for name, _ in ROWS], style='plain')}\n")
     for line in verdict(results):
         print(line)
@@ -57,14 +57,15 @@ def run(args: argparse.Namespace) -> None:
     print(f"This took {(time.perf_counter() - start) / 60:.1f} minutes.")
 
 
-def verdict(results: Sequence[dict]) -> list[str]:
+def verdict(results: Sequence[Results]) -> list[str]:
     """What the table says of PS-HRNet against each baseline, in words."""
-    shots = [r["groups"]["query"]["single_shot"] for r in results]
+    shots = [r.figure("single_shot/query/Rank-1") for r in results]
     ours = shots[-1]
     lines = []
     for (name, _), other in zip(ROWS, shots[:-1], strict=False):
-        gain = ours["Rank-1"] - other["Rank-1"]
-        spread = max(ours["Rank-1_std"], other["Rank-1_std"])
+        assert ours and other  # the demo's set has queries with right answers
+        gain = ours.value - other.value
+        spread = max(ours.std or 0.0, other.std or 0.0)
         word = "more than" if abs(gain) > spread else "within"
         lines.append(
             f"PS-HRNet against {name}: {gain:+.1f} points of Rank-1 on LR queries, {word} the "

@@ -31,20 +31,14 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lrreid_ext.cli import run_command
 from lrreid_ext.errors import UserError
-from lrreid_ext.evaluation.portable import COMMAND, portable
-from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import (
-    draw_label,
-    figure,
-    load_results,
-    results_table,
-)
 from lrreid_ext.files import write_text
+from lrreid_ext.results import RESULTS_FILES, Results, Training, results_table
 
 # A results file above this many bytes leaves its per-trial figures behind.
 MOST_BYTES = 20_000
@@ -55,13 +49,13 @@ _FENCE = re.compile(r" {0,3}(```+|~~~+)")
 
 
 class TableError(UserError):
-    """Something a user can put right; the message names the file."""
+    """A run, file or marker that can't be used; the message names the file."""
 
 
 # ---------------------------------------------------------------- add
 def collect(
     run: Path, to: Path, title: str, *, note: str | None = None, order: int | None = None
-) -> dict[str, Any]:
+) -> Results:
     """Copy a run's results to ``to``, without paths of this machine.
 
     Args:
@@ -84,22 +78,22 @@ def collect(
             raise TableError(f"--{name} {text!r}: write one line")
     if to.suffix != ".json":
         raise TableError(f"--to {to}: must end in .json")
-    content = portable(load_results(_results_file(run)))
-    extra = {"title": title, "note": note, "order": order}
-    content = {**{k: v for k, v in extra.items() if v is not None}, **content}
-    if len(json.dumps(content, indent=2)) > MOST_BYTES:
-        for entry in content["groups"].values():
-            entry.get("single_shot", {}).pop("trials", None)
-    write_json(to, content)
-    return content
+    results = Results.load(_results_file(run)).portable()
+    results = replace(results, title=title, note=note or "", order=order)
+    if len(json.dumps(results.to_json(), indent=2)) > MOST_BYTES:
+        for group in results.groups.values():
+            for figures in group.protocols.values():
+                figures.trials = None
+    results.save(to)
+    return results
 
 
 def _results_file(run: Path) -> Path:
     if run.is_file():
         return run
-    found = sorted(run.glob("results_*.json"))
+    found = sorted(run.glob(RESULTS_FILES))
     if not found:
-        raise TableError(f"{run}: holds no results_*.json; has this run been evaluated?")
+        raise TableError(f"{run}: holds no {RESULTS_FILES}; has this run been evaluated?")
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise TableError(f"{run}: holds {names}; name one of these files instead of the folder")
@@ -153,7 +147,7 @@ def updated(path: Path) -> tuple[str, str]:
     return text, "".join(out)
 
 
-def matching(folder: Path, pattern: str) -> list[dict[str, Any]]:
+def matching(folder: Path, pattern: str) -> list[Results]:
     """The collected results that match a pattern, by their ``order`` and then by file name.
 
     Raises:
@@ -167,34 +161,34 @@ def matching(folder: Path, pattern: str) -> list[dict[str, Any]]:
         raise TableError(f"no file matches {pattern}; tools/update_tables.py add makes them")
     rows = []
     for path in paths:
-        content = load_results(path)
-        if not content.get("title"):
+        results = Results.load(path)
+        if not results.title:
             raise TableError(f"{path}: no title; add it with tools/update_tables.py add")
-        order = content.get("order")
-        if order is not None and not isinstance(order, int):
-            raise TableError(f"{path}: order {order!r} is not a whole number")
-        rows.append((float("inf") if order is None else order, path.name, content))
-    return [content for _, _, content in sorted(rows, key=lambda row: row[:2])]
+        if not isinstance(results.order, int | None):
+            raise TableError(f"{path}: order {results.order!r} is not a whole number")
+        order = float("inf") if results.order is None else results.order
+        rows.append((order, path.name, results))
+    return [results for _, _, results in sorted(rows, key=lambda row: row[:2])]
 
 
 def make_table(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None, *, brief: bool = False
+    rows: Sequence[Results], columns: Sequence[str] | None = None, *, brief: bool = False
 ) -> str:
     """The table in Markdown with its remarks, where its figures came from, and the commands.
 
     Args:
         rows: collected results, in the order of the rows.
         columns: ``protocol/group/figure``; by default those of
-            :func:`lrreid_ext.evaluation.report.results_table`.
+            :func:`lrreid_ext.results.results_table`.
         brief: the table and what was measured, and no more.
 
     Raises:
         ValueError: a column of another form, or that no row has.
     """
     for column in columns or ():
-        if all(figure(row, column) is None for row in rows):
+        if all(row.figure(column) is None for row in rows):
             raise ValueError(f"no row has a figure for the column {column}")
-    titles = [_escaped(row["title"]) for row in rows]
+    titles = [_escaped(row.title) for row in rows]
     blocks = [results_table(rows, columns, names=titles).strip()]
     if brief:
         return blocks[0] + "\n"
@@ -210,22 +204,22 @@ def make_table(
     return "\n\n".join(blocks) + "\n"
 
 
-def _remarks(row: Mapping[str, Any]) -> list[str]:
-    remarks = [_escaped(row["note"])] if row.get("note") else []
+def _remarks(row: Results) -> list[str]:
+    remarks = [_escaped(row.note)] if row.note else []
     training = _training(row)
-    if training.get("epochs", 0) < training.get("of", 0):
-        remarks.append(f"weights after {training['epochs']} of {training['of']} epochs.")
+    if training.epochs is not None and training.of and training.epochs < training.of:
+        remarks.append(f"weights after {training.epochs} of {training.of} epochs.")
     return remarks
 
 
-def _sources(titles: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _sources(titles: Sequence[str], rows: Sequence[Results]) -> list[str]:
     """A line per distinct commit, machine, seed, trials and manifest, with the rows it is of."""
     found: dict[str, list[str]] = {}
     for title, row in zip(titles, rows, strict=True):
-        hashes = dict.fromkeys(p["manifest_hash"] for p in row.get("parts") or [row])
+        hashes = dict.fromkeys([p.manifest_hash for p in row.parts] or [row.manifest_hash])
         source = (
-            f"commit {row.get('commit') or 'unknown'}; {_machine(row.get('machine'))}; "
-            f"seed {row['seed']}, {draw_label(row)}, "
+            f"commit {row.commit or 'unknown'}; {_machine(row.machine)}; "
+            f"seed {row.seed}, {row.draw_label}, "
             f"manifest {', '.join((h or 'none')[:12] for h in hashes)}."
         )
         found.setdefault(source, []).append(title)
@@ -234,32 +228,31 @@ def _sources(titles: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[s
     return [f"- {', '.join(names)}: measured at {source}" for source, names in found.items()]
 
 
-def _details(row: Mapping[str, Any]) -> str:
+def _details(row: Results) -> str:
     """A collapsed block with the commands that made the weights and the figures."""
-    lines = [f"<details><summary>{html.escape(row['title'])}: commands</summary>", ""]
+    lines = [f"<details><summary>{html.escape(row.title)}: commands</summary>", ""]
     training = _training(row)
-    if training:
-        how = [f"commit {training.get('commit') or 'unknown'}", _machine(training.get("machine"))]
-        how += [f"seed {training['seed']}"] if "seed" in training else []
-        how += [f"phase {training['phase']}"] if training.get("phase") else []
-        if "epochs" in training:
-            of = f" of {training['of']}" if "of" in training else ""
-            how.append(f"epochs {training['epochs']}{of}")
-        if row.get("parts"):
-            how.append(f"the first of {len(row['parts'])} {row['over']}")
-        lines += [f"Trained ({'; '.join(how)}):", "", *_code(training), ""]
-    lines += ["Evaluated:", "", *_code(row), "", "</details>"]
+    if training != Training():
+        how = [f"commit {training.commit or 'unknown'}", _machine(training.machine)]
+        how += [] if training.seed is None else [f"seed {training.seed}"]
+        how += [f"phase {training.phase}"] if training.phase else []
+        if training.epochs is not None:
+            of = f" of {training.of}" if training.of is not None else ""
+            how.append(f"epochs {training.epochs}{of}")
+        if row.parts:
+            how.append(f"the first of {len(row.parts)} {row.over}")
+        lines += [f"Trained ({'; '.join(how)}):", "", *_code(training.command), ""]
+    lines += ["Evaluated:", "", *_code(row.command), "", "</details>"]
     return "\n".join(lines)
 
 
-def _training(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How the weights came about; of a mean over several trainings, those of the first."""
-    parts = row.get("parts") or [row.get("info") or {}]
-    return parts[0].get("training") or {}
+def _training(row: Results) -> Training:
+    """How the weights were trained; for a mean over several trainings, the first one's."""
+    return (row.parts[0] if row.parts else row).training or Training()
 
 
-def _code(entry: Mapping[str, Any]) -> list[str]:
-    return ["```", entry.get(COMMAND) or "unknown", "```"]
+def _code(command: str | None) -> list[str]:
+    return ["```", command or "unknown", "```"]
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.data.recipes import recipe_named
 from lrreid_ext.errors import ConfigError, RecipeError
-from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
 
 __all__ = [
     "add_data_set",

@@ -25,7 +25,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from lrreid_ext.analysis.runs import changed, run_cfg, run_names, run_path
 from lrreid_ext.commands.common import add_processes, data_set_name
@@ -54,9 +53,9 @@ from lrreid_ext.evaluation.cache import (
 )
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_config
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.provenance import tensors_hash
-from lrreid_ext.evaluation.report import load_results, results_table
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
+from lrreid_ext.results import Results, results_file, results_table
+from lrreid_ext.results.provenance import tensors_hash
 
 # What of TEST bears on scoring alone, and can be changed for features that stand.
 SCORING = (
@@ -152,8 +151,8 @@ def open_file(path: str) -> CachedFeatures:
     return cached
 
 
-def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> dict[str, Any]:
-    """Score features by ``cfg``, write the results file into ``out``, and return its content.
+def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> Results:
+    """Score features by ``cfg``, and write the results file into ``out``.
 
     The evaluators of TEST.EVALUATORS that look at features alone are run besides.
     """
@@ -165,7 +164,7 @@ def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> dict[s
         evaluator = entry(cfg, test_set, str(out))
         if not hasattr(evaluator, "attach"):
             feed(evaluator, found)
-    return load_results(out / f"results_{test_set.name}.json")
+    return Results.load(out / results_file(test_set.name))
 
 
 def check_evaluators(cfg: CfgNode) -> None:

@@ -17,15 +17,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrreid_ext.analysis.plots import save
-from lrreid_ext.analysis.ranked import draw, draw_queries, hardest, table
 from lrreid_ext.analysis.runs import load_run, run_names
-from lrreid_ext.analysis.scored import score_runs
 from lrreid_ext.commands.common import add_data_set, add_run, at_least
-from lrreid_ext.data.samples import QUERY
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.evaluation.ranking import nearest, rank_statistics
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
+from lrreid_ext.report.ranked import draw, draw_queries, hardest, table
+from lrreid_ext.report.scored import score_runs
+from lrreid_ext.results.provenance import provenance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,19 +61,18 @@ def run(args: argparse.Namespace) -> None:
     # The queries as they are: no other group is looked at.
     scored = score_runs(runs, args.data_set, ())
     first = scored[0]
-    query = first.groups[QUERY]
-    statistics = [run.statistics(query) for run in scored]
+    statistics = [rank_statistics(run.matching) for run in scored]
     if args.hardest:
         chosen = hardest([s.first_rank for s in statistics], args.queries)
     else:
         valid = statistics[0].valid
-        chosen = draw_queries(first.factors[query], valid, args.queries, args.seed)
+        factors = first.matching.query.factors
+        chosen = draw_queries(factors, valid, args.queries, args.seed)
     if not len(chosen):
         raise ConfigError(f"{first.test_set.name}: no such query; every one is matched rightly")
-    index = query[chosen]
-    found = {run.name: run.nearest(index, args.depth) for run in scored}
-    samples, gallery = first.test_set.samples, first.gallery
-    write_text(args.out / "ranked.csv", table(samples, gallery, index, found))
+    query, gallery = first.matching.query.rows(chosen), first.gallery
+    found = {run.name: nearest(run.matching.part(chosen), args.depth) for run in scored}
+    write_text(args.out / "ranked.csv", table(query, gallery, found))
     content = {
         "test_set": first.test_set.name,
         "manifest_hash": first.test_set.manifest_hash,
@@ -87,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     }
     write_json(args.out / "ranked.json", content)
     if args.images or first.test_set.synthetic:
-        save(draw(samples, gallery, index, found), args.out / "ranked.png")
+        save(draw(query, gallery, found), args.out / "ranked.png")
         print(f"{args.out}: ranked.csv, .json and .png written")
     else:
         print(

@@ -43,27 +43,27 @@ import argparse
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lrreid_ext.analysis.plots import bars, line, new_figure
 from lrreid_ext.commands.common import add_overrides, add_processes, pairs, write_figure
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.sweep import Training, average, complete, repetitions
 from lrreid_ext.errors import ConfigError, suggest
-from lrreid_ext.evaluation.provenance import provenance
-from lrreid_ext.evaluation.report import (
+from lrreid_ext.files import write_text
+from lrreid_ext.report.plots import bars, line, new_figure
+from lrreid_ext.results import (
+    FigureName,
+    Results,
     default_columns,
-    figure,
     group_table,
-    load_results,
+    provenance,
     results_table,
 )
-from lrreid_ext.files import write_text
 
 #: Columns of the CSV.
 COLUMNS = ("variant", "value", "protocol", "group", "figure", "mean", "std")
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
                 print_mean([t.results(test) for t in trainings], entry.training.folder)
     if compared:
         results = [
-            load_results(e.training.results(t[0])) for e, t in zip(entries, tests, strict=True)
+            Results.load(e.training.results(t[0])) for e, t in zip(entries, tests, strict=True)
         ]
         write(sweep, entries, results)
 
@@ -193,7 +193,7 @@ def print_mean(files: Sequence[Path], out: Path) -> None:
     print("\n".join([f"{group_table(mean)}\n\n{table}", *notes]))
 
 
-def write(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> None:
+def write(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) -> None:
     """Print the table; write it, the figures, and where they came from."""
     names, out = [entry.training.name for entry in entries], sweep.folder / "sweep"
     columns = sweep.columns or None
@@ -204,9 +204,9 @@ def write(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Mapping[str,
             "value": entry.value,
             "config": str(entry.training.config),
             "options": dict(entry.training.options),
-            "results": content,
+            "results": each.to_json(),
         }
-        for entry, content in zip(entries, results, strict=True)
+        for entry, each in zip(entries, results, strict=True)
     ]
     write_text(f"{out}.md", results_table(results, columns, names=names))
     content = {"axis": sweep.label, "runs": runs, **provenance()}
@@ -297,8 +297,10 @@ def read_sweep(
             )
     columns, drawn = (list(content.get(key) or ()) for key in ("COLUMNS", "DRAW"))
     for column in columns + drawn:
-        if str(column).count("/") != 2:
-            raise ConfigError(f"{path}: {column!r}: write protocol/group/figure")
+        try:
+            FigureName.parse(column)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
     return Sweep(entries, folder, str(axis.get("LABEL") or axis.get("KEY") or ""), columns, drawn)
 
 
@@ -317,50 +319,40 @@ def folder_name(name: Any) -> str:
 
 
 # ---------------------------------------------------------------- the output
-def to_csv(entries: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> str:
+def to_csv(entries: Sequence[Entry], results: Sequence[Results]) -> str:
     """Every figure in percent, a row each; ``std`` is empty for what has no trials."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for entry, content in zip(entries, results, strict=True):
+    for entry, each in zip(entries, results, strict=True):
         value = "" if entry.value is None else entry.value
-        for group, protocol, name in figures(content):
-            measured = figure(content, f"{protocol}/{group}/{name}")
-            assert measured is not None
-            mean, std = measured
-            spread = "" if std is None else f"{std:.6g}"
-            writer.writerow([entry.variant, value, protocol, group, name, f"{mean:.6g}", spread])
+        for group, content in each.groups.items():
+            for protocol, figures in content.protocols.items():
+                for name, figure in figures.named.items():
+                    if figure:
+                        std = "" if figure.std is None else f"{figure.std:.6g}"
+                        row = [protocol, group, name, f"{figure.value:.6g}", std]
+                        writer.writerow([entry.variant, value, *row])
     return out.getvalue()
 
 
-def figures(content: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Group, protocol and name of every figure of a results file but the deviations."""
-    for group, entry in content["groups"].items():
-        for protocol in content["protocols"]:
-            for name, value in entry[protocol].items():
-                if isinstance(value, float) and not name.endswith("_std"):
-                    yield group, protocol, name
-
-
-def draw(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Mapping[str, Any]]) -> Any:
+def draw(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) -> Any:
     """Curves along the axis with the spread over trials, or without an axis a bar per variant.
 
     Raises:
         ConfigError: DRAW names a figure that no training has.
     """
-    drawn = sweep.drawn or sweep.columns[:1] or default_columns(list(results))[:1]
+    drawn: list[Any] = sweep.drawn or sweep.columns[:1] or default_columns(results)[:1]
     panels, axes = new_figure(len(drawn))
     for panel, column in zip(axes, drawn, strict=True):
-        measured = [figure(content, column) for content in results]
         points = [
-            (entry, mean, std or 0.0)
-            for entry, (mean, std) in (
-                (entry, value) for entry, value in zip(entries, measured, strict=True) if value
-            )
+            (entry, figure.value, figure.std or 0.0)
+            for entry, each in zip(entries, results, strict=True)
+            if (figure := each.figure(column))
         ]
         if not points:
             raise ConfigError(f"DRAW: no training has a figure {column}")
-        label = f"{column.replace('/', ' ')}, %"
+        label = f"{str(column).replace('/', ' ')}, %"
         if not sweep.label:
             bars(
                 panel,

@@ -13,13 +13,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import load_run, run_names
-from lrreid_ext.analysis.scored import score_runs
-from lrreid_ext.analysis.tsne import PEOPLE, draw, embed, table
 from lrreid_ext.commands.common import add_data_set, add_run, at_least
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.files import write_text
+from lrreid_ext.files import write_json, write_text
+from lrreid_ext.report.plots import save
+from lrreid_ext.report.scored import score_runs
+from lrreid_ext.report.tsne import PEOPLE, draw, embed, table
+from lrreid_ext.results.provenance import provenance
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,14 +1,15 @@
 """Several named optimisers in one training step.
 
 Most models have one optimiser, ``main``. A model with adversaries says which parts another one
-steps, and returns that one's losses in a dict of their own::
+steps, and returns that one's losses apart::
 
     def optimizer_parts(self):
         return {"critic": ["critics"]}       # prefixes of module names; the rest belongs to main
 
     def train_joint(self, batch):
         ...
-        return {"loss_cls": ..., "loss_adversarial": ..., "critic": {"loss_critic": ...}}
+        losses = {"loss_cls": ..., "loss_adversarial": ...}
+        return StepOutput(losses, other_losses={"critic": {"loss_critic": ...}})
 
 One forward gives all losses and one backward of their sum all gradients, so gradient accumulation,
 mixed precision and DistributedDataParallel work as with one. That is right as long as no loss of
@@ -36,9 +37,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from lrreid_ext.config import CfgNode, widened
 from lrreid_ext.engine.solver import build_optimizer, build_scheduler
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.contract import MAIN, HasOptimizers
 from lrreid_ext.registry import suggest
 
-MAIN = "main"
 EVERY = "EVERY"
 # SOLVER keys that hold for the whole training step, and so for all optimisers alike.
 SHARED = (
@@ -117,7 +118,7 @@ def build_optimizers(
 
     Args:
         cfg: a phase's config.
-        model: may offer ``optimizer_parts()``.
+        model: the whole model; see :class:`~lrreid_ext.modeling.contract.HasOptimizers`.
         steps_per_epoch: optimiser steps in one epoch.
         scaled: whether each gets a gradient scaler.
 
@@ -149,31 +150,13 @@ def build_optimizers(
     return built
 
 
-def losses_by_optimizer(outputs: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
-    """A training step's losses by optimiser: those that lie bare are ``main``'s.
-
-    Raises:
-        ConfigError: two optimisers' losses of one name, which a log could not tell apart.
-    """
-    shares = {MAIN: {k: v for k, v in outputs.items() if k.startswith("loss")}}
-    for name, share in outputs.items():
-        if isinstance(share, Mapping):
-            shares[name] = dict(share)
-    names = [loss for share in shares.values() for loss in share]
-    twice = sorted({loss for loss in names if names.count(loss) > 1})
-    if twice:
-        raise ConfigError(f"losses of two optimisers have the same name: {', '.join(twice)}")
-    return shares
-
-
 def shares_of(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """The parameters that each optimiser steps, by name; every parameter belongs to one.
 
     Raises:
         ConfigError: ``optimizer_parts`` names a module that the model lacks, or one twice.
     """
-    offer = getattr(model, "optimizer_parts", None)
-    parts: Mapping[str, Any] = {} if offer is None else offer()
+    parts = model.optimizer_parts() if isinstance(model, HasOptimizers) else {}
     modules = {name for name, _ in model.named_modules()}
     shares: dict[str, dict[str, nn.Parameter]] = {MAIN: {}, **{name: {} for name in parts}}
     owners: dict[str, str] = {}

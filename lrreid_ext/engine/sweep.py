@@ -16,10 +16,9 @@ from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.run import run_config
 from lrreid_ext.engine.trainer import checkpoint_of
 from lrreid_ext.errors import ConfigError, ResultsError, UserError
-from lrreid_ext.evaluation.aggregate import aggregate
-from lrreid_ext.evaluation.provenance import write_json
-from lrreid_ext.evaluation.report import Results, load_results
+from lrreid_ext.files import write_json
 from lrreid_ext.registry import registered
+from lrreid_ext.results import Results, mean_of, results_file
 
 __all__ = ["Training", "average", "complete", "repetitions"]
 
@@ -71,7 +70,7 @@ class Training:
 
     def results(self, test: str) -> Path:
         """The results file of one test set."""
-        return self.folder / f"results_{test}.json"
+        return self.folder / results_file(test)
 
 
 def repetitions(
@@ -205,29 +204,29 @@ def average(files: Sequence[Path], out: Path) -> tuple[Results, list[str]]:
         ResultsError: results of other data, galleries or protocols, of networks that were trained
             by other configs, or ``out`` would overwrite one of ``files``.
     """
-    contents = {file: load_results(file) for file in files}
-    mean = aggregate({str(file): results for file, results in contents.items()})
-    notes = _check_networks(contents)
-    path = out / f"results_{mean['test_set']}.json"
+    results = {file: Results.load(file) for file in files}
+    mean = mean_of({str(file): each for file, each in results.items()})
+    notes = _check_networks(results)
+    path = out / results_file(mean.test_set)
     if path.resolve() in [file.resolve() for file in files]:
         raise ResultsError(f"--out {out}: {path} is one of the results to be averaged")
-    write_json(path, mean)
+    mean.save(path)
     return mean, [*notes, f"written: {path}"]
 
 
-def _check_networks(contents: Mapping[Path, Results]) -> list[str]:
+def _check_networks(results: Mapping[Path, Results]) -> list[str]:
     """Refuse a mean over networks that were trained by different configs.
 
     Returns:
         A note of the results whose config isn't at hand, if there are any.
     """
-    checkpoints = {content.get("checkpoint") or "" for content in contents.values()}
+    checkpoints = {each.checkpoint for each in results.values()}
     if len(checkpoints) == 1 and "" not in checkpoints:
         return []  # one network
     cfgs: dict[Path, CfgNode] = {}
     unchecked = []
-    for file, content in contents.items():
-        path = _training_config(file, content)
+    for file, each in results.items():
+        path = _training_config(file, each)
         try:
             if path is not None:
                 cfgs[file] = _trained_as(path)
@@ -256,14 +255,13 @@ def _training_config(file: Path, results: Results) -> Path | None:
     It is beside the checkpoint; of weights that were scored while in training, beside the file, or
     above it in the folder of a phase.
     """
-    if results.get("checkpoint"):
-        checkpoint = Path(results["checkpoint"])
+    if results.checkpoint:
+        checkpoint = Path(results.checkpoint)
         beside = file.parent / checkpoint.name
         folders = [path.parent for path in (checkpoint, beside) if path.is_file()]
     else:
-        training = (results.get("info") or {}).get("training") or {}
         folders = [file.parent]
-        if file.parent.name == training.get("phase"):
+        if results.training and file.parent.name == results.training.phase:
             folders.append(file.parent.parent)
     return next((f / CONFIG_FILE for f in folders if (f / CONFIG_FILE).is_file()), None)
 

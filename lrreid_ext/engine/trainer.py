@@ -53,12 +53,20 @@ from lrreid_ext.engine.checkpoint import (
     read_state_dict,
 )
 from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
-from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers, losses_by_optimizer
+from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers
 from lrreid_ext.engine.phases import check_copy, copy_modules, freeze_for, set_modes
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cache import cached_features, feed
 from lrreid_ext.evaluation.inference import extract
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.modeling.contract import (
+    Attaches,
+    ChecksConfig,
+    ChecksPhase,
+    HasSteps,
+    MayRest,
+    PreparesTraining,
+    StepOutput,
+)
 from lrreid_ext.modeling.routing import rest
 from lrreid_ext.registry import (
     EVALUATOR_REGISTRY,
@@ -66,6 +74,7 @@ from lrreid_ext.registry import (
     META_ARCH_REGISTRY,
     lookup,
 )
+from lrreid_ext.results.provenance import provenance
 
 logger = logging.getLogger(__name__)
 
@@ -86,23 +95,10 @@ def build_model(cfg: CfgNode) -> nn.Module:
     return model.to(torch.device(cfg.MODEL.DEVICE))
 
 
-def prepare(model: nn.Module, dataset: Any) -> None:
-    """Show the training set to every part that offers ``prepare(dataset)``.
-
-    Done once, when training begins and initial weights are loaded. What a part learns there it
-    keeps in buffers, so that a resumed or evaluated model has it from its checkpoint.
-    """
-    for module in model.modules():
-        look = getattr(module, "prepare", None)
-        if look is not None:
-            look(dataset)
-
-
 def set_step(model: nn.Module, step: str) -> None:
-    """Tell the architecture which of its training steps is on."""
-    choose = getattr(model, "set_step", None)
-    if choose is not None:
-        choose(step)
+    """Choose one of an architecture's training steps; "" is its default."""
+    if isinstance(model, HasSteps):
+        model.set_step(step)
     elif step:
         raise ConfigError(f"PHASES.*.STEP: {type(model).__name__} has no steps, so not {step!r}")
 
@@ -157,9 +153,9 @@ class Trainer(TrainerBase):
             ConfigError, FileNotFoundError: what :meth:`enter` would raise.
         """
         for name in self.cfg.TEST.EVALUATORS:
-            check = getattr(lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS"), "check", None)
-            if check is not None:
-                check(self.cfg)
+            evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
+            if isinstance(evaluator, ChecksConfig):
+                evaluator.check(self.cfg)
         seen = [self.data_input]
         for phase in self.phases:
             cfg = phase_cfg(self.cfg, phase)
@@ -173,9 +169,8 @@ class Trainer(TrainerBase):
             if _data_input(cfg) not in seen:
                 build_train_dataset(cfg)
                 seen.append(_data_input(cfg))
-            look = getattr(self.raw_model, "check_phase", None)
-            if look is not None:
-                look(cfg)
+            if isinstance(self.raw_model, ChecksPhase):
+                self.raw_model.check_phase(cfg)
             amp_dtype(cfg)
             if phase.weights and not os.path.isfile(phase.weights):
                 raise FileNotFoundError(
@@ -279,8 +274,12 @@ class Trainer(TrainerBase):
             copy_modules(self.raw_model, phase)
             self.best = {}
             if self.epoch == 0:
-                prepare(self.raw_model, self.data_loader.dataset)
+                for module in self.raw_model.modules():
+                    if isinstance(module, PreparesTraining):
+                        module.prepare(self.data_loader.dataset)
         freeze_for(self.raw_model, phase, self.learnable)
+        modules = self.raw_model.modules()
+        self.resting = [m for m in modules if isinstance(m, MayRest) and m.may_rest]
         self.train_on = cfg.INPUT.LR.TRAIN_ON
         self.accumulate = cfg.SOLVER.ACCUMULATE
         steps = self.iters_per_epoch // self.accumulate
@@ -358,8 +357,10 @@ class Trainer(TrainerBase):
             with torch.autocast(
                 self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None
             ):
-                outputs = self.model(batch)
-            losses = self._weigh(outputs)
+                output = self.model(batch)
+            if not isinstance(output, StepOutput):
+                output = StepOutput(output)  # fastreid's architectures return a dict of losses
+            losses = self._weigh(output)
             backward = torch.zeros((), device=self.device)
             for name, share in losses.items():
                 own = self.optimizers[name]
@@ -367,17 +368,17 @@ class Trainer(TrainerBase):
                 # Times 0 when idle: every process has to give the same gradients.
                 backward = backward + own.scaled(0.0 * total if own.idle(count) else total)
             backward.backward()
-        self._log(losses, outputs, data_time)
+        self._log(losses, output.figures, data_time)
         if steps:
-            rest(self.raw_model)
+            rest(self.resting)
             for own in self.optimizers.values():
                 own.step(count)
 
-    def _weigh(self, outputs: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    def _weigh(self, output: StepOutput) -> dict[str, dict[str, Tensor]]:
         """The losses that each optimiser follows, weighed by the phase."""
         assert self.phase is not None
         here, weights = f"PHASES.{self.phase.name}", self.phase.loss_weights
-        given = losses_by_optimizer(outputs)
+        given = output.by_optimizer()
         given = {name: share for name, share in given.items() if name in self.optimizers}
         names = [loss for share in given.values() for loss in share]
         for name in weights:
@@ -399,11 +400,8 @@ class Trainer(TrainerBase):
         return kept
 
     def _log(
-        self, losses: dict[str, dict[str, Tensor]], outputs: dict[str, Any], data_time: float
+        self, losses: dict[str, dict[str, Tensor]], figures: dict[str, Tensor], data_time: float
     ) -> None:
-        figures = {
-            k: v for k, v in outputs.items() if isinstance(v, Tensor) and not k.startswith("loss")
-        }
         named = {k: v for share in losses.values() for k, v in share.items()} | figures
         values = torch.stack([v.detach().float().reshape(()) for v in named.values()]).tolist()
         row = dict(zip(named, values, strict=True)) | {"data_time": data_time}
@@ -499,12 +497,12 @@ def score(
     cache = cfg.TEST.CACHE if cfg.MODEL.WEIGHTS else ""
     for name in cfg.TEST.EVALUATORS:
         evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")(cfg, test_set, output_dir)
-        attach = getattr(evaluator, "attach", None)
-        if cache and attach is None:
+        attaches = isinstance(evaluator, Attaches)
+        if cache and not attaches:
             figures.update(feed(evaluator, cached_features(cfg, model, test_set, cache)))
             continue
-        run = model if attach is None else attach(model)
-        flip = cfg.TEST.FLIP.ENABLED and attach is None
+        run = evaluator.attach(model) if attaches else model
+        flip = cfg.TEST.FLIP.ENABLED and not attaches
         figures.update(extract(run, loader, evaluator, flip))
     return figures
 

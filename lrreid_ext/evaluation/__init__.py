@@ -5,13 +5,13 @@ from lrreid_ext.evaluation.distance import METRICS, distance_chunks, distance_ma
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator, psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated, extract
-from lrreid_ext.evaluation.per_query import single_shot_per_query
-from lrreid_ext.evaluation.provenance import provenance
-from lrreid_ext.evaluation.ranking import RankStatistics, cmc, rank_statistics
-from lrreid_ext.evaluation.report import load_results, results_table
-from lrreid_ext.evaluation.reranking import ReRanked, k_reciprocal
-from lrreid_ext.evaluation.single_shot import SingleShot, draw_gallery, single_shot
-from lrreid_ext.evaluation.verification import FARS, Verification, tar_at_far
+from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.ranking import Matches, RankStatistics, cmc, nearest, rank_statistics
+from lrreid_ext.evaluation.reranking import expand, k_reciprocal
+from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
+from lrreid_ext.evaluation.verification import FARS, NoPairsError, Verification, tar_at_far
 
 __all__ = [
     "FARS",
@@ -19,24 +19,25 @@ __all__ = [
     "CrossResolutionEvaluator",
     "ImageQualityEvaluator",
     "Isolated",
+    "Matches",
+    "Matching",
+    "NoPairsError",
     "RankStatistics",
-    "ReRanked",
+    "Scored",
+    "Side",
     "SingleShot",
     "Verification",
     "bootstrap_intervals",
     "cmc",
     "distance_chunks",
     "distance_matrix",
-    "draw_gallery",
+    "expand",
     "extract",
     "k_reciprocal",
-    "load_results",
-    "provenance",
+    "nearest",
     "psnr",
     "rank_statistics",
-    "results_table",
     "single_shot",
-    "single_shot_per_query",
     "ssim",
     "tar_at_far",
     "twin_files",

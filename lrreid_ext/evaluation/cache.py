@@ -25,15 +25,15 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import CacheError
 from lrreid_ext.evaluation.features import Features, extract_features
-from lrreid_ext.evaluation.provenance import (
+from lrreid_ext.files import atomic
+from lrreid_ext.plugins import plugin_files
+from lrreid_ext.results.provenance import (
     config_hash,
     provenance,
     relative_path,
     tensors_hash,
     weights_hash,
 )
-from lrreid_ext.files import atomic
-from lrreid_ext.plugins import plugin_files
 
 __all__ = [
     "CachedFeatures",
@@ -78,7 +78,7 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
 
     Args:
         cfg: the config.
-        weights: :func:`lrreid_ext.evaluation.provenance.weights_hash` of the model.
+        weights: :func:`lrreid_ext.results.provenance.weights_hash` of the model.
         test_set: the images; its ``info["training"]`` may name the phase of training whose step
             decides what an architecture evaluates.
 

@@ -32,45 +32,47 @@ def check_features(features: Tensor, group: str) -> Tensor:
         ValueError: of another shape, no rows or no columns, or values that are not finite (the
             message says how many rows).
     """
-    features = check_shape(features, group)
-    # A row's sum is finite only if its values are: one quick pass, the exact one when in doubt.
-    check_finite(features, features.flatten(1).sum(dim=1), group)
-    return features
-
-
-def check_shape(features: Tensor, group: str) -> Tensor:
-    """The features as float32, if they have a shape that can be ranked.
-
-    Raises:
-        ValueError: neither (N, D) nor (N, K, D), or no rows or no columns.
-    """
     if features.ndim not in (2, 3):
         raise ValueError(
             f"{group}: features must be (N, D) or (N, K, D), not {tuple(features.shape)}"
         )
     if features.numel() == 0:
         raise ValueError(f"{group}: no features to compare, shape {tuple(features.shape)}")
-    return features.detach().to(torch.float32)
-
-
-def check_finite(features: Tensor, witness: Tensor, group: str) -> None:
-    """Refuse features that are not finite.
-
-    Args:
-        features: (N, ...) float32.
-        witness: (N,), each finite only if its row's values are, such as their sum or length.
-        group: what they are, for the message.
-
-    Raises:
-        ValueError: NaN or infinite values; the message says in how many rows.
-    """
-    doubtful = features.flatten(1)[~torch.isfinite(witness)]
+    features = features.detach().to(torch.float32)
+    # A row's sum is finite only if its values are: one quick pass, the exact one when in doubt.
+    flat = features.flatten(1)
+    doubtful = flat[~torch.isfinite(flat.sum(dim=1))]
     bad = int((~torch.isfinite(doubtful).all(dim=1)).sum())
     if bad:
         raise ValueError(
             f"{group}: {bad} of {len(features)} features hold NaN or infinite values. "
             "The network diverged, or its weights were not loaded."
         )
+    return features
+
+
+def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Tensor:
+    """Features whose L2 distance orders images as a metric does, all models weighing the same.
+
+    Args:
+        features: (N, D), or (N, K, D) of a model with K anchors.
+        metric: ``cosine``, which scales each feature to length 1, or ``euclidean``.
+        anchors: positions of the anchors that count; none means all.
+
+    Returns:
+        (N, D) or (N, K D) float32.
+
+    Raises:
+        ValueError: an unknown metric, or features that are not finite.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    if features.ndim == 3 and anchors:
+        features = features[:, list(anchors)]  # an anchor that isn't trained gives NaN
+    features = check_features(features, "images")
+    if metric == "cosine":
+        features = features / features.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
+    return features.flatten(1)
 
 
 def chunk_rows(gallery: int) -> int:
@@ -103,8 +105,6 @@ def distance_chunks(
     metric: str = "cosine",
     chunk: int | None = None,
     weights: Tensor | None = None,
-    *,
-    check: bool = False,
 ) -> Iterator[tuple[slice, Tensor]]:
     """Distances of some queries at a time to the whole gallery.
 
@@ -113,43 +113,36 @@ def distance_chunks(
     images with the same feature are at exactly the same distance, wherever they stand.
 
     Args:
-        query: (Q, D) or (Q, K, D) float32 on any device.
+        query: (Q, D) or (Q, K, D) float32 on any device; finite.
         gallery: (G, D) or (G, K, D) float32 on the same device.
         metric: ``cosine`` or ``euclidean``.
         chunk: rows at a time; bounds the memory to ``chunk * G`` numbers for each model. None: as
             many as fit ``CHUNK_NUMBERS``, but at least 16.
         weights: (Q, K), of K models' distances; None weighs them alike.
-        check: refuse features that are not finite, before the first chunk. It costs next to
-            nothing here, where their lengths are taken anyway.
 
     Yields:
         The rows, and their distances (rows, G) float32. The memory is used again for the next
         rows: whoever keeps it must copy it, and may write into it.
 
     Raises:
-        ValueError: an unknown metric, a chunk below 1, features of different widths, or (with
-            ``check``) features that are not finite.
+        ValueError: an unknown metric, a chunk below 1, features of different widths or too long for
+            float32, or weights that are not one for each query and model.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    check_pair(query, gallery, metric)
     models = 1 if query.ndim == 2 else query.shape[1]
     if chunk is None:
         chunk = chunk_rows(len(gallery) * models)
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1, not {chunk}")
-    if query.shape[1:] != gallery.shape[1:]:
-        raise ValueError(
-            f"query features have {_values(query)} values, gallery features {_values(gallery)}"
-        )
     if weights is not None and (query.ndim != 3 or weights.shape != query.shape[:2]):
         raise ValueError(
             f"weights {tuple(weights.shape)} don't fit query features {tuple(query.shape)}; "
             "there is one for each query and model"
         )
     if query.ndim == 2:
-        yield from _one_model(query, gallery, metric, chunk, check)
+        yield from _one_model(query, gallery, metric, chunk)
         return
-    parts = [_one_model(query[:, k], gallery[:, k], metric, chunk, check) for k in range(models)]
+    parts = [_one_model(query[:, k], gallery[:, k], metric, chunk) for k in range(models)]
     for blocks in zip(*parts, strict=True):
         rows, total = blocks[0]
         if weights is not None:
@@ -159,17 +152,28 @@ def distance_chunks(
         yield rows, total
 
 
+def check_pair(query: Tensor, gallery: Tensor, metric: str) -> None:
+    """Refuse features that can't be compared.
+
+    Raises:
+        ValueError: an unknown metric, or features of different widths.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
+    if query.shape[1:] != gallery.shape[1:]:
+        raise ValueError(
+            f"query features have {_values(query)} values, gallery features {_values(gallery)}"
+        )
+
+
 def _values(features: Tensor) -> str:
     return " x ".join(str(n) for n in features.shape[1:])
 
 
 def _one_model(
-    query: Tensor, gallery: Tensor, metric: str, chunk: int, check: bool
+    query: Tensor, gallery: Tensor, metric: str, chunk: int
 ) -> Iterator[tuple[slice, Tensor]]:
     query_square, gallery_square = squared_lengths(query), squared_lengths(gallery)
-    if check:
-        check_finite(query, query_square, "query")
-        check_finite(gallery, gallery_square, "gallery")
     for group, squares in (("query", query_square), ("gallery", gallery_square)):
         if long := int((~torch.isfinite(squares)).sum()):
             raise ValueError(
@@ -242,27 +246,3 @@ def distance_matrix(
     """All distances (Q, G) float32 at once; see :func:`distance_chunks`."""
     chunks = distance_chunks(query, gallery, metric, weights=weights)
     return torch.cat([block.clone() for _, block in chunks])
-
-
-def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Tensor:
-    """One feature per image, whose L2 distance orders images as ``metric`` does.
-
-    Args:
-        features: (N, D), or (N, K, D) of a model with K anchors.
-        metric: ``cosine``, which scales each feature to length 1, or ``euclidean``.
-        anchors: positions of the anchors that count; none means all.
-
-    Returns:
-        (N, D) or (N, K D) float32.
-
-    Raises:
-        ValueError: an unknown metric, or features that are not finite.
-    """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
-    if features.ndim == 3 and anchors:
-        features = features[:, list(anchors)]  # an anchor that isn't trained gives NaN
-    features = check_features(features, "images")
-    if metric == "cosine":
-        features = features / features.norm(dim=-1, keepdim=True).clamp(min=EPSILON)
-    return features.flatten(1)

@@ -7,12 +7,10 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
@@ -20,32 +18,29 @@ from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.collect import FeatureCollector
-from lrreid_ext.evaluation.distance import METRICS, check_features
-from lrreid_ext.evaluation.figures import (
-    figures_of,
-    flat_figures,
-    interval_settings,
-    intervals_of,
-    rates_of,
-)
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.distance import METRICS
+from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
+from lrreid_ext.evaluation.fusion import check_fusion
 from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
-from lrreid_ext.evaluation.multi_shot import MultiShot, check_multi_shot
-from lrreid_ext.evaluation.per_query import single_shot_per_query
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.evaluation.ranking import TIE_RULE, RankStatistics
-from lrreid_ext.evaluation.report import (
-    draw_label,
-    group_table,
-    interval_table,
-    multi_shot_label,
-    rate_table,
-)
-from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
+from lrreid_ext.evaluation.matching import Matching, check_multi_shot
+from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
+from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.evaluation.sides import TIE_RULE, Side
+from lrreid_ext.evaluation.single_shot import DRAWS, SingleShot
+from lrreid_ext.evaluation.verification import NoPairsError, Verification, tar_at_far
 from lrreid_ext.registry import EVALUATOR_REGISTRY
-
-PROTOCOLS = ("single_shot", "multi_shot")
-DRAWS = ("shared", "per_query")
+from lrreid_ext.results import (
+    PROTOCOLS,
+    Counts,
+    Figures,
+    Group,
+    Results,
+    Training,
+    provenance,
+    results_file,
+)
+from lrreid_ext.results.tables import tables
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +72,11 @@ class CrossResolutionEvaluator(FeatureCollector):
         self.cfg = cfg
         self.output_dir = output_dir
         self.groups = query_groups(test_set, cfg.TEST.FACTOR_BINS)
-        self._gallery = positions(test_set, GALLERY)
-        if QUERY not in self.groups or not len(self._gallery):
+        queries, gallery = (len(positions(test_set, group)) for group in (QUERY, GALLERY))
+        if not queries or not gallery:
             raise ConfigError(
                 f"DATASETS.TESTS: test set {test_set.name!r} needs both query and gallery images; "
-                f"it has {len(self.groups.get(QUERY, ()))} and {len(self._gallery)}"
+                f"it has {queries} and {gallery}"
             )
 
     @staticmethod
@@ -104,163 +99,108 @@ class CrossResolutionEvaluator(FeatureCollector):
         gathered = self.gathered()
         if gathered is None:
             return OrderedDict()
-        features, sizes = gathered
         start = time.perf_counter()
-        results = self.score(features, sizes)
+        results = self.score(Features(*gathered))
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
-        made = (group_table(results), interval_table(results), rate_table(results))
-        tables = "\n\n".join(filter(None, made))
-        logger.info("%s\n%s", self._headline(results), tables)
+        logger.info("%s\n%s", _headline(results), tables(results))
         if self.output_dir:
-            path = os.path.join(self.output_dir, f"results_{self.test_set.name}.json")
-            write_json(path, results)
+            path = os.path.join(self.output_dir, results_file(self.test_set.name))
+            results.save(path)
             logger.info("Results written to %s", path)
-        return flat_figures(results)
+        return results.flat()
 
-    def score(self, features: Tensor, sizes: Tensor) -> dict[str, Any]:
-        """The content of the results file, from features that are there already.
+    def score(self, features: Features) -> Results:
+        """The results of features that are extracted already.
 
         Args:
-            features: (N, D) or (N, K, D), in the order of the test set.
-            sizes: (N, 2), native height and width.
+            features: of the test set's images, in their order.
 
         Raises:
-            ValueError: see :meth:`evaluate`.
+            ConfigError: see :meth:`evaluate`.
         """
-        test = self.cfg.TEST
-        fusion: dict[str, Any] | None = None
-        if features.ndim == 3:
-            anchors = chosen_anchors(self.cfg, features)
-            features = features[:, anchors]
-            factors = [float(self.cfg.MODEL.ANCHORS.FACTORS[i]) for i in anchors]
-            fusion = {"anchors": factors, "sigma": float(test.FUSION.SIGMA)}
-        samples = self.test_set.samples
-        pids = np.array([sample.pid for sample in samples])
-        camids = np.array([sample.camid for sample in samples])
-        gallery = self._gallery
-        shown = self._usable(features[gallery], "gallery")
-        groups: dict[str, dict[str, Any]] = {}
+        test, ci = self.cfg.TEST, intervals_of(self.cfg)
+        scored = Scored(self.cfg, self.test_set, features)
+        gallery = scored.gallery
+        groups: dict[str, Group] = {}
         for name, index in self.groups.items():
             if "@" in name:
                 continue
-            parts = {part: at for part, at in self.groups.items() if part.startswith(f"{name}@")}
-            query = self._usable(features[index], name)
-            weights = None
-            if fusion is not None:
-                weights = anchor_weights(
-                    areas(sizes[index]),
-                    areas(sizes[gallery[pids[gallery] >= 0]]),
-                    fusion["anchors"],
-                    fusion["sigma"],
-                )
-            args = (pids[index], pids[gallery], camids[index], camids[gallery])
+            query = scored.query(name)
+            # The whole group and its parts, by their positions among its queries.
+            parts = {
+                part: np.searchsorted(index, at)
+                for part, at in self.groups.items()
+                if part == name or part.startswith(f"{name}@")
+            }
             for protocol in test.PROTOCOLS:
-                shown_all: MultiShot | None = None
                 statistics: SingleShot | RankStatistics
                 if protocol == "multi_shot":
-                    shown_all = MultiShot(self.cfg, query, shown, *args, weights)
-                    statistics = shown_all.ranked()
+                    matching = scored.multi_shot(query)
+                    statistics = rank_statistics(matching)
                 else:
-                    statistics = self._single_shot(query, shown, weights, *args)
+                    statistics = scored.single_shot(query)
                 if name == QUERY and not statistics.valid.any():
-                    raise ConfigError(self._unanswerable(protocol, *args))
-                self._add(groups, name, protocol, statistics, pids[index])
+                    raise ConfigError(self._unanswerable(protocol, query, gallery))
                 for part, at in parts.items():
-                    own = statistics.subset(np.searchsorted(index, at))
-                    self._add(groups, part, protocol, own, pids[at])
-                if shown_all is not None and test.ROC.ENABLED:
-                    for part, at in {name: index, **parts}.items():
-                        verified = shown_all.verified(np.searchsorted(index, at))
-                        groups[part][protocol] |= rates_of(
-                            verified, test.ROC.FARS, pids[at], interval_settings(self.cfg)
-                        )
-        return {
-            "test_set": self.test_set.name,
-            "manifest_hash": self.test_set.manifest_hash,
-            "info": plain_info(self.test_set),
-            "protocols": list(test.PROTOCOLS),
-            "trials": test.TRIALS,
-            "seed": test.SEED,
-            "draw": test.DRAW,
-            "std": "sample standard deviation over the trials",
-            "ci": interval_settings(self.cfg),
-            "metric": test.METRIC,
-            "flip": bool(test.FLIP.ENABLED),
-            "aqe": _aqe_settings(self.cfg),
-            "rerank": _rerank_settings(self.cfg),
-            "fars": list(test.ROC.FARS) if test.ROC.ENABLED else None,
-            "fusion": fusion,
-            "tie_rule": TIE_RULE,
-            "counts": {
-                "gallery": int((pids[gallery] >= 0).sum()),
-                "gallery_junk": int((pids[gallery] < 0).sum()),
-                "distractors": int((pids[gallery] == 0).sum()),
-                "identities": len(np.unique(pids[gallery][pids[gallery] > 0])),
-                "gallery_lr": sum(samples[i].factor != 1 for i in gallery),
-            },
-            "groups": {name: groups[name] for name in self.groups},
+                    pids = query.pids[at]
+                    figures = self._figures(part, protocol, statistics.subset(at), pids)
+                    if protocol == "multi_shot" and test.ROC.ENABLED:
+                        add_rates(figures, _rates(matching.part(at), test), test.ROC.FARS, pids, ci)
+                    group = groups.setdefault(part, Group(len(at), int((pids < 0).sum())))
+                    group.protocols[protocol] = figures
+        info = plain_info(self.test_set)
+        return Results(
+            test_set=self.test_set.name,
+            manifest_hash=self.test_set.manifest_hash,
+            training=Training.from_json(info.pop("training", None)),
+            info=info,
+            protocols=list(test.PROTOCOLS),
+            trials=test.TRIALS,
+            seed=test.SEED,
+            draw=test.DRAW,
+            std="sample standard deviation over the trials",
+            ci=ci,
+            metric=test.METRIC,
+            flip=bool(test.FLIP.ENABLED),
+            aqe=_aqe_settings(self.cfg),
+            rerank=_rerank_settings(self.cfg),
+            fars=list(test.ROC.FARS) if test.ROC.ENABLED else None,
+            fusion=scored.fusion,
+            tie_rule=TIE_RULE,
+            counts=Counts(
+                gallery=int((~gallery.is_junk).sum()),
+                gallery_junk=int(gallery.is_junk.sum()),
+                distractors=int((gallery.pids == 0).sum()),
+                identities=len(np.unique(gallery.pids[gallery.pids > 0])),
+                gallery_lr=int((gallery.factors != 1).sum()),
+            ),
+            groups={name: groups[name] for name in self.groups},
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
-        }
+        )
 
-    def _single_shot(
+    def _figures(
         self,
-        query: Tensor,
-        gallery: Tensor,
-        weights: Tensor | None,
-        *args: NDArray[np.int64],
-    ) -> SingleShot:
-        """One group's trials; ``args``: identities and cameras, as the functions take them."""
-        test = self.cfg.TEST
-        shoot = single_shot_per_query if test.DRAW == "per_query" else single_shot
-        options: dict[str, Any] = {"metric": test.METRIC, "weights": weights}
-        options |= {"trials": test.TRIALS, "seed": test.SEED}
-        return shoot(query, gallery, *args, **options)
-
-    def _add(
-        self,
-        groups: dict[str, dict[str, Any]],
         name: str,
         protocol: str,
         statistics: SingleShot | RankStatistics,
         pids: NDArray[np.int64],
-    ) -> None:
-        """Enter one group's figures under one protocol, in percent; ``pids`` of its queries."""
-        entry = groups.setdefault(
-            name, {"queries": len(statistics.valid), "junk": int(statistics.junk.sum())}
-        )
+    ) -> Figures:
+        """One group's figures under one protocol; ``pids`` of its queries."""
         if statistics.unmatched:
             logger.warning(
                 "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
                 name,
                 protocol,
                 statistics.unmatched,
-                len(statistics.valid),
+                len(pids),
             )
-        ranks, ci = list(self.cfg.TEST.RANKS), interval_settings(self.cfg)
-        figures = figures_of(statistics, ranks)
-        if ci is not None:
-            figures |= intervals_of(statistics, ranks, pids, **ci)
-        entry[protocol] = figures
+        return figures_of(statistics, list(self.cfg.TEST.RANKS), pids, intervals_of(self.cfg))
 
-    def _usable(self, features: Tensor, group: str) -> Tensor:
-        """The features as float32, or one clear message that they can't be ranked."""
-        try:
-            return check_features(features, group)
-        except ValueError as error:
-            raise ConfigError(f"test set {self.test_set.name!r}: {error}") from error
-
-    def _unanswerable(
-        self,
-        protocol: str,
-        q_pids: NDArray[np.int64],
-        g_pids: NDArray[np.int64],
-        q_camids: NDArray[np.int64],
-        g_camids: NDArray[np.int64],
-    ) -> str:
+    def _unanswerable(self, protocol: str, query: Side, gallery: Side) -> str:
         """Why no query has a right answer."""
-        common = np.intersect1d(q_pids[q_pids > 0], g_pids)
+        common = np.intersect1d(query.pids[query.pids > 0], gallery.pids)
         if len(common):
-            cameras = np.union1d(q_camids, g_camids)
+            cameras = np.union1d(query.camids, gallery.camids)
             seen = f"camera {cameras[0]} took" if len(cameras) == 1 else "its own camera took"
             why = (
                 f"what the gallery holds of the queries' identities, {seen} as well, and the same "
@@ -273,32 +213,39 @@ class CrossResolutionEvaluator(FeatureCollector):
             f"({protocol}): {why}. Check identities and cameras of the data set"
         )
 
-    def _headline(self, results: Mapping[str, Any]) -> str:
-        counts, query = results["counts"], results["groups"][QUERY]
-        unmatched = max(query[protocol]["unmatched"] for protocol in results["protocols"])
-        data = results["test_set"]
-        if results["manifest_hash"]:
-            data += f", manifest {results['manifest_hash'][:12]}"
-        how = [
-            f"single-shot ({draw_label(results)}, seed {results['seed']})"
-            if protocol == "single_shot"
-            else multi_shot_label(results)
-            for protocol in results["protocols"]
-        ]
-        how += [f"{results['metric']} distance"]
-        how += ["flip"] if results["flip"] else []
-        if results["fusion"]:
-            names = ", ".join(f"x{f:g}" for f in results["fusion"]["anchors"])
-            how += [f"distances of the anchors {names} fused, sigma {results['fusion']['sigma']:g}"]
-        return (
-            f"{data}\n"
-            f"protocol: {', '.join(how)}\n"
-            f"query:    {query['queries']} images, {unmatched} without a right answer, "
-            f"{query['junk']} junk dropped\n"
-            f"gallery:  {counts['gallery']} images, {counts['identities']} identities, "
-            f"{counts['distractors']} distractors, {counts['gallery_lr']} low-resolution, "
-            f"{counts['gallery_junk']} junk dropped"
-        )
+
+def _rates(matching: Matching, test: CfgNode) -> Verification | None:
+    """True accept rates at TEST.ROC.FARS; None without genuine or impostor pairs."""
+    try:
+        return tar_at_far(matching, test.ROC.FARS)
+    except NoPairsError:
+        return None
+
+
+def _headline(results: Results) -> str:
+    """Lines above the tables: data, protocol, query and gallery."""
+    counts, query = results.counts, results.groups[QUERY]
+    assert counts is not None
+    how = [
+        f"single-shot ({results.draw_label}, seed {results.seed})"
+        if protocol == "single_shot"
+        else results.multi_shot_label
+        for protocol in results.protocols
+    ]
+    how += [f"{results.metric} distance"]
+    how += ["flip"] if results.flip else []
+    if results.fusion:
+        names = ", ".join(f"x{f:g}" for f in results.fusion.anchors)
+        how += [f"distances of the anchors {names} fused, sigma {results.fusion.sigma:g}"]
+    return (
+        f"{results.data_label}\n"
+        f"protocol: {', '.join(how)}\n"
+        f"query:    {query.queries} images, {query.left_out - query.junk} without a right answer, "
+        f"{query.junk} junk dropped\n"
+        f"gallery:  {counts.gallery} images, {counts.identities} identities, "
+        f"{counts.distractors} distractors, {counts.gallery_lr} low-resolution, "
+        f"{counts.gallery_junk} junk dropped"
+    )
 
 
 def check_config(cfg: CfgNode) -> None:

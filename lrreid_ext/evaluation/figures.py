@@ -1,10 +1,10 @@
-"""Figures of ranked queries as results files hold them: in percent, null where there are none."""
+"""Figures of ranked queries: statistics in, results' figures in percent out."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,142 +15,107 @@ from lrreid_ext.evaluation.bootstrap import bootstrap_intervals
 from lrreid_ext.evaluation.ranking import RankStatistics
 from lrreid_ext.evaluation.single_shot import SingleShot
 from lrreid_ext.evaluation.verification import Verification
+from lrreid_ext.results import Figure, Figures, Intervals
 
-__all__ = [
-    "figures_of",
-    "flat_figures",
-    "interval_settings",
-    "intervals_of",
-    "percent",
-    "rate_name",
-    "rates_of",
-]
+__all__ = ["add_rates", "figures_of", "intervals_of", "percent", "rate_name"]
 
 
-def figures_of(statistics: SingleShot | RankStatistics, ranks: Sequence[int]) -> dict[str, Any]:
-    """One group's figures under one protocol.
-
-    Args:
-        statistics: of the group's queries.
-        ranks: k of each Rank-k.
-
-    Returns:
-        ``unmatched``, and ``Rank-<k>`` for each rank; of single-shot trials ``Rank-<k>_std`` and
-        ``trials`` (a row of all ranks each), else ``mAP`` and ``mINP``.
-    """
-    figures: dict[str, Any] = {"unmatched": statistics.unmatched}
-    if isinstance(statistics, SingleShot):
-        means, deviations = statistics.mean(ranks), statistics.std(ranks)
-        for rank, mean, deviation in zip(ranks, means, deviations, strict=True):
-            figures[f"Rank-{rank}"] = percent(mean)
-            figures[f"Rank-{rank}_std"] = percent(deviation)
-        figures["trials"] = [[percent(v) for v in trial] for trial in statistics.cmc(ranks)]
-        return figures
-    for rank, value in zip(ranks, statistics.cmc(ranks), strict=True):
-        figures[f"Rank-{rank}"] = percent(value)
-    figures["mAP"] = percent(statistics.mean_ap)
-    figures["mINP"] = percent(statistics.mean_inp)
-    return figures
-
-
-def intervals_of(
+def figures_of(
     statistics: SingleShot | RankStatistics,
     ranks: Sequence[int],
     pids: NDArray[np.int64],
-    *,
-    repeats: int,
-    level: float,
-    by: str,
-    seed: int,
-) -> dict[str, list[float | None]]:
-    """Each figure's confidence interval as ``<figure>_ci``.
-
-    A single-shot figure's is over the queries' means over the trials.
+    ci: Intervals | None = None,
+) -> Figures:
+    """One group's figures under one protocol.
 
     Args:
-        statistics, ranks: as :func:`figures_of` takes them.
+        statistics: of the group's Q queries.
+        ranks: k of each Rank-k.
         pids: (Q,) identities of the queries.
-        repeats, level, by, seed: see
-            :func:`lrreid_ext.evaluation.bootstrap.bootstrap_intervals`.
+        ci: how to compute confidence intervals; None for none. The interval of a single-shot
+            figure is over the queries' means over the trials.
+
+    Returns:
+        Rank-k with the deviation over the trials for single-shot; else Rank-k, mAP and mINP.
     """
     valid = statistics.valid
     names = [f"Rank-{rank}" for rank in ranks]
+    trials = None
     if isinstance(statistics, SingleShot):
+        trials = [[percent(v) for v in trial] for trial in statistics.cmc(ranks)]
+        pairs = zip(statistics.mean(ranks), statistics.std(ranks), strict=True)
+        figures = [_figure(mean, std) for mean, std in pairs]
         first = statistics.first_rank[:, valid]
         columns = [(first <= rank).mean(axis=0) for rank in ranks]
     else:
+        names += ["mAP", "mINP"]
+        values = [*statistics.cmc(ranks), statistics.mean_ap, statistics.mean_inp]
+        figures = [_figure(value) for value in values]
         columns = [statistics.first_rank[valid] <= rank for rank in ranks]
         columns += [statistics.ap[valid], statistics.inp[valid]]
-        names += ["mAP", "mINP"]
-    found = bootstrap_intervals(
-        np.stack(columns, axis=1), pids[valid], repeats=repeats, level=level, by=by, seed=seed
-    )
-    return {
-        f"{name}_ci": [percent(end) for end in ends]
-        for name, ends in zip(names, found, strict=True)
-    }
+    if ci is not None:
+        ends = bootstrap_intervals(np.stack(columns, axis=1), pids[valid], **asdict(ci))
+        figures = [_with_interval(f, end) for f, end in zip(figures, ends, strict=True)]
+    return Figures(statistics.unmatched, dict(zip(names, figures, strict=True)), trials)
 
 
-def interval_settings(cfg: CfgNode) -> dict[str, Any] | None:
-    """What TEST.CI says of confidence intervals; None without any."""
+def intervals_of(cfg: CfgNode) -> Intervals | None:
+    """How TEST.CI asks for confidence intervals; None if it doesn't."""
     ci = cfg.TEST.CI
-    if not ci.REPEATS:
-        return None
-    return {"level": ci.LEVEL, "repeats": ci.REPEATS, "by": ci.BY, "seed": cfg.TEST.SEED}
+    return Intervals(ci.LEVEL, ci.REPEATS, ci.BY, cfg.TEST.SEED) if ci.REPEATS else None
 
 
-def flat_figures(results: Mapping[str, Any]) -> OrderedDict[str, float]:
-    """The figures of a results file as ``protocol/group/figure``, without those that are null."""
-    flat: OrderedDict[str, float] = OrderedDict()
-    for protocol in results["protocols"]:
-        for name, entry in results["groups"].items():
-            for figure, value in entry[protocol].items():
-                if isinstance(value, float):
-                    flat[f"{protocol}/{name}/{figure}"] = value
-    return flat
-
-
-def rates_of(
-    found: Verification | None,
+def add_rates(
+    figures: Figures,
+    verification: Verification | None,
     fars: Sequence[float],
     pids: NDArray[np.int64],
-    ci: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """True accept rates in percent as ``TAR@<FAR>``, and of how many pairs they are.
+    ci: Intervals | None = None,
+) -> None:
+    """Add true accept rates (``TAR@1e-4`` ...) and the numbers of pairs to multi-shot figures.
+
+    Where fewer than 1 / FAR impostor pairs exist, none of them may be accepted.
 
     Args:
-        found: None where there are no genuine or no impostor pairs.
+        figures: to add to.
+        verification: None if there are no genuine or no impostor pairs.
         fars: the false accept rates.
         pids: (Q,) identities of the queries.
-        ci: of :func:`interval_settings`.
-
-    Returns:
-        ``TAR@1e-4`` ..., ``genuine_pairs`` and ``impostor_pairs``, and with ``ci`` each rate's
-        interval as ``TAR@1e-4_ci``: other people at the same threshold. Where fewer than 1 / FAR
-        impostor pairs exist, none of them may be accepted.
+        ci: how to compute confidence intervals: of other people at the same threshold.
     """
-    rates = [float("nan")] * len(fars) if found is None else found.tar
-    named = {rate_name(far): percent(rate) for far, rate in zip(fars, rates, strict=True)}
-    pairs = (found.genuine, found.impostors) if found else (0, 0)
-    figures = {**named, "genuine_pairs": pairs[0], "impostor_pairs": pairs[1]}
-    if found is None or ci is None:
-        return figures
-    having = found.genuine_by_query > 0
-    counts = found.genuine_by_query[having]
-    shares = found.accepted_by_query[having] / counts[:, None]
-    ends = bootstrap_intervals(shares, pids[having], weights=counts, **ci)
-    return figures | {
-        f"{rate_name(far)}_ci": [percent(end) for end in row]
-        for far, row in zip(fars, ends, strict=True)
-    }
+    rates = [float("nan")] * len(fars) if verification is None else verification.tar
+    rated = [_figure(rate) for rate in rates]
+    figures.genuine_pairs = figures.impostor_pairs = 0
+    if verification is not None:
+        figures.genuine_pairs = verification.genuine
+        figures.impostor_pairs = verification.impostors
+        if ci is not None:
+            paired = verification.genuine_by_query > 0
+            counts = verification.genuine_by_query[paired]
+            shares = verification.accepted_by_query[paired] / counts[:, None]
+            drawn = bootstrap_intervals(shares, pids[paired], weights=counts, **asdict(ci))
+            rated = [_with_interval(f, end) for f, end in zip(rated, drawn, strict=True)]
+    figures.named |= {rate_name(far): f for far, f in zip(fars, rated, strict=True)}
 
 
 def rate_name(far: float) -> str:
-    """What a true accept rate is called: ``TAR@1e-4``."""
+    """Name of a true accept rate: ``TAR@1e-4``."""
     return f"TAR@{np.format_float_scientific(far, trim='-', exp_digits=1)}"
 
 
 def percent(share: float | np.floating[Any]) -> float | None:
-    """Share to percent, to six decimals; None for NaN."""
+    """A share in percent, to six decimals; None for NaN."""
     value = float(share)
     return None if math.isnan(value) else round(100 * value, 6)
+
+
+def _figure(share: float, std: float = math.nan) -> Figure | None:
+    value = percent(share)
+    return None if value is None else Figure(value, percent(std))
+
+
+def _with_interval(figure: Figure | None, ends: NDArray[np.float64]) -> Figure | None:
+    low, high = percent(ends[0]), percent(ends[1])
+    if figure is None or low is None or high is None:
+        return figure
+    return replace(figure, ci=(low, high))

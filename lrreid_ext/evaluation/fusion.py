@@ -10,8 +10,16 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.sides import Side
 
-__all__ = ["anchor_weights", "areas", "check_fusion", "chosen_anchors", "trained_anchors"]
+__all__ = [
+    "anchor_weights",
+    "areas",
+    "check_fusion",
+    "chosen_anchors",
+    "trained_anchors",
+    "weighed",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +62,21 @@ def anchor_weights(
     # A query far from every anchor would get nothing but zeros in float32, and all its distances
     # would tie; relative to its nearest anchor its ranks are the same, and the numbers sound.
     return (exponent - exponent.amax(dim=1, keepdim=True)).exp().float()
+
+
+def weighed(query: Side, gallery: Side, factors: Sequence[float], sigma: float) -> Side:
+    """Queries whose models' distances count by native size: see :func:`anchor_weights`.
+
+    Args:
+        query, gallery: sides with native sizes; the gallery's junk doesn't count.
+        factors, sigma: as :func:`anchor_weights` takes them.
+    """
+    assert query.native_size is not None and gallery.native_size is not None
+    counted = torch.from_numpy(~gallery.is_junk)
+    weights = anchor_weights(
+        areas(query.native_size), areas(gallery.native_size[counted]), factors, sigma
+    )
+    return query.updated(weights=weights.to(query.features.device))
 
 
 def trained_anchors(features: Tensor) -> list[int]:

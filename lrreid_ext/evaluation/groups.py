@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.sides import right_matches
 
 __all__ = [
     "FACTOR_BINS",
@@ -81,16 +82,15 @@ def answer_factors(test_set: TestSet, queries: NDArray[np.int64]) -> NDArray[np.
     Returns:
         (Q,) factors; NaN where there is no right answer, or none of a known factor.
     """
-    shown: dict[int, list[tuple[int, float]]] = {}
-    for sample in test_set.samples:
-        if sample.group == GALLERY and sample.pid > 0 and not math.isnan(sample.factor):
-            shown.setdefault(sample.pid, []).append((sample.camid, sample.factor))
-    found = []
+    gallery = [s for s in test_set.samples if s.group == GALLERY and not math.isnan(s.factor)]
+    pids, camids = (np.array([getattr(s, key) for s in gallery]) for key in ("pid", "camid"))
+    factors = np.array([s.factor for s in gallery])
+    least = []
     for i in queries:
         query = test_set.samples[i]
-        own = [f for camid, f in shown.get(query.pid, []) if camid != query.camid]
-        found.append(min(own, default=math.nan))
-    return np.array(found, dtype=np.float64)
+        right = factors[right_matches(query.pid, query.camid, pids, camids)]
+        least.append(right.min(initial=math.inf))
+    return np.where(np.isinf(least), math.nan, least)
 
 
 def factor_parts(

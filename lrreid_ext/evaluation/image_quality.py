@@ -21,9 +21,10 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.collect import gather_rows
 from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.groups import query_groups
-from lrreid_ext.evaluation.provenance import provenance, write_json
-from lrreid_ext.evaluation.report import group_label
+from lrreid_ext.files import write_json
 from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.results import group_label
+from lrreid_ext.results.provenance import provenance
 
 PIXELS = (0.0, 255.0)
 

@@ -1,10 +1,16 @@
 """Single-shot evaluation: one gallery image per identity, drawn again in every trial.
 
-The rules are those of :mod:`lrreid_ext.evaluation.ranking` with two additions. Distractors (pid 0)
-and junk (pid below 0) are never drawn. The draw is made once per trial and shared by all queries:
-the gallery is shuffled, and each identity stands in it with its first image that is not of the
-query's camera. Where query and gallery cameras are disjoint this is one and the same image for
-every query.
+The rules are those of :mod:`lrreid_ext.evaluation.sides`; besides, distractors and junk are never
+drawn. There are two ways to draw.
+
+``shared``: the draw is made once per trial and shared by all queries. The gallery is shuffled, and
+each identity is represented by its first image that is not of the query's camera. Where query and
+gallery cameras are disjoint this is the same image for every query.
+
+``per_query``: each query has another draw in each trial. Much published code (open-reid's and
+fast-reid's CUHK03 protocol among it) does so, 100 times. The means are those of the shared draw;
+the spread over trials is smaller, since queries no longer share the luck of a draw. So figures of
+the two must never be listed together unlabelled.
 """
 
 from __future__ import annotations
@@ -15,11 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.distance import check_features, distance_chunks, tiles
-from lrreid_ext.evaluation.ranking import cmc, labels
+from lrreid_ext.evaluation.distance import tiles
+from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.ranking import cmc
+from lrreid_ext.evaluation.sides import Side, drawable
+
+__all__ = ["DRAWS", "SingleShot", "draw_for_query", "draw_gallery", "single_shot"]
+
+#: How gallery images are drawn.
+DRAWS = ("shared", "per_query")
 
 NOBODY = (
     "gallery: no identity to draw for; all images are distractors (identity 0) or junk (below 0). "
@@ -80,110 +92,136 @@ class SingleShot:
 
 
 def draw_gallery(
-    g_pids: ArrayLike,
-    g_camids: ArrayLike,
-    cameras: ArrayLike,
-    trials: int = 10,
-    seed: int = 0,
+    gallery: Side, camera: int, trials: int, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Which gallery image stands for each identity, in each trial and for each query camera.
+    """The shared draw: which image represents each identity for queries of a camera.
 
-    Trial ``t`` draws from ``numpy.random.default_rng((seed, t))``, so it is the same however many
-    trials there are.
+    Trial ``t`` shuffles by ``numpy.random.default_rng((seed, t))``, so it is the same however many
+    trials there are, and for every camera.
 
     Args:
-        g_pids, g_camids: (G,) identities and cameras.
-        cameras: (C,) the query cameras.
+        gallery: the images.
+        camera: the queries' camera.
         trials: how many times to draw.
         seed: a number >= 0.
 
     Returns:
-        The identities (I,), ascending, and positions in the gallery (trials, C, I), -1 where
-        all images of an identity are of the query camera.
+        The identities (I,) that have an image of another camera, ascending, and positions in the
+        gallery (trials, I).
+    """
+    people = np.flatnonzero(gallery.pids > 0)
+    may_be_drawn = np.isin(people, drawable(gallery, camera))
+    picks = []
+    for trial in range(trials):
+        shuffled = np.random.default_rng((seed, trial)).permutation(len(people))
+        eligible = people[shuffled[may_be_drawn[shuffled]]]
+        identities, first = np.unique(gallery.pids[eligible], return_index=True)
+        picks.append(eligible[first])
+    return identities, np.stack(picks)
+
+
+def draw_for_query(
+    starts: NDArray[np.int64], counts: NDArray[np.int64], trials: int, seed: int, query: int
+) -> NDArray[np.int64]:
+    """The draw of one query, if each has another: one of each identity's images in each trial.
+
+    Depends on the seed and the query's position alone, so that the HR twin of a query and its
+    degraded copies, which have the same position in their groups, get the same images.
+
+    Args:
+        starts, counts: (I,) where each identity's images begin in a list, and how many there are.
+        trials: how many times to draw.
+        seed: a number >= 0.
+        query: the query's position.
+
+    Returns:
+        (trials, I) positions in that list.
+    """
+    units = np.random.default_rng((seed, query)).random((trials, len(counts)))
+    return starts + (units * counts).astype(np.int64)
+
+
+def single_shot(
+    matching: Matching, *, trials: int = 10, seed: int = 0, draw: str = "shared"
+) -> SingleShot:
+    """Rank one drawn image per identity for every query, ``trials`` times.
+
+    Args:
+        matching: the two sides.
+        trials: how many times to draw.
+        seed: of the draws, a number >= 0.
+        draw: one of :data:`DRAWS`; see the top of this module.
 
     Raises:
-        ConfigError: no identity to draw for.
-        ValueError: fewer than one trial, or a negative seed.
+        ConfigError: a gallery without identities.
+        ValueError: fewer than one trial, a negative seed, another draw, or sides that can't be
+            compared.
     """
     if trials < 1:
         raise ValueError(f"single-shot evaluation needs at least one trial, not {trials}")
     if seed < 0:
         raise ValueError(f"the seed of the single-shot draws must be >= 0, not {seed}")
-    pids, camids, cameras = np.asarray(g_pids), np.asarray(g_camids), np.asarray(cameras)
-    positions = np.flatnonzero(pids > 0)
-    if not len(positions):
+    if draw not in DRAWS:
+        raise ValueError(f"draw {draw!r} is none of {', '.join(DRAWS)}")
+    query, gallery = matching.query, matching.gallery
+    identities = np.unique(gallery.pids[gallery.pids > 0])
+    if not len(identities):
         raise ConfigError(NOBODY)
-    identities, column = np.unique(pids[positions], return_inverse=True)
-    picks = np.full((trials, len(cameras), len(identities)), -1, dtype=np.int64)
-    for trial in range(trials):
-        shuffled = np.random.default_rng((seed, trial)).permutation(len(positions))
-        for k, camera in enumerate(cameras):
-            eligible = shuffled[camids[positions[shuffled]] != camera]
-            drawn, first = np.unique(column[eligible], return_index=True)
-            picks[trial, k, drawn] = positions[eligible[first]]
-    return identities, picks
+    first_rank = np.zeros((trials, len(query)), dtype=np.int64)
+    rank = _rank_shared if draw == "shared" else _rank_per_query
+    for camera in np.unique(query.camids):
+        eligible = drawable(gallery, camera)
+        asked = np.flatnonzero(
+            (query.camids == camera) & np.isin(query.pids, gallery.pids[eligible])
+        )
+        if len(asked):
+            rank(matching, int(camera), asked, seed, first_rank)
+    return SingleShot(first_rank, first_rank[0] > 0, query.is_junk, len(identities))
 
 
-def single_shot(
-    query: Tensor,
-    gallery: Tensor,
-    q_pids: ArrayLike,
-    g_pids: ArrayLike,
-    q_camids: ArrayLike,
-    g_camids: ArrayLike,
-    *,
-    trials: int = 10,
-    seed: int = 0,
-    metric: str = "cosine",
-    weights: Tensor | None = None,
-    chunk: int = 256,
-) -> SingleShot:
-    """Rank one drawn image per identity for every query, ``trials`` times.
+def _rank_shared(
+    matching: Matching,
+    camera: int,
+    asked: NDArray[np.int64],
+    seed: int,
+    first_rank: NDArray[np.int64],
+) -> None:
+    """Fill in ``first_rank`` (T, Q) at the ``asked`` positions.
 
     Distances are computed once for all trials, to the images that any of them drew.
-
-    Args:
-        query, gallery: features (Q, D) and (G, D), or (Q, K, D) and (G, K, D) of K models; the
-            products are made on their device.
-        q_pids, g_pids: (Q,) and (G,) identities.
-        q_camids, g_camids: (Q,) and (G,) cameras.
-        trials, seed: of the draws; see :func:`draw_gallery`.
-        metric: ``cosine`` or ``euclidean``.
-        weights: (Q, K), of the K models' distances; None weighs them alike.
-        chunk: queries at a time.
-
-    Raises:
-        ConfigError: a gallery without identities.
-        ValueError: an empty query or gallery, features that are not finite, or lengths that differ.
     """
-    query, gallery = check_features(query, "query"), check_features(gallery, "gallery")
-    q_pids, q_camids = labels(q_pids, q_camids, len(query), "query")
-    g_pids, g_camids = labels(g_pids, g_camids, len(gallery), "gallery")
-    cameras = np.unique(q_camids)
-    identities, picks = draw_gallery(g_pids, g_camids, cameras, trials, seed)
-    target = np.searchsorted(identities, q_pids)
-    known = np.isin(q_pids, identities)
+    trials = len(first_rank)
+    identities, picks = draw_gallery(matching.gallery, camera, trials, seed)
+    target = np.searchsorted(identities, matching.query.pids[asked])
+    drawn, places = np.unique(picks, return_inverse=True)
+    places, device = places.reshape(trials, -1), matching.query.features.device
+    columns = torch.from_numpy(places.reshape(-1)).to(device)
+    right = torch.from_numpy(places[:, target].T).to(device)
+    chunks = matching.part(asked, drawn).distances()
+    for rows, block in (t for c in chunks for t in tiles(*c, len(columns))):
+        own = block.gather(1, right[rows])
+        gallery = block.index_select(1, columns).view(len(block), trials, -1)
+        # At the right match's distance or nearer, itself included: ties rank before it.
+        ranks = (gallery <= own[:, :, None]).sum(dim=2)
+        first_rank[:, asked[rows]] = ranks.T.cpu().numpy()
 
-    first_rank = np.zeros((trials, len(query)), dtype=np.int64)
-    for k in range(len(cameras)):
-        present = np.flatnonzero(picks[0, k] >= 0)
-        # Position of an identity among those present, and -1 for the others.
-        slot = np.full(len(identities) + 1, -1)
-        slot[present] = np.arange(len(present))
-        asked = np.flatnonzero((q_camids == cameras[k]) & known)
-        asked = asked[slot[target[asked]] >= 0]
-        if not len(asked):
-            continue
-        drawn, places = np.unique(picks[:, k, present], return_inverse=True)
-        where = torch.from_numpy(places.reshape(-1)).to(query.device)
-        right = torch.from_numpy(places.reshape(trials, -1)[:, slot[target[asked]]].T)
-        right = right.to(query.device)
-        own_weights = None if weights is None else weights[asked]
-        chunks = distance_chunks(query[asked], gallery[drawn], metric, chunk, own_weights)
-        for rows, block in (t for c in chunks for t in tiles(*c, len(where))):
-            own = block.gather(1, right[rows])
-            shown = block.index_select(1, where).view(len(block), trials, -1)
-            # At the right match's distance or nearer, itself included: ties rank before it.
-            ranks = (shown <= own[:, :, None]).sum(dim=2)
-            first_rank[:, asked[rows]] = ranks.T.cpu().numpy()
-    return SingleShot(first_rank, first_rank[0] > 0, q_pids < 0, len(identities))
+
+def _rank_per_query(
+    matching: Matching,
+    camera: int,
+    asked: NDArray[np.int64],
+    seed: int,
+    first_rank: NDArray[np.int64],
+) -> None:
+    """Fill in ``first_rank`` (T, Q) at the ``asked`` positions."""
+    pids, eligible = matching.gallery.pids, drawable(matching.gallery, camera)
+    # Those of one identity side by side.
+    eligible = eligible[np.argsort(pids[eligible], kind="stable")]
+    identities, starts, counts = np.unique(pids[eligible], return_index=True, return_counts=True)
+    target = np.searchsorted(identities, matching.query.pids[asked])
+    for rows, block in matching.part(asked, eligible).distances():
+        for k, distances in enumerate(block.cpu().numpy(), start=rows.start):
+            picks = draw_for_query(starts, counts, len(first_rank), seed, int(asked[k]))
+            drawn = distances[picks]
+            own = drawn[:, target[k]]
+            first_rank[:, asked[k]] = (drawn <= own[:, None]).sum(axis=1)

@@ -12,10 +12,9 @@ import lrreid_ext
 from lrreid_ext.analysis.runs import Run
 from lrreid_ext.config import CfgNode, phase_cfg, phases_done
 from lrreid_ext.evaluation.cost import parameters
-from lrreid_ext.evaluation.portable import portable
-from lrreid_ext.evaluation.provenance import config_hash, weights_hash
-from lrreid_ext.evaluation.report import results_table, stored_results
 from lrreid_ext.hub import HUB
+from lrreid_ext.results import Results, Training, portable, results_table, stored_results
+from lrreid_ext.results.provenance import config_hash, weights_hash
 
 __all__ = ["model_card"]
 
@@ -48,8 +47,8 @@ def model_card(run: Run, license: str) -> str:
     Raises:
         ResultsError: a results file that can't be used.
     """
-    found, _ = stored_results(run.cfg.OUTPUT_DIR, run.training)
-    results = [portable(content) for content in found.values()]
+    stored, _ = stored_results(run.cfg.OUTPUT_DIR, Training.from_json(run.training))
+    results = [content.portable() for content in stored.values()]
     front = {
         "license": license,
         "library_name": "lrreid-ext",
@@ -119,14 +118,14 @@ def _usage(run: Run) -> str:
     ).lstrip()
 
 
-def _data(run: Run, results: Sequence[dict[str, Any]]) -> str:
+def _data(run: Run, results: Sequence[Results]) -> str:
     phases = phases_done(run.cfg, run.training.get("epochs"))
     shown = {phase.name: _shown(phase_cfg(run.cfg, phase).INPUT.LR) for phase in phases}
     if len(set(shown.values())) > 1:
         images = "; ".join(f"in phase {name} {what}" for name, what in shown.items())
     else:
         images = next(iter(shown.values()), "none")
-    manifests = {r["test_set"]: r["manifest_hash"] for r in results if r["manifest_hash"]}
+    manifests = {r.test_set: r.manifest_hash for r in results if r.manifest_hash}
     rows = {
         "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not said",
         "identities trained on": run.cfg.MODEL.HEADS.NUM_CLASSES,
@@ -166,11 +165,11 @@ def _training(run: Run) -> str:
     return _list(rows)
 
 
-def _figures(run: Run, results: Sequence[dict[str, Any]]) -> str:
+def _figures(run: Run, results: Sequence[Results]) -> str:
     if not results:
         return "None: this run hasn't been evaluated."
     names = [run.name] * len(results)
-    commands = dict.fromkeys(r.get("command", "") for r in results)
+    commands = dict.fromkeys(r.command for r in results)
     made = "\n".join(c for c in commands if c)
     return (
         "MLR: low-resolution queries against a high-resolution gallery; x2, x4: all queries "
@@ -180,8 +179,8 @@ def _figures(run: Run, results: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _limits(run: Run, results: Sequence[dict[str, Any]]) -> str:
-    sets = list(dict.fromkeys(r["test_set"] for r in results))
+def _limits(run: Run, results: Sequence[Results]) -> str:
+    sets = list(dict.fromkeys(r.test_set for r in results))
     measured = f"on {', '.join(sets)} alone" if sets else "nowhere yet"
     lines = [
         f"Measured {measured}. Other cameras, countries, seasons and crowds give other figures, "

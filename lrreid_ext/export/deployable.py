@@ -20,6 +20,7 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import EPSILON
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.export.resize import pillow_may_begin_with_height, resize_crops
+from lrreid_ext.modeling.contract import PreparesExport
 from lrreid_ext.modeling.meta_arch import Pipeline
 
 __all__ = ["Deployable", "expected", "pack"]
@@ -72,9 +73,8 @@ class Deployable(nn.Module):
         own = own.to(memory_format=torch.contiguous_format)
         self.model = own.eval().requires_grad_(False)
         for module in self.model.modules():
-            settle = getattr(module, "before_export", None)
-            if settle is not None:
-                settle(self.size)
+            if isinstance(module, PreparesExport):
+                module.before_export(self.size)
         self.anchors: list[int] | None = None
         self.factors: list[float] | None = None
         blank = {

@@ -16,11 +16,11 @@ from torch import Tensor
 import lrreid_ext
 from lrreid_ext.analysis.runs import Run
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.portable import portable
-from lrreid_ext.evaluation.provenance import config_hash, provenance, weights_hash
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.parity import Parity, traced_example
 from lrreid_ext.files import atomic
+from lrreid_ext.results.portable import portable
+from lrreid_ext.results.provenance import config_hash, provenance, weights_hash
 
 __all__ = [
     "METADATA_KEY",

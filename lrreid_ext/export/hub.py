@@ -17,10 +17,10 @@ from lrreid_ext.analysis.runs import Run, changed
 from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.trainer import without_initial_weights
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.portable import portable
 from lrreid_ext.export.card import model_card
 from lrreid_ext.files import atomic, make_folder, write_text
 from lrreid_ext.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, asked, client
+from lrreid_ext.results.portable import portable
 
 __all__ = ["LICENSE", "push_to_hub", "save_pretrained"]
 

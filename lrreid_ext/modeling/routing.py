@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -27,15 +29,16 @@ def picked(chosen: Tensor, made: Tensor, images: Tensor) -> Tensor:
     return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), made.to(images.dtype), images)
 
 
-def rest(model: nn.Module) -> None:
-    """Take its gradients from every part that nothing passed, so that its optimiser leaves it as it
-    is: weight decay and momentum would move it all the same.
+def rest(modules: Iterable[nn.Module]) -> None:
+    """Drop the gradients of modules that no image passed, so that optimisers leave them as they
+    are: weight decay and momentum would move them all the same.
 
-    A module that may be passed by nothing has the attribute ``may_rest``, True. To be called after
-    several processes have added up their gradients, which are 0 then.
+    To be called after several processes have added up their gradients, which are 0 then.
+
+    Args:
+        modules: those that may be passed by nothing; see
+            :class:`~lrreid_ext.modeling.contract.MayRest`.
     """
-    for module in model.modules():
-        if not getattr(module, "may_rest", False):
-            continue
+    for module in modules:
         if not any(p.grad is not None and bool(p.grad.any()) for p in module.parameters()):
             module.zero_grad(set_to_none=True)

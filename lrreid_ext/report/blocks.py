@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from markupsafe import Markup
 from PIL import Image
 
-from lrreid_ext.analysis.plots import svg
+from lrreid_ext.report.plots import svg
 
 __all__ = [
     "Block",

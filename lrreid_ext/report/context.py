@@ -12,12 +12,13 @@ from fastreid.data.transforms import build_transforms
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis import tsne
-from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.data.paired import TestDataset, collate
 from lrreid_ext.data.samples import QUERY, TestSet
 from lrreid_ext.evaluation.cost import passes
+from lrreid_ext.report import tsne
 from lrreid_ext.report.blocks import Block, Cell
+from lrreid_ext.report.scored import ScoredRun
+from lrreid_ext.results import Figure, Results
 
 __all__ = [
     "Context",
@@ -44,13 +45,13 @@ class Context:
         seed: of everything drawn at random.
     """
 
-    runs: Sequence[Scored]
+    runs: Sequence[ScoredRun]
     images: bool
     queries: int = 8
     depth: int = 8
     people: int = tsne.PEOPLE
     seed: int = 0
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Results] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.results = [run.results() for run in self.runs]
@@ -63,11 +64,12 @@ class Context:
     @property
     def protocol(self) -> str:
         """The first protocol that every run is scored by, or that of the first run."""
-        common = [p for p in self.results[0]["protocols"] if self._everywhere(p)]
-        return (common or self.results[0]["protocols"])[0]
+        protocols = self.results[0].protocols
+        common = [p for p in protocols if self._everywhere(p)]
+        return (common or protocols)[0]
 
     def _everywhere(self, protocol: str) -> bool:
-        return all(protocol in results["protocols"] for results in self.results)
+        return all(protocol in results.protocols for results in self.results)
 
 
 #: What a section makes: its blocks, or the reason why it isn't there.
@@ -77,16 +79,16 @@ Found = list[Block] | str
 Rows = list[Sequence[Cell | str]]
 
 
-def batch_of(run: Scored, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
     """Some of the test set's images as the model gets them."""
     data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
     return collate([data[int(i)] for i in index])
 
 
-def query_batch(run: Scored) -> dict[str, Any]:
+def query_batch(run: ScoredRun) -> dict[str, Any]:
     """The LR query that was reduced most, as the model gets it, on its device."""
     index = run.groups[QUERY]
-    factors = np.nan_to_num(run.factors[index], nan=np.inf)
+    factors = np.nan_to_num([run.test_set.samples[i].factor for i in index], nan=np.inf)
     device = torch.device(run.cfg.MODEL.DEVICE)
     return {
         k: v.to(device) if isinstance(v, Tensor) else v
@@ -94,7 +96,7 @@ def query_batch(run: Scored) -> dict[str, Any]:
     }
 
 
-def front_end(run: Scored) -> str:
+def front_end(run: ScoredRun) -> str:
     """The front-end that queries pass; "Identity" where the evaluated network has one and goes
     without it, as PS-HRNet's teacher does."""
     name = str(run.cfg.MODEL.SR.NAME)
@@ -103,17 +105,13 @@ def front_end(run: Scored) -> str:
     return "Identity"
 
 
-def percent(value: tuple[float, float | None] | None) -> str:
-    """``24.6 ± 3.5``, ``24.6`` without a spread, or a dash."""
-    if value is None:
-        return "–"  # noqa: RUF001 - a dash for a figure that isn't there
-    mean, spread = value
-    return f"{mean:.1f}" if spread is None else f"{mean:.1f} ± {spread:.1f}"
+def percent(figure: Figure | None) -> str:
+    """``24.6 ± 3.5``, ``24.6`` without a deviation, or a dash without a figure."""
+    return figure.text() if figure else "–"  # noqa: RUF001 - a dash, not a hyphen
 
 
-def figure_cell(
-    value: tuple[float, float | None] | None, best: float | None = None, runs: int = 1
-) -> Cell:
+def figure_cell(figure: Figure | None, best: float | None = None, runs: int = 1) -> Cell:
     """A figure as a cell; strong if it is the best of several runs."""
-    strong = runs > 1 and value is not None and best is not None and value[0] >= best
-    return Cell(percent(value), None if value is None else value[0], strong)
+    value = figure.value if figure else None
+    strong = runs > 1 and value is not None and best is not None and value >= best
+    return Cell(percent(figure), value, strong)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lrreid_ext.analysis import history, tsne
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report import history, tsne
 from lrreid_ext.report.blocks import Block, Note, figure_of
 from lrreid_ext.report.context import Context, Found
 

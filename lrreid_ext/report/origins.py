@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrreid_ext.analysis.runs import flat_config
-from lrreid_ext.analysis.scored import Scored
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes.base import file_digest
-from lrreid_ext.evaluation.provenance import config_hash, provenance, relative_path
 from lrreid_ext.report.blocks import Block, Details, Note, Table
 from lrreid_ext.report.context import Context, Found, Rows
+from lrreid_ext.report.scored import ScoredRun
+from lrreid_ext.results.provenance import config_hash, provenance, relative_path
 
 __all__ = ["differences", "origins"]
 
@@ -54,8 +54,8 @@ def origins(context: Context) -> Found:
         ["manifest", test_set.manifest_hash or "none"],
         ["images", str(test_set.files)],
         *([k, str(v)] for k, v in test_set.info.items() if k in ("recipe", "seed", "split")),
-        ["distance", ", ".join(dict.fromkeys(str(r["metric"]) for r in context.results))],
-        ["ties", str(context.results[0]["tie_rule"])],
+        ["distance", ", ".join(dict.fromkeys(r.metric for r in context.results))],
+        ["ties", context.results[0].tie_rule],
         ["this page: command", here["command"]],
         ["this page: commit", here["commit"] or "unknown"],
         ["this page: machine", _machine(here["machine"])],
@@ -70,7 +70,7 @@ def origins(context: Context) -> Found:
     return blocks
 
 
-def _origin(run: Scored) -> dict[str, str]:
+def _origin(run: ScoredRun) -> dict[str, str]:
     told = run.run.training
     epochs = f"{told['epochs']} of {told['of']}" if "epochs" in told else ""
     found = {

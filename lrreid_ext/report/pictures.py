@@ -14,14 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lrreid_ext.analysis.ranked import draw_queries, hardest
-from lrreid_ext.analysis.scored import Scored
-from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
 from lrreid_ext.evaluation.inference import Isolated
-from lrreid_ext.evaluation.report import group_label
+from lrreid_ext.evaluation.ranking import nearest, rank_statistics
 from lrreid_ext.report.blocks import (
     Block,
     Cell,
@@ -35,6 +32,10 @@ from lrreid_ext.report.blocks import (
     picture_of,
 )
 from lrreid_ext.report.context import Context, Found, Rows, batch_of, front_end
+from lrreid_ext.report.ranked import draw_queries, hardest
+from lrreid_ext.report.scored import ScoredRun
+from lrreid_ext.report.tsne import factor_name
+from lrreid_ext.results import group_label
 
 __all__ = ["failures", "galleries", "restored"]
 
@@ -123,13 +124,13 @@ class _Restore(torch.nn.Module):
         return images
 
 
-def _restorations(run: Scored, index: NDArray[np.int64]) -> Tensor:
+def _restorations(run: ScoredRun, index: NDArray[np.int64]) -> Tensor:
     with torch.no_grad():
         out: Tensor = Isolated(_Restore(run.run.model))(batch_of(run, index))
     return out.float().cpu()
 
 
-def _hr_images(run: Scored, files: Sequence[str]) -> Tensor:
+def _hr_images(run: ScoredRun, files: Sequence[str]) -> Tensor:
     transform = build_transforms(run.cfg, is_train=False)
     return torch.stack([transform(sample_image(Sample(f, 1, 0, QUERY_HR))) for f in files])
 
@@ -148,7 +149,7 @@ def _image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(values.numpy())
 
 
-def _quality(context: Context, able: Sequence[Scored]) -> Table | None:
+def _quality(context: Context, able: Sequence[ScoredRun]) -> Table | None:
     """Mean PSNR and SSIM, as ImageQualityEvaluator left them beside the checkpoints."""
     rows: Rows = []
     for run in able:
@@ -176,9 +177,9 @@ def galleries(context: Context) -> Found:
     """What each run ranks first, of queries drawn at random."""
     if not context.images:
         return PRIVACY
-    query = context.runs[0].groups[QUERY]
-    valid = context.runs[0].statistics(query).valid
-    drawn = draw_queries(context.runs[0].factors[query], valid, context.queries, context.seed)
+    matching = context.runs[0].matching
+    valid = rank_statistics(matching).valid
+    drawn = draw_queries(matching.query.factors, valid, context.queries, context.seed)
     return [
         Note(
             "LR queries drawn at random, each factor in its turn "
@@ -186,24 +187,23 @@ def galleries(context: Context) -> Found:
             "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
             "Numbers are distances; sizes are height x width."
         ),
-        *_rankings(context, query[drawn]),
+        *_rankings(context, drawn),
     ]
 
 
 def failures(context: Context) -> Found:
     """The queries that all runs together rank worst."""
-    query = context.runs[0].groups[QUERY]
-    ranks = [run.statistics(query).first_rank for run in context.runs]
+    ranks = [rank_statistics(run.matching).first_rank for run in context.runs]
     worst = hardest(ranks, context.queries)
     if not len(worst):
         return "every LR query that has a right match is matched rightly at rank 1"
+    queries = context.runs[0].matching.query.samples
     rows: Rows = [
         [
-            f"person {context.runs[0].pids[i]}", f"camera {context.runs[0].camids[i]}",
-            factor_name(context.runs[0].factors[i]),
-            *(str(r[at]) for r in ranks),
+            f"person {sample.pid}", f"camera {sample.camid}", factor_name(sample.factor),
+            *(str(r[i]) for r in ranks),
         ]
-        for at, i in ((at, query[at]) for at in worst)
+        for i, sample in ((i, queries[i]) for i in worst)
     ]  # fmt: skip
     names = [run.name for run in context.runs]
     of_all = "geometric mean over the runs" if len(names) > 1 else "rank"
@@ -215,28 +215,28 @@ def failures(context: Context) -> Found:
     )
     if not context.images:
         return [table, Note(f"No pictures: {PRIVACY}.")]
-    return [table, *_rankings(context, query[worst])]
+    return [table, *_rankings(context, worst)]
 
 
 def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
-    samples, gallery = context.test_set.samples, context.runs[0].gallery
-    found = {run.name: run.nearest(index, context.depth) for run in context.runs}
+    """What each run ranks first for some of the queries, by their positions among them."""
+    part, gallery = context.runs[0].matching.part(index), context.runs[0].gallery.samples
+    nearest_of = {r.name: nearest(r.matching.part(index), context.depth) for r in context.runs}
     blocks: list[Block] = []
-    for q, i in enumerate(index):
-        query = samples[i]
+    for q, query in enumerate(part.query.samples):
         small = sample_image(query)
         title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
         shown = picture_of(small, f"query: {title}, {_size(small)}", [_size(small)], lossless=True)
         runs = []
-        for name, matches in found.items():
+        for name, matches in nearest_of.items():
             row = [
-                _match(samples[gallery[place]], k + 1, bool(matches.right[q, k]),
+                _match(gallery[place], k + 1, bool(matches.right[q, k]),
                        float(matches.distance[q, k]))
                 for k, place in enumerate(matches.order[q]) if place >= 0
             ]  # fmt: skip
             rank = int(matches.first_rank[q])
             if rank > len(row):
-                sample = samples[gallery[matches.first_right[q]]]
+                sample = gallery[matches.first_right[q]]
                 row.append(_match(sample, rank, True, float(matches.first_distance[q])))
             note = f"right at rank {rank}" if rank else "no right match in the gallery"
             runs.append((name, note, row))

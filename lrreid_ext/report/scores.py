@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from lrreid_ext.analysis.tsne import factor_name
 from lrreid_ext.config import CfgNode, phase_cfg, phases_done, phases_of
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.errors import ResultsError
 from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
-from lrreid_ext.evaluation.report import (
-    column_label,
-    default_columns,
-    figure,
-    figure_names,
-    group_label,
-    interval,
-    lr_gallery,
-    measured,
-    stored_results,
-)
+from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.report.blocks import Block, Cell, Details, Note, Table, Tiles, figure_of
 from lrreid_ext.report.context import (
     Context,
@@ -36,7 +24,17 @@ from lrreid_ext.report.context import (
     percent,
     query_batch,
 )
-from lrreid_ext.report.figures import Point, cmc_figure, cost_figure, factor_figure
+from lrreid_ext.report.plots import Point, cmc_figure, cost_figure, factor_figure
+from lrreid_ext.report.tsne import factor_name
+from lrreid_ext.results import (
+    FigureName,
+    Results,
+    Training,
+    default_columns,
+    group_label,
+    results_file,
+    stored_results,
+)
 
 __all__ = ["by_factor", "cameras", "cmc", "cost", "results", "seen_factors"]
 
@@ -52,20 +50,22 @@ PROTOCOLS = {"single_shot": "single-shot", "multi_shot": "multi-shot"}
 
 def results(context: Context) -> Found:
     """Headline figures, the table of runs, and whether they are those stored in the runs."""
-    headline = f"{context.protocol}/{QUERY}/Rank-1"
+    headline = FigureName(context.protocol, QUERY, "Rank-1")
     tiles = []
     for run, own in zip(context.runs, context.results, strict=True):
         beside = [
-            f"{column_label(c, lr_gallery(own))} {percent(figure(own, c))}"
+            f"{c.label(own.lr_gallery)} {percent(own.figure(c))}"
             for c in default_columns([own])
-            if c != headline and c.split("/")[1] in (QUERY, QUERY_HR)
+            if c != headline and c.group in (QUERY, QUERY_HR)
         ]
-        if drawn := interval(own, headline):
-            beside.insert(0, drawn)
-        tiles.append((run.name, percent(figure(own, headline)), beside))
+        first = own.figure(headline)
+        if first and first.interval:
+            beside.insert(0, first.interval)
+        tiles.append((run.name, percent(first), beside))
     columns = default_columns(context.results)
+    lr_gallery = any(own.lr_gallery for own in context.results)
     best = {
-        c: max((f[0] for own in context.results if (f := figure(own, c))), default=0.0)
+        c: max((f.value for own in context.results if (f := own.figure(c))), default=0.0)
         for c in columns
     }
     rows: Rows = [
@@ -75,7 +75,7 @@ def results(context: Context) -> Found:
     # Runs may be scored by other distances or draws: then each is said.
     ways: dict[str, list[str]] = {}
     for run, own in zip(context.runs, context.results, strict=True):
-        ways.setdefault(measured(own), []).append(run.name)
+        ways.setdefault(own.measured, []).append(run.name)
     said = " ".join(
         way if len(ways) == 1 else f"{', '.join(names)}: {way}" for way, names in ways.items()
     )
@@ -94,7 +94,7 @@ def results(context: Context) -> Found:
             f"Rank-1 by how the queries were reduced. {said} MLR: the set's own LR queries, of "
             "mixed factors; HR: their undegraded twins; x2, x3 ...: the twins, all reduced by that "
             "factor." + (" Bold: the highest of its column." if len(context.runs) > 1 else ""),
-            ["run", *(column_label(c, lr_gallery(*context.results)) for c in columns)],
+            ["run", *(c.label(lr_gallery) for c in columns)],
             rows,
         ),
     ]
@@ -121,15 +121,16 @@ def results(context: Context) -> Found:
 
 def _spreads(context: Context) -> list[float]:
     """Standard deviations over the draws of all single-shot figures of LR queries."""
-    columns = [c for c in default_columns(context.results) if c.startswith("single_shot/")]
-    found = [figure(own, c) for own in context.results for c in columns]
-    return [f[1] for f in found if f and f[1] is not None]
+    columns = [c for c in default_columns(context.results) if c.protocol == "single_shot"]
+    figures = [own.figure(c) for own in context.results for c in columns]
+    return [f.std for f in figures if f and f.std is not None]
 
 
-def _cell(own: Mapping[str, Any], column: str, best: float | None = None, runs: int = 1) -> Cell:
-    """A figure and below it its interval, if one was drawn."""
-    cell = figure_cell(figure(own, column), best, runs)
-    return replace(cell, text=f"{cell.text}\n{interval(own, column)}".strip())
+def _cell(own: Results, column: FigureName, best: float | None = None, runs: int = 1) -> Cell:
+    """A figure and below it its confidence interval, if it has one."""
+    figure = own.figure(column)
+    cell = figure_cell(figure, best, runs)
+    return replace(cell, text=f"{cell.text}\n{figure.interval if figure else ''}".strip())
 
 
 def _unfinished(context: Context) -> list[Block]:
@@ -149,17 +150,20 @@ def _every(context: Context, protocol: str, what: str) -> Table:
     measured_so = [
         (run, own)
         for run, own in zip(context.runs, context.results, strict=True)
-        if protocol in own["protocols"]
+        if protocol in own.protocols
     ]
-    queries = (own["groups"][QUERY][protocol] for _, own in measured_so)
-    names = figure_names(queries, "Rank-", "mAP", "mINP")
+    names = dict.fromkeys(
+        name
+        for _, own in measured_so
+        for name in own.groups[QUERY].protocols[protocol].starting("Rank-", "mAP", "mINP")
+    )
     rows: Rows = [
         [
-            run.name, group_label(group, lr_gallery(own)), str(entry["queries"]),
-            *(_cell(own, f"{protocol}/{group}/{name}") for name in names),
+            run.name, group_label(group, own.lr_gallery), str(entry.queries),
+            *(_cell(own, FigureName(protocol, group, name)) for name in names),
         ]
         for run, own in measured_so
-        for group, entry in own["groups"].items()
+        for group, entry in own.groups.items()
     ]  # fmt: skip
     caption = f"All {what} figures, in percent."
     return Table(caption, ["run", "queries", "images", *names], rows, words=[1])
@@ -167,20 +171,20 @@ def _every(context: Context, protocol: str, what: str) -> Table:
 
 def _rates(context: Context) -> Table:
     """True accept rates, and of how many pairs they are."""
-    of = {
-        (run.name, group): (own, entry["multi_shot"])
+    rated = {
+        (run.name, group): (own, entry.protocols["multi_shot"])
         for run, own in zip(context.runs, context.results, strict=True)
-        for group, entry in own["groups"].items()
-        if "genuine_pairs" in entry.get("multi_shot", {})
+        if own.fars
+        for group, entry in own.groups.items()
     }
-    names = figure_names((figures for _, figures in of.values()), "TAR@")
+    names = dict.fromkeys(n for _, figures in rated.values() for n in figures.starting("TAR@"))
     rows: Rows = [
         [
-            name, group_label(group, lr_gallery(own)), str(figures["genuine_pairs"]),
-            str(figures["impostor_pairs"]),
-            *(_cell(own, f"multi_shot/{group}/{rate}") for rate in names),
+            name, group_label(group, own.lr_gallery), str(figures.genuine_pairs),
+            str(figures.impostor_pairs),
+            *(_cell(own, FigureName("multi_shot", group, rate)) for rate in names),
         ]
-        for (name, group), (own, figures) in of.items()
+        for (name, group), (own, figures) in rated.items()
     ]  # fmt: skip
     caption = (
         "Share of genuine pairs accepted where a given share of impostor pairs is, in percent. A "
@@ -193,10 +197,11 @@ def _rates(context: Context) -> Table:
 def _stored(context: Context) -> list[Block]:
     """Whether what the runs' folders hold agrees with what was measured now."""
     agree, notes = [], []
-    name = f"results_{context.test_set.name}.json"
+    name = results_file(context.test_set.name)
     for run, own in zip(context.runs, context.results, strict=True):
         try:
-            found, others = stored_results(run.cfg.OUTPUT_DIR, run.run.training, name)
+            training = Training.from_json(run.run.training)
+            found, others = stored_results(run.cfg.OUTPUT_DIR, training, context.test_set.name)
         except ResultsError as error:
             notes.append(f"{run.name}: {error}.")
             continue
@@ -205,14 +210,14 @@ def _stored(context: Context) -> list[Block]:
             notes.append(f"{run.name}: {what}, beside the checkpoint.")
             continue
         kept = found[name]
-        if kept["manifest_hash"] != own["manifest_hash"]:
+        if kept.manifest_hash != own.manifest_hash:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
             continue
-        columns = [c for c in default_columns([kept]) if figure(own, c)]
+        pairs = [(c, kept.figure(c), own.figure(c)) for c in default_columns([kept])]
         far = [
-            f"{column_label(c)} {percent(figure(kept, c))} there, {percent(figure(own, c))} here"
-            for c in columns
-            if abs((figure(kept, c) or (math.nan,))[0] - (figure(own, c) or (0,))[0]) > TOLERANCE
+            f"{c.label()} {percent(there)} there, {percent(here)} here"
+            for c, there, here in pairs
+            if there and here and abs(there.value - here.value) > TOLERANCE
         ]
         if far:
             notes.append(f"{run.name}: {name} beside the checkpoint differs: {'; '.join(far)}.")
@@ -238,11 +243,12 @@ def cmc(context: Context) -> Found:
         own = panels.setdefault("LR queries" if group == QUERY else "the same queries at HR", {})
         for run in context.runs:
             if single:
-                shots = run.shots(run.groups[group])
+                shots = run.single_shot(run.query(group))
                 ranks = range(1, min(CMC_RANKS, shots.identities) + 1)
                 own[run.name] = (shots.mean(ranks), shots.std(ranks))
             else:
-                statistics = run.statistics(run.groups[group])
+                matching = run.matching if group == QUERY else run.multi_shot(run.query(group))
+                statistics = rank_statistics(matching)
                 ranks = range(1, min(CMC_RANKS, statistics.gallery) + 1)
                 own[run.name] = (statistics.cmc(ranks), None)
     said = "; ".join(
@@ -297,10 +303,10 @@ def by_factor(context: Context) -> Found:
     curves, unseen = {}, {}
     rows: Rows = []
     for run, own in zip(context.runs, context.results, strict=True):
-        values = [figure(own, f"{context.protocol}/{g}/Rank-1") for g in groups]
+        values = [own.figure(FigureName(context.protocol, g, "Rank-1")) for g in groups]
         curves[run.name] = (
-            [v[0] if v else math.nan for v in values],
-            [(v[1] or 0.0) if v else 0.0 for v in values],
+            [v.value if v else math.nan for v in values],
+            [(v.std or 0.0) if v else 0.0 for v in values],
         )
         singles, span = seen_factors(run.cfg, run.run.training.get("epochs"))
         unseen[run.name] = [
@@ -314,7 +320,7 @@ def by_factor(context: Context) -> Found:
                 run.name, ", ".join(trained),
                 *(
                     Cell(percent(v) + ("*" if factors[g] in unseen[run.name] else ""),
-                         v[0] if v else None)
+                         v.value if v else None)
                     for g, v in zip(groups, values, strict=True)
                 ),
             ]
@@ -344,17 +350,16 @@ def cameras(context: Context) -> Found:
     rows: Rows = []
     pairs = 0
     for run in context.runs:
-        query, gallery, camids = run.groups[QUERY], run.gallery, run.camids
-        for q in np.unique(camids[query]):
-            own = query[camids[query] == q]
-            others = [g for g in np.unique(camids[gallery]) if g != q]
+        query, gallery = run.matching.query, run.matching.gallery
+        for q in np.unique(query.camids):
+            others = [g for g in np.unique(gallery.camids) if g != q]
             pairs = max(pairs, len(others))
-            parts = [("all", gallery)]
-            parts += [(str(g), gallery[camids[gallery] == g]) for g in others]
-            for g, shown in parts:
-                if not (run.pids[shown] >= 0).any():
+            parts = [("all", np.full(len(gallery), True))]
+            parts += [(str(g), gallery.camids == g) for g in others]
+            for g, chosen in parts:
+                if gallery.is_junk[chosen].all():
                     continue
-                found = run.statistics(own, shown)
+                found = rank_statistics(run.matching.part(query.camids == q, chosen))
                 if not found.valid.any():
                     continue
                 first, mean = 100 * found.cmc([1])[0], 100 * found.mean_ap
@@ -380,7 +385,7 @@ def cameras(context: Context) -> Found:
 
 def cost(context: Context) -> Found:
     """Parameters, multiply-accumulates and time of one query, against accuracy."""
-    headline = f"{context.protocol}/{QUERY}/Rank-1"
+    headline = FigureName(context.protocol, QUERY, "Rank-1")
     points = {}
     rows: Rows = []
     for run, own in zip(context.runs, context.results, strict=True):
@@ -388,7 +393,7 @@ def cost(context: Context) -> Found:
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)
-        value = figure(own, headline)
+        value = own.figure(headline)
         height, width = run.cfg.INPUT.SIZE_TEST
         rows.append(
             [
@@ -398,8 +403,8 @@ def cost(context: Context) -> Found:
             ]
         )  # fmt: skip
         if value:
-            points[run.name] = Point(macs, value[0], value[1])
-    label = f"{column_label(headline)} (%)"
+            points[run.name] = Point(macs, value.value, value.std)
+    label = f"{headline.label()} (%)"
     said = "; ".join(f"{n}: {p.cost:.2f} GMACs, {p.accuracy:.1f} %" for n, p in points.items())
     threads = torch.get_num_threads()
     where = context.runs[0].cfg.MODEL.DEVICE

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
+from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.frontends import FrontendOutput, Pairs
 from lrreid_ext.modeling.losses.functional import no_loss, widen
-from lrreid_ext.modeling.meta_arch import Pipeline
+from lrreid_ext.modeling.meta_arch import Pipeline, Step
 from lrreid_ext.registry import META_ARCH_REGISTRY
 from projects.CSRGAN.discriminator import Discriminator
 from projects.CSRGAN.vgg import VGG19, check_layer, read_vgg, smallest
 
+DISCRIMINATOR = "discriminator"
 COMMON = {"logits": lambda x: x, "probabilities": lambda x: x.softmax(1)}
 
 
@@ -51,8 +53,6 @@ class CSRGAN(Pipeline):
     Raises:
         ConfigError: a number of discriminators that doesn't fit, or an unknown ``common`` or layer.
     """
-
-    steps = ("all", "alone", "reid", "sr")
 
     @configurable
     def __init__(
@@ -111,7 +111,7 @@ class CSRGAN(Pipeline):
 
     def optimizer_parts(self) -> dict[str, list[str]]:
         """The discriminators have an optimiser of their own."""
-        return {"discriminator": ["discriminators"]}
+        return {DISCRIMINATOR: ["discriminators"]}
 
     @property
     def needs_vgg(self) -> bool:
@@ -163,32 +163,40 @@ class CSRGAN(Pipeline):
             return FrontendOutput(batch["images"])
         return super().restore(batch)
 
-    def train_alone(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Phase 1: the re-ID network by itself."""
-        outputs, losses = self.identify(batch["images"], batch)
-        return {**losses, **self.identity_losses(outputs, batch["targets"])}
+    @property
+    def steps(self) -> dict[str, Step]:
+        """Steps ``all`` and ``alone``, and those of :class:`Pipeline`."""
+        return {"all": self.train_all, "alone": self.train_alone, **super().steps}
 
-    def train_all(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Phase 3: every loss (Eq. 2), those of the discriminators in a dict of their own."""
+    def train_alone(self, batch: dict[str, Any]) -> StepOutput:
+        """Phase 1: the re-ID network by itself."""
+        return self._identified(batch["images"], batch)
+
+    def train_all(self, batch: dict[str, Any]) -> StepOutput:
+        """Phase 3: every loss (Eq. 2); the optimiser ``discriminator`` follows its own."""
         restored = self.restore(batch)
-        outputs, losses = self.identify(restored.images, batch)
-        results: dict[str, Any] = {**losses, **self.identity_losses(outputs, batch["targets"])}
+        step = self._identified(restored.images, batch)
         if not any(p.requires_grad for p in self.frontend.parameters()):
-            return results
+            return step
         output, hr, share = self.supervised(restored, batch)
         pairs = self.frontend.pairs(output, hr)
         if self.sr_weight > 0:
             pixels = self.frontend.losses(output, hr)
-            results |= {name: share * self.sr_weight * loss for name, loss in pixels.items()}
-        results |= {name: share * loss for name, loss in self.judged(pairs).items()}
+            step.losses |= {name: share * self.sr_weight * loss for name, loss in pixels.items()}
+        step.losses |= {name: share * loss for name, loss in self.stage_losses(pairs).items()}
         if self.discriminators:
-            told, accuracy = self.told_apart(pairs)
-            results["discriminator"] = {"loss_discriminator": share * told}
-            results["discriminator_accuracy"] = accuracy
-        return results
+            loss, accuracy = self.discriminator_loss(pairs)
+            step.other_losses[DISCRIMINATOR] = {"loss_discriminator": share * loss}
+            step.figures["discriminator_accuracy"] = accuracy
+        return step
 
-    def judged(self, pairs: Pairs) -> dict[str, Tensor]:
-        """What VGG-19 and the discriminators say of each stage's output, weighed.
+    def _identified(self, images: Tensor, batch: dict[str, Any]) -> StepOutput:
+        outputs, losses = self.identify(images, batch)
+        identity, figures = self.identity_losses(outputs, batch["targets"])
+        return StepOutput({**losses, **identity}, figures)
+
+    def stage_losses(self, pairs: Pairs) -> dict[str, Tensor]:
+        """The losses of VGG-19 and of the discriminators on each stage's output, weighed.
 
         No loss is taken of a stage that no image passed, nor an adversarial one of a stage that a
         single image passed, whose discriminator's batch norm may have nothing to normalise by.
@@ -219,7 +227,7 @@ class CSRGAN(Pipeline):
             losses["loss_adversarial"] = self.adversarial_weight * fooled
         return losses
 
-    def told_apart(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    def discriminator_loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The discriminators' loss, added up over the stages, and the share that they get right,
         the mean over the stages that at least two images passed (a half if there is none)."""
         terms, right = [], []

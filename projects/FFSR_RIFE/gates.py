@@ -19,15 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrreid_ext.analysis.plots import legends_below, line, new_figure
 from lrreid_ext.analysis.runs import changed
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import QUERY_HR, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
-from lrreid_ext.evaluation.provenance import provenance
 from lrreid_ext.modeling.backbones import DualStream
+from lrreid_ext.report.plots import legends_below, line, new_figure
+from lrreid_ext.results.provenance import provenance
 
 __all__ = [
     "FACTORS",

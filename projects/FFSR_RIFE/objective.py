@@ -34,9 +34,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.analysis.plots import line, new_figure
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.plots import line, new_figure
 
 __all__ = [
     "COLUMNS",

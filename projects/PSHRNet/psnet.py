@@ -13,8 +13,9 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
+from lrreid_ext.modeling.contract import Represents, StepOutput
 from lrreid_ext.modeling.losses import pseudo_siamese
-from lrreid_ext.modeling.meta_arch import Pipeline, build_heads
+from lrreid_ext.modeling.meta_arch import Pipeline, Step, build_heads
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
 
@@ -27,7 +28,7 @@ class Branch(nn.Module):
 
     def __init__(self, backbone: nn.Module, heads: nn.Module) -> None:
         super().__init__()
-        if not hasattr(heads, "represent"):
+        if not isinstance(heads, Represents):
             raise ConfigError(
                 f"MODEL.HEADS.NAME: {type(heads).__name__} has no represent(features), which "
                 "PSHRNet's teacher needs; HRNetReIDHead and LinearNeckHead have"
@@ -71,8 +72,6 @@ class PSHRNet(Pipeline):
         others: see :class:`Pipeline`.
     """
 
-    steps = ("student", "teacher", "sr")
-
     @configurable
     def __init__(
         self, *, teacher: Branch, ps_weight: float, ps_terms: Sequence[str], **others: Any
@@ -101,17 +100,23 @@ class PSHRNet(Pipeline):
             return super().embed(batch)
         return self.teacher.heads(self.teacher.backbone(self.normalise(batch["images"])))
 
-    def train_teacher(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    @property
+    def steps(self) -> dict[str, Step]:
+        """Steps ``student`` and ``teacher``, and ``sr`` of :class:`Pipeline`."""
+        return {"student": self.train_student, "teacher": self.train_teacher, "sr": self.train_sr}
+
+    def train_teacher(self, batch: dict[str, Any]) -> StepOutput:
         """Phase 1: identity losses of HRNet-ReID-H (Eq. 10)."""
         maps = self.teacher.backbone(self.normalise(batch["images"]))
         outputs = self.teacher.heads(maps, batch["targets"])
-        return self.identity_losses(outputs, batch["targets"])
+        return StepOutput(*self.identity_losses(outputs, batch["targets"]))
 
-    def train_student(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def train_student(self, batch: dict[str, Any]) -> StepOutput:
         """Phase 2: L_ID + lambda_SR L_SR + lambda_PS L_PS (Eq. 12)."""
         restored = self.restore(batch)
         outputs, losses = self.identify(restored.images, batch)
-        losses |= self.identity_losses(outputs, batch["targets"])
+        identity, figures = self.identity_losses(outputs, batch["targets"])
+        losses |= identity
         losses |= self.frontend_losses(restored, batch)
         if self.ps_weight > 0:
             with torch.no_grad():
@@ -119,7 +124,7 @@ class PSHRNet(Pipeline):
             losses["loss_ps"] = self.ps_weight * pseudo_siamese(
                 self.terms(guide), self.terms(outputs)
             )
-        return losses
+        return StepOutput(losses, figures)
 
     def terms(self, outputs: dict[str, Any]) -> list[Tensor]:
         """The tensors of a head's outputs that :attr:`ps_terms` names."""

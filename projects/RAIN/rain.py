@@ -12,8 +12,9 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
 from lrreid_ext.modeling.backbones import Level, find_levels, tapped
+from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.losses import fool, mean_over, tell_apart
-from lrreid_ext.modeling.meta_arch import Pipeline
+from lrreid_ext.modeling.meta_arch import Pipeline, Step
 from lrreid_ext.registry import META_ARCH_REGISTRY
 from projects.RAIN.parts import HRDecoder, ResolutionCritic
 
@@ -45,8 +46,6 @@ class RAIN(Pipeline):
         by_resolution: whether losses of HR and of LR images are means of their own, added up.
         others: see :class:`Pipeline`.
     """
-
-    steps = ("joint", "reid", "sr")
 
     @configurable
     def __init__(
@@ -113,38 +112,46 @@ class RAIN(Pipeline):
                 "and LR images; set it to 'both' or 'mixed', or leave them out (RAIN.LEVELS [])"
             )
 
-    def train_joint(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """All losses (Eq. 7), each with its weight; the discriminators' in a dict of their own.
+    @property
+    def steps(self) -> dict[str, Step]:
+        """Step ``joint``, and those of :class:`Pipeline`."""
+        return {"joint": self.train_joint, **super().steps}
+
+    def train_joint(self, batch: dict[str, Any]) -> StepOutput:
+        """All losses (Eq. 7), each with its weight; the optimiser ``critic`` follows its own.
 
         Identity losses are logged by resolution, as ``loss_..._h`` and ``loss_..._l``.
         """
         restored = self.restore(batch)
-        taps = dict(self.levels)
+        levels = dict(self.levels)
         if self.decoder_level:
-            taps[""] = self.decoder_level  # no level is called so
+            levels[""] = self.decoder_level  # no level is called so
         height, width = restored.images.shape[-2:]
-        with tapped(self.backbone, taps, (height, width)) as maps:
+        with tapped(self.backbone, levels, (height, width)) as maps:
             outputs, losses = self.identify(restored.images, batch)
         low = self.low_resolution(batch) | ~batch["has_hr"]
-        losses |= self.recognition_losses(outputs, batch["targets"], low)
+        identity, figures = self.recognition_losses(outputs, batch["targets"], low)
+        losses |= identity
         losses |= self.frontend_losses(restored, batch)
         if self.decoder is not None:
             loss = self.reconstruction_loss(maps.pop(""), batch, low)
             losses["loss_reconstruction"] = self.reconstruction_weight * loss
+        step = StepOutput(losses, figures)
         if not self.levels:
-            return losses
+            return step
         if self.adversarial_weight > 0:
             with held(self.critics):
                 for name in self.levels:
                     loss = self.adversarial_weight * fool(self.critic(name)(maps[name]), low)
                     losses[f"loss_adversarial_{plain(name)}"] = loss
-        told: dict[str, Tensor] = {}
+        critic_losses = step.other_losses[CRITIC] = {}
         for name in self.levels:
             logits = self.critic(name)(maps[name].detach())
-            told[f"loss_critic_{plain(name)}"] = self.critic_weight * tell_apart(logits, low)
+            loss = self.critic_weight * tell_apart(logits, low)
+            critic_losses[f"loss_critic_{plain(name)}"] = loss
             right = (logits.detach().mean((1, 2, 3)) > 0) != low
-            losses[f"critic_accuracy_{plain(name)}"] = right.float().mean()
-        return {**losses, CRITIC: told}
+            figures[f"critic_accuracy_{plain(name)}"] = right.float().mean()
+        return step
 
     def critic(self, level: str) -> nn.Module:
         """The discriminator of a level."""
@@ -152,15 +159,18 @@ class RAIN(Pipeline):
 
     def recognition_losses(
         self, outputs: dict[str, Any], targets: Tensor, low: Tensor
-    ) -> dict[str, Tensor]:
-        """The identity losses of the images that have a label, HR and LR by themselves or not."""
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The identity losses of the images that have a label, HR and LR by themselves or not, and
+        the figures beside them."""
         if not self.by_resolution:
             return self.identity_losses(outputs, targets)
         losses: dict[str, Tensor] = {}
+        figures: dict[str, Tensor] = {}
         for name, chosen in (("h", ~low), ("l", low)):
-            for key, value in self.identity_losses(outputs, targets, chosen).items():
-                losses[f"{key}_{name}"] = value
-        return losses
+            of_one = self.identity_losses(outputs, targets, chosen)
+            for total, values in zip((losses, figures), of_one, strict=True):
+                total |= {f"{key}_{name}": value for key, value in values.items()}
+        return losses, figures
 
     def reconstruction_loss(self, maps: Tensor, batch: dict[str, Any], low: Tensor) -> Tensor:
         """Mean absolute difference of decoded images and HR twins (Eq. 2), on the scale of the

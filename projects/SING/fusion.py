@@ -17,19 +17,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from lrreid_ext.analysis.plots import line, new_figure
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.fusion import anchor_weights, areas
+from lrreid_ext.evaluation.fusion import weighed
+from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
+from lrreid_ext.report.plots import line, new_figure
 
 __all__ = [
     "SIGMAS",
     "Curves",
-    "Fold",
     "anchor_subsets",
     "best_sigma",
     "draw",
@@ -45,26 +45,6 @@ __all__ = [
 SIGMAS = (0.0, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
 
 Subset = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The left-out identities as a model with K anchors sees them.
-
-    Attributes:
-        query, gallery: (Q, K, D) and (G, K, D) features.
-        q_pids, g_pids, q_camids, g_camids: (Q,) or (G,) identities and cameras.
-        q_area, g_area: (Q,) and (G,) native pixels.
-    """
-
-    query: Tensor
-    gallery: Tensor
-    q_pids: NDArray[np.int64]
-    g_pids: NDArray[np.int64]
-    q_camids: NDArray[np.int64]
-    g_camids: NDArray[np.int64]
-    q_area: Tensor
-    g_area: Tensor
 
 
 @dataclass(frozen=True)
@@ -112,12 +92,13 @@ class Curves:
         )
 
 
-def fold_of(found: Features, test_set: TestSet) -> Fold:
-    """A fold from the features of its test set.
+def fold_of(found: Features, test_set: TestSet, metric: str = "cosine") -> Matching:
+    """A fold, the left-out identities as a model with K anchors sees them.
 
     Args:
-        found: features (N, K, D) of a model with K anchors.
+        found: features (N, K, D).
         test_set: with groups ``query`` and ``gallery``; junk has no part.
+        metric: ``cosine`` or ``euclidean``.
 
     Raises:
         ValueError: a model without anchors.
@@ -129,19 +110,13 @@ def fold_of(found: Features, test_set: TestSet) -> Fold:
     samples = test_set.samples
     pids = np.array([sample.pid for sample in samples], dtype=np.int64)
     camids = np.array([sample.camid for sample in samples], dtype=np.int64)
-    area = areas(found.native_size)
     groups = np.array([sample.group for sample in samples])
-    q, g = (np.flatnonzero((groups == group) & (pids >= 0)) for group in (QUERY, GALLERY))
-    return Fold(
-        found.features[q],
-        found.features[g],
-        pids[q],
-        pids[g],
-        camids[q],
-        camids[g],
-        area[q],
-        area[g],
+    query, gallery = (
+        Side(found.features[at], pids[at], camids[at], group, found.native_size[at])
+        for group in (QUERY, GALLERY)
+        for at in [np.flatnonzero((groups == group) & (pids >= 0))]
     )
+    return Matching(query, gallery, metric)
 
 
 def anchor_subsets(count: int) -> tuple[Subset, ...]:
@@ -157,58 +132,48 @@ def subset_name(subset: Sequence[int], factors: Sequence[float]) -> str:
 
 
 def fold_curves(
-    fold: Fold,
+    fold: Matching,
     factors: Sequence[float],
     sigmas: Sequence[float] = SIGMAS,
     *,
     ranks: Sequence[int] = (1,),
     trials: int = 10,
     seed: int = 0,
-    metric: str = "cosine",
 ) -> Curves:
     """Score every sigma with every subset of anchors (SING, Eq. 6 to 8, Table 4).
 
     A single anchor ranks the same whatever sigma is, and is scored once.
 
     Args:
-        fold: K anchors' features.
+        fold: two sides with K anchors' features and native sizes.
         factors: the K anchors' factors, each >= 1.
         sigmas: values to try, each >= 0; 0 weighs all anchors alike.
         ranks: k of the single-shot Rank-k.
         trials, seed: of the single-shot draws.
-        metric: ``cosine`` or ``euclidean``.
 
     Raises:
         ValueError: factors that aren't one per anchor, a negative sigma, or features that can't
             be ranked.
     """
-    count = fold.query.shape[1]
+    count = fold.query.features.shape[1]
     if len(factors) != count:
         raise ValueError(f"{count} anchors but {len(factors)} factors")
-    labels = fold.q_pids, fold.g_pids, fold.q_camids, fold.g_camids
     subsets = anchor_subsets(count)
     cmc = np.empty((len(sigmas), len(subsets), len(ranks)))
     mean_ap = np.empty((len(sigmas), len(subsets)))
     for a, subset in enumerate(subsets):
         chosen = list(subset)
-        query, gallery = fold.query[:, chosen], fold.gallery[:, chosen]
+        query, gallery = (
+            side.updated(features=side.features[:, chosen]) for side in (fold.query, fold.gallery)
+        )
         for s, sigma in enumerate(sigmas):
             if len(subset) == 1 and s:
                 cmc[s, a], mean_ap[s, a] = cmc[0, a], mean_ap[0, a]
                 continue
-            weights = anchor_weights(fold.q_area, fold.g_area, [factors[i] for i in subset], sigma)
-            shots = single_shot(
-                query,
-                gallery,
-                *labels,
-                trials=trials,
-                seed=seed,
-                metric=metric,
-                weights=weights,
-            )
-            cmc[s, a] = shots.mean(ranks)
-            statistics = rank_statistics(query, gallery, *labels, metric=metric, weights=weights)
-            mean_ap[s, a] = statistics.mean_ap
+            fused = weighed(query, gallery, [factors[i] for i in subset], sigma)
+            matching = Matching(fused, gallery, fold.metric)
+            cmc[s, a] = single_shot(matching, trials=trials, seed=seed).mean(ranks)
+            mean_ap[s, a] = rank_statistics(matching).mean_ap
     return Curves(tuple(sigmas), subsets, tuple(ranks), cmc, mean_ap)
 
 

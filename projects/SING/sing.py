@@ -11,8 +11,9 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.frontends import FrontendOutput
-from lrreid_ext.modeling.meta_arch import Pipeline, take
+from lrreid_ext.modeling.meta_arch import Pipeline, Step, take
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
 STREAMS = ("h", "h2l", "l")
@@ -48,8 +49,6 @@ class SING(Pipeline):
         ConfigError: no stream, or an unknown one.
     """
 
-    steps = ("joint", "reid", "sr")
-
     @configurable
     def __init__(
         self, *, streams: Sequence[str] = STREAMS, lr_stream: str = "all", **others: Any
@@ -73,7 +72,12 @@ class SING(Pipeline):
         if self.step == "joint" and "h2l" in self.streams and not cfg.INPUT.LR.SYNTHETIC:
             raise ConfigError(NO_TWIN)
 
-    def train_joint(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    @property
+    def steps(self) -> dict[str, Step]:
+        """Step ``joint``, and those of :class:`Pipeline`."""
+        return {"joint": self.train_joint, **super().steps}
+
+    def train_joint(self, batch: dict[str, Any]) -> StepOutput:
         """The joint loss (Eq. 5); identity losses are logged by stream, as ``loss_..._h2l``.
 
         Raises:
@@ -106,17 +110,16 @@ class SING(Pipeline):
             # has to give the same ones.
             share = take(outputs, slice(start, start + count), total) if count else outputs
             targets = part["targets"] if count else joined["targets"]
-            for key, value in self.identity_losses(share, targets).items():
-                if key.startswith("loss"):
-                    losses[f"{key}_{name}"] = value if count else 0.0 * value
-                else:
-                    right = right + value * count
+            identity, figures = self.identity_losses(share, targets)
+            for key, value in identity.items():
+                losses[f"{key}_{name}"] = value if count else 0.0 * value
+            right = right + figures["cls_accuracy"] * count
             start += count
         if "h2l" in parts:
             # Where no image has an HR twin, the pipeline makes a loss of 0 of the others.
             name = "h2l" if len(parts["h2l"]["targets"]) else "l"
             losses |= self.frontend_losses(restored[name], parts[name])
-        return {**losses, "cls_accuracy": right / total}
+        return StepOutput(losses, {"cls_accuracy": right / total})
 
     def stream(self, name: str, batch: dict[str, Any]) -> dict[str, Any]:
         """One stream's batch: its ``images``, ``native_size`` and ``factor``, and their company."""

@@ -86,17 +86,18 @@ def test_identity_losses_see_labelled_rows_alone() -> None:
     model.losses = {"loss_squared": squared}
     logits = torch.tensor([[1.0, 0.0], [9.0, 9.0], [0.0, 3.0]], requires_grad=True)
     outputs = {"cls_outputs": logits, "pred_class_logits": logits}
-    found = model.identity_losses(outputs, torch.tensor([0, -1, 1]))
-    assert found["loss_squared"] == ((1 - 0) ** 2 + (3 - 1) ** 2) / 2
-    assert found["cls_accuracy"] == 1
-    found["loss_squared"].backward()
+    losses, figures = model.identity_losses(outputs, torch.tensor([0, -1, 1]))
+    assert losses["loss_squared"] == ((1 - 0) ** 2 + (3 - 1) ** 2) / 2
+    assert figures["cls_accuracy"] == 1
+    losses["loss_squared"].backward()
     assert logits.grad is not None and (logits.grad[1] == 0).all() and (logits.grad[0] != 0).all()
     logits.grad = None
     # None labelled: the same losses, 0, with a gradient of 0.
-    none = model.identity_losses(outputs, torch.tensor([-1, -1, -1]))
-    assert none.keys() == found.keys() and none["loss_squared"] == 0
+    none, _ = model.identity_losses(outputs, torch.tensor([-1, -1, -1]))
+    assert none.keys() == losses.keys() and none["loss_squared"] == 0
     none["loss_squared"].backward()
     assert (logits.grad == 0).all()
     chosen = torch.tensor([True, True, False])
-    assert model.identity_losses(outputs, torch.tensor([0, -1, 1]), chosen)["loss_squared"] == 1
+    losses, _ = model.identity_losses(outputs, torch.tensor([0, -1, 1]), chosen)
+    assert losses["loss_squared"] == 1
     assert take({"a": logits}, chosen, 3)["a"].shape == (2, 2)

@@ -14,10 +14,11 @@ from torch import nn
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.select import select
-from lrreid_ext.engine.optimizers import NamedOptimizer, losses_by_optimizer, shares_of
+from lrreid_ext.engine.optimizers import NamedOptimizer, shares_of
 from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
+from lrreid_ext.modeling.contract import StepOutput
 
 PLUGIN = str(ROOT / "tests" / "plugins" / "duel.py")
 DUEL = [
@@ -60,8 +61,7 @@ def test_no_loss_reaches_anothers_parameters(duel):
     trainer = entered(duel())
     main, critic = parts(trainer)
     assert set(critic) == {n for n, _ in trainer.raw_model.named_parameters() if "critic." in n}
-    outputs = trainer.raw_model.train()(a_batch(trainer))
-    shares = losses_by_optimizer(outputs)
+    shares = trainer.raw_model.train()(a_batch(trainer)).by_optimizer()
     for name, own, other in (("main", main, critic), ("critic", critic, main)):
         total = sum(shares[name].values())
         learning = [p for p in own.values() if p.requires_grad]
@@ -215,5 +215,6 @@ def test_an_optimizer_without_losses_is_an_error(duel):
 
 
 def test_losses_of_one_name_are_refused():
+    zero = torch.zeros(())
     with pytest.raises(ConfigError, match="loss_x"):
-        losses_by_optimizer({"loss_x": torch.zeros(()), "critic": {"loss_x": torch.zeros(())}})
+        StepOutput({"loss_x": zero}, other_losses={"critic": {"loss_x": zero}}).by_optimizer()

@@ -27,9 +27,9 @@ from lrreid_ext.errors import CacheError, ConfigError
 from lrreid_ext.evaluation import cache as caching
 from lrreid_ext.evaluation.cache import CachedFeatures, cache_key, load_cache, save_cache
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.provenance import tensors_hash
 from lrreid_ext.plugins import plugin_files
 from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.results.provenance import tensors_hash
 
 NAN = float("nan")
 

@@ -21,19 +21,23 @@ from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import (
     CrossResolutionEvaluator,
+    Matching,
+    Side,
     bootstrap_intervals,
-    load_results,
     rank_statistics,
-    results_table,
     single_shot,
-    single_shot_per_query,
     tar_at_far,
 )
 from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
-from lrreid_ext.evaluation.report import rate_table
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.results import Results, results_table
+from lrreid_ext.results.tables import rate_table
+
+
+def saved(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 @pytest.fixture
@@ -76,10 +80,19 @@ def feed(
         evaluator.process({"index": index}, features[index])
 
 
-def arrays(test_set: TestSet, features: torch.Tensor, group: str) -> tuple[Any, Any, Any]:
-    at = [i for i, s in enumerate(test_set.samples) if s.group == group]
-    labels = [[getattr(test_set.samples[i], key) for i in at] for key in ("pid", "camid")]
-    return features[at], labels[0], labels[1]
+def sides(test_set: TestSet, features: torch.Tensor, group: str) -> tuple[Side, Side]:
+    """Queries of a group, and the gallery, as they come."""
+
+    def one(group: str) -> Side:
+        at = [i for i, s in enumerate(test_set.samples) if s.group == group]
+        pids, camids = ([getattr(test_set.samples[i], k) for i in at] for k in ("pid", "camid"))
+        return Side(features[at], pids, camids, group, samples=[test_set.samples[i] for i in at])
+
+    return one(group), one("gallery")
+
+
+def percent(share: float) -> Any:
+    return pytest.approx(100 * share, abs=1e-5)
 
 
 def run(cfg: CfgNode, test_set: TestSet, features: torch.Tensor, out: Path | None = None) -> Any:
@@ -97,12 +110,9 @@ def test_figures_are_those_of_the_pure_functions(
     assert type(found) is OrderedDict
     assert all(type(value) is float for value in found.values())
     assert next(iter(found)) == "single_shot/query/Rank-1"
-    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
     for group in ("query", "query_hr", "x2", "x3", "x10"):
-        query, q_pids, q_camids = arrays(test_set, features, group)
-        args = (query, gallery, q_pids, g_pids, q_camids, g_camids)
-        ranked = rank_statistics(*args, metric="euclidean")
-        shots = single_shot(*args, trials=4, seed=9, metric="euclidean")
+        matching = Matching(*sides(test_set, features, group), "euclidean")
+        ranked, shots = rank_statistics(matching), single_shot(matching, trials=4, seed=9)
         expected = {
             f"multi_shot/{group}/mAP": ranked.mean_ap,
             f"multi_shot/{group}/mINP": ranked.mean_inp,
@@ -119,20 +129,10 @@ def test_queries_are_split_by_their_own_factor(
     cfg: CfgNode, test_set: TestSet, features: torch.Tensor
 ) -> None:
     found = run(cfg, test_set, features)
-    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
-    query, q_pids, q_camids = arrays(test_set, features, "query")
-    factors = np.array([s.factor for s in test_set.samples if s.group == "query"])
-    assert set(factors) == {2, 3, 4}
+    query, gallery = sides(test_set, features, "query")
+    assert set(query.factors) == {2, 3, 4}
     for factor in (2, 3, 4):
-        at = np.flatnonzero(factors == factor)
-        ranked = rank_statistics(
-            query[at],
-            gallery,
-            np.array(q_pids)[at],
-            g_pids,
-            np.array(q_camids)[at],
-            g_camids,
-        )
+        ranked = rank_statistics(Matching(query.rows(query.factors == factor), gallery))
         assert found[f"multi_shot/query@{factor}/mAP"] == pytest.approx(100 * ranked.mean_ap)
     assert "multi_shot/query_hr@1/mAP" not in found
 
@@ -201,7 +201,7 @@ def test_results_file(
     monkeypatch.setattr(sys, "argv", ["tools/train_net.py", f"--out={tmp_path}/my run", "x y"])
     found = run(cfg, test_set, features, tmp_path / "out")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["results_demo.json"]
-    content = load_results(tmp_path / "out" / "results_demo.json")
+    content = saved(tmp_path / "out" / "results_demo.json")
     assert content["manifest_hash"] == "0123456789abcdef"
     assert content["info"] == {"split": 3}
     assert (content["trials"], content["seed"], content["metric"]) == (10, 0, "cosine")
@@ -259,7 +259,7 @@ def test_unmatched_queries_are_reported(
         replace(s, pid=77) if s.group == "x2" or s.path == "q0.png" else s for s in test_set.samples
     ]
     found = run(cfg, TestSet("demo", samples), features, tmp_path)
-    entry = load_results(tmp_path / "results_demo.json")["groups"]
+    entry = saved(tmp_path / "results_demo.json")["groups"]
     assert entry["query"]["multi_shot"]["unmatched"] == 1
     assert entry["query"]["single_shot"]["unmatched"] == 1
     assert entry["x2"]["multi_shot"] == {
@@ -389,16 +389,11 @@ def test_rates_are_those_of_the_pure_function(
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         found = run(cfg, test_set, features, tmp_path)
     assert plain.items() <= found.items()
-    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
-    entry = load_results(tmp_path / "results_demo.json")["groups"]
+    entry = saved(tmp_path / "results_demo.json")["groups"]
     for group in ("query", "x3", "query@2"):
-        query, q_pids, q_camids = arrays(test_set, features, group.split("@")[0])
-        chosen = np.arange(len(query))
-        if "@" in group:
-            drawn = [s.factor for s in test_set.samples if s.group == "query"]
-            chosen = np.flatnonzero(np.array(drawn) == 2)
-        own = (query[chosen], gallery, np.array(q_pids)[chosen], g_pids)
-        rates = tar_at_far(*own, np.array(q_camids)[chosen], g_camids, fars=[1e-3, 0.055, 0.2])
+        query, gallery = sides(test_set, features, group.split("@")[0])
+        query = query.rows(query.factors == 2) if "@" in group else query
+        rates = tar_at_far(Matching(query, gallery), cfg.TEST.ROC.FARS)
         figures = entry[group]["multi_shot"]
         for name, rate in zip(("1e-3", "5.5e-2", "2e-1"), rates.tar, strict=True):
             assert found[f"multi_shot/{group}/TAR@{name}"] == pytest.approx(100 * rate, abs=1e-5)
@@ -408,7 +403,9 @@ def test_rates_are_those_of_the_pure_function(
     assert 0 < found["multi_shot/query/TAR@5.5e-2"] < found["multi_shot/query/TAR@2e-1"]
     assert "True accept rates (%)" in caplog.text
     assert "@5.5e-2" in caplog.text
-    shown = results_table([tmp_path / "results_demo.json"], ["multi_shot/query/TAR@2e-1"])
+    shown = results_table(
+        [Results.load(tmp_path / "results_demo.json")], ["multi_shot/query/TAR@2e-1"], names=["A"]
+    )
     assert f"{found['multi_shot/query/TAR@2e-1']:.1f}" in shown
 
 
@@ -422,45 +419,36 @@ def test_reranking_leaves_junk_out_and_reaches_every_figure(
     cfg.TEST.ROC.ENABLED, cfg.TEST.ROC.FARS = True, [0.1]
     cfg.TEST.CI.REPEATS = 40
     found = run(cfg, test_set, features, tmp_path)
-    gallery, g_pids, g_camids = (np.array(a) for a in arrays(test_set, features, "gallery"))
-    query, q_pids, q_camids = (np.array(a) for a in arrays(test_set, features, "query"))
-    kept, asked = g_pids >= 0, q_pids >= 0
-    assert (len(kept) - kept.sum(), len(asked) - asked.sum()) == (5, 1)
-    pair = torch.tensor(query[asked]), torch.tensor(gallery[kept])
-    names = (q_pids[asked], g_pids[kept], q_camids[asked], g_camids[kept])
-    distances = k_reciprocal(*pair, k1=6, k2=3, weight=0.3)
-    ranked = rank_statistics(*pair, *names, distances=distances)
-    assert found["multi_shot/query/mAP"] == pytest.approx(100 * ranked.mean_ap, abs=1e-5)
+    query, gallery = sides(test_set, features, "query")
+    query, gallery = query.rows(~query.is_junk), gallery.rows(~gallery.is_junk)
+    assert (len(query), len(gallery)) == (19, 55)
+    matching = Matching(query, gallery, jaccard=k_reciprocal(query, gallery, k1=6, k2=3))
+    assert found["multi_shot/query/mAP"] == percent(rank_statistics(matching).mean_ap)
     assert found["multi_shot/query/mAP"] != plain["multi_shot/query/mAP"]
-    rates = tar_at_far(*pair, *names, fars=[0.1], distances=distances)
-    assert found["multi_shot/query/TAR@1e-1"] == pytest.approx(100 * rates.tar[0], abs=1e-5)
+    rates = tar_at_far(matching, [0.1])
+    assert found["multi_shot/query/TAR@1e-1"] == percent(rates.tar[0])
     # How much the rate varies with the people, at the same threshold; junk has no say in it.
     has = rates.genuine_by_query > 0
     counts = rates.genuine_by_query[has]
     ends = bootstrap_intervals(
-        rates.accepted_by_query[has, 0] / counts, names[0][has], weights=counts, repeats=40
+        rates.accepted_by_query[has, 0] / counts, query.pids[has], weights=counts, repeats=40
     )[0]
-    entry = load_results(tmp_path / "results_demo.json")["groups"]["query"]["multi_shot"]
+    entry = saved(tmp_path / "results_demo.json")["groups"]["query"]["multi_shot"]
     assert entry["TAR@1e-1_ci"] == pytest.approx(100 * ends, abs=1e-5)
     assert ends[0] < rates.tar[0] < ends[1]
     # A part's pairs alone, of the same distances.
-    drawn = np.array([s.factor for s in samples if s.group == "query"])[asked]
-    matrix = torch.cat([block.clone() for _, block in distances])[torch.from_numpy(drawn == 3)]
-    part = tar_at_far(
-        pair[0][drawn == 3], pair[1], names[0][drawn == 3], names[1], names[2][drawn == 3],
-        names[3], fars=[0.1], distances=[(slice(0, len(matrix)), matrix)],
-    )  # fmt: skip
-    assert found["multi_shot/query@3/TAR@1e-1"] == pytest.approx(100 * part.tar[0], abs=1e-5)
+    part = tar_at_far(matching.part(query.factors == 3), [0.1])
+    assert found["multi_shot/query@3/TAR@1e-1"] == percent(part.tar[0])
     single = [key for key in plain if key.startswith("single_shot")]
     assert [found[key] for key in single] == [plain[key] for key in single]
-    content = load_results(tmp_path / "results_demo.json")
+    content = saved(tmp_path / "results_demo.json")
     assert content["rerank"] == {"k1": 6, "k2": 3, "lambda": 0.3}
     assert content["groups"]["query"]["junk"] == 1
     assert content["groups"]["query"]["multi_shot"]["unmatched"] == 0
-    assert "rerank" in results_table([content])
+    assert "rerank" in results_table([Results.from_json(content)], names=["A"])
     low, high = entry["TAR@1e-1_ci"]
-    assert f"[{low:.1f}, {high:.1f}]" in rate_table(content)
-    assert "_ci" not in rate_table(content)
+    assert f"[{low:.1f}, {high:.1f}]" in rate_table(Results.from_json(content))
+    assert "_ci" not in rate_table(Results.from_json(content))
 
 
 def test_no_pairs_no_rates(cfg: CfgNode, features: torch.Tensor, tmp_path: Path) -> None:
@@ -470,7 +458,7 @@ def test_no_pairs_no_rates(cfg: CfgNode, features: torch.Tensor, tmp_path: Path)
     found = run(cfg, TestSet("one", samples), features[:2], tmp_path)
     assert found["multi_shot/query/mAP"] == 100
     assert not [key for key in found if "TAR@" in key]
-    entry = load_results(tmp_path / "results_one.json")["groups"]["query"]["multi_shot"]
+    entry = saved(tmp_path / "results_one.json")["groups"]["query"]["multi_shot"]
     assert (entry["TAR@1e-4"], entry["impostor_pairs"]) == (None, 0)
 
 
@@ -507,12 +495,14 @@ def test_query_expansion_is_fastreids(
     plain = run(cfg, test_set, features)
     cfg.TEST.AQE.ENABLED = True
     found = run(cfg, test_set, features)
-    query, q_pids, q_camids = arrays(test_set, features, "query")
-    gallery, g_pids, g_camids = (np.asarray(a) for a in arrays(test_set, features, "gallery"))
-    kept = g_pids >= 0
-    query, gallery = aqe(query, torch.tensor(gallery[kept]), 1, 5, 3.0)
-    ranked = rank_statistics(query, gallery, q_pids, g_pids[kept], q_camids, g_camids[kept])
-    assert found["multi_shot/query/mAP"] == pytest.approx(100 * ranked.mean_ap, abs=1e-5)
+    query, gallery = sides(test_set, features, "query")
+    gallery = gallery.rows(~gallery.is_junk)
+    expanded = aqe(query.features, gallery.features, 1, 5, 3.0)
+    query, gallery = (
+        replace(s, features=f) for s, f in zip((query, gallery), expanded, strict=True)
+    )
+    ranked = rank_statistics(Matching(query, gallery))
+    assert found["multi_shot/query/mAP"] == percent(ranked.mean_ap)
     assert found["multi_shot/query/mAP"] != plain["multi_shot/query/mAP"]
     single = [key for key in plain if key.startswith("single_shot")]
     assert [found[key] for key in single] == [plain[key] for key in single]
@@ -558,7 +548,7 @@ def test_no_compiler_is_called(
     assert run(cfg, test_set, features, tmp_path)
     assert {name for name in sys.modules if "rank_cylib" in name} == before
     assert all(command[0] == "git" for command in started)
-    assert load_results(tmp_path / "results_demo.json")["commit"] == ""
+    assert saved(tmp_path / "results_demo.json")["commit"] == ""
 
 
 def test_is_registered() -> None:
@@ -569,10 +559,8 @@ def test_per_query_draw(cfg: CfgNode, test_set: TestSet, features: torch.Tensor)
     shared = run(cfg, test_set, features)
     cfg.TEST.DRAW, cfg.TEST.TRIALS, cfg.TEST.SEED = "per_query", 6, 3
     found = run(cfg, test_set, features)
-    query, q_pids, q_camids = arrays(test_set, features, "query")
-    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
-    args = (query, gallery, q_pids, g_pids, q_camids, g_camids)
-    shots = single_shot_per_query(*args, trials=6, seed=3)
+    matching = Matching(*sides(test_set, features, "query"))
+    shots = single_shot(matching, trials=6, seed=3, draw="per_query")
     assert found["single_shot/query/Rank-5"] == pytest.approx(100 * shots.mean((5,))[0])
     assert found["single_shot/query/Rank-1_std"] != shared["single_shot/query/Rank-1_std"]
     assert found["multi_shot/query/mAP"] == shared["multi_shot/query/mAP"]
@@ -590,17 +578,14 @@ def test_intervals_are_those_of_the_pure_function(
     cfg.TEST.CI.REPEATS, cfg.TEST.CI.BY, cfg.TEST.SEED = 50, by, 4
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         run(cfg, test_set, features, tmp_path)
-    content = load_results(tmp_path / "results_demo.json")
+    content = saved(tmp_path / "results_demo.json")
     assert content["ci"] == {"level": 0.95, "repeats": 50, "by": by, "seed": 4}
-    query, q_pids, q_camids = arrays(test_set, features, "query")
-    gallery, g_pids, g_camids = arrays(test_set, features, "gallery")
-    args = (query, gallery, q_pids, g_pids, q_camids, g_camids)
-    ranked, shots = rank_statistics(*args), single_shot(*args, seed=4)
+    matching = Matching(*sides(test_set, features, "query"))
+    ranked, shots = rank_statistics(matching), single_shot(matching, seed=4)
+    how = {"repeats": 50, "by": by, "seed": 4}
     expected = {
-        "mAP": bootstrap_intervals(ranked.ap, q_pids, repeats=50, by=by, seed=4)[0],
-        "Rank-1": bootstrap_intervals(
-            (shots.first_rank <= 1).mean(0), q_pids, repeats=50, by=by, seed=4
-        )[0],
+        name: bootstrap_intervals(values, matching.query.pids, **how)[0]
+        for name, values in (("mAP", ranked.ap), ("Rank-1", (shots.first_rank <= 1).mean(0)))
     }
     entry = content["groups"]["query"]
     assert entry["multi_shot"]["mAP_ci"] == pytest.approx(100 * expected["mAP"], abs=1e-5)
@@ -610,7 +595,7 @@ def test_intervals_are_those_of_the_pure_function(
     units = "identities" if by == "identity" else "queries"
     assert f"95 % intervals, 50 bootstrap draws of {units}, seed 4" in caplog.text
     assert f"[{low:.1f}, {high:.1f}]" in caplog.text
-    table = results_table([content], ["multi_shot/query/mAP"])
+    table = results_table([Results.from_json(content)], ["multi_shot/query/mAP"], names=["A"])
     assert f"{entry['multi_shot']['mAP']:.1f} [{low:.1f}, {high:.1f}]" in table
     assert f"50 bootstrap draws of {units}" in table
 
@@ -674,10 +659,12 @@ def test_mixed_gallery_is_told(
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         run(cfg, mixed, features, tmp_path)
     reduced = sum(s.group == "gallery" and s.factor > 1 for s in mixed.samples)
-    content = load_results(tmp_path / "results_demo.json")
+    content = saved(tmp_path / "results_demo.json")
     assert content["counts"]["gallery_lr"] == reduced > 0
     assert f"{reduced} low-resolution" in caplog.text
-    assert "50 % of the gallery reduced by 2, 4" in results_table([content])
+    assert "50 % of the gallery reduced by 2, 4" in results_table(
+        [Results.from_json(content)], names=["A"]
+    )
     # The queries are parted by their own factors, whatever the gallery's are.
     assert list(content["groups"])[:2] == ["query", "query@2"]
 

@@ -107,8 +107,8 @@ def test_same_features_as_the_evaluator_scores(
 ) -> None:
     seen: list[torch.Tensor] = []
 
-    def score(self: Any, features: torch.Tensor, *rest: Any) -> dict[str, Any]:
-        seen.append(features)
+    def score(self: Any, features: Features) -> dict[str, Any]:
+        seen.append(features.features)
         raise InterruptedError
 
     monkeypatch.setattr(CrossResolutionEvaluator, "score", score)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from eval_cases import matrix, side
 
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors, trained_anchors
+from lrreid_ext.evaluation.fusion import (
+    anchor_weights,
+    areas,
+    chosen_anchors,
+    trained_anchors,
+    weighed,
+)
+from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.evaluation.single_shot import single_shot
 
@@ -61,10 +70,10 @@ def test_areas() -> None:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("weighed", [True, False])
-def test_fused_distances_against_a_loop(metric: str, weighed: bool) -> None:
+@pytest.mark.parametrize("alike", [True, False])
+def test_fused_distances_against_a_loop(metric: str, alike: bool) -> None:
     query, gallery = features(7, 3, 5), features(9, 3, 5, seed=1)
-    weights = features(7, 3, seed=2).abs() if weighed else None
+    weights = features(7, 3, seed=2).abs() if not alike else None
     found = distance_matrix(query, gallery, metric, weights)
     for q in range(7):
         for g in range(9):
@@ -94,20 +103,34 @@ def test_weights_of_another_shape_are_refused() -> None:
 
 
 def test_ranks_follow_the_fused_distances() -> None:
-    query, gallery = features(12, 2, 4), features(20, 2, 4, seed=1)
-    weights = features(12, 2, seed=3).abs()
-    q_pids, g_pids = np.arange(12) % 5 + 1, np.arange(20) % 5 + 1
-    labels = (q_pids, g_pids, np.ones(12), np.full(20, 2))
-    matrix = distance_matrix(query, gallery, "euclidean", weights).numpy()
-    found = rank_statistics(query, gallery, *labels, metric="euclidean", weights=weights)
+    weights, pids = features(12, 2, seed=3).abs(), np.arange(20) % 5 + 1
+    query = side(features(12, 2, 4), pids[:12], np.ones(12), weights=weights)
+    gallery = side(features(20, 2, 4, seed=1), pids, np.full(20, 2))
+    matching = Matching(query, gallery, "euclidean")
+    distances = matrix(matching)
+    expected = distance_matrix(query.features, gallery.features, "euclidean", weights)
+    np.testing.assert_array_equal(distances, expected.numpy())
+    found = rank_statistics(matching)
     for q in range(12):
-        order = np.argsort(matrix[q])
-        assert found.first_rank[q] == 1 + np.flatnonzero(g_pids[order] == q_pids[q])[0]
-    shot = single_shot(query, gallery, *labels, metric="euclidean", weights=weights, trials=3)
-    again = single_shot(query, gallery, *labels, metric="euclidean", weights=weights * 7, trials=3)
-    assert (shot.first_rank == again.first_rank).all()
-    other = single_shot(query, gallery, *labels, metric="euclidean", trials=3)
-    assert (shot.first_rank != other.first_rank).any()
+        order = np.argsort(distances[q])
+        assert found.first_rank[q] == 1 + np.flatnonzero(pids[order] == pids[q])[0]
+
+    def first_ranks(weights: torch.Tensor | None) -> np.ndarray:
+        return single_shot(replace(matching, query=replace(query, weights=weights))).first_rank
+
+    assert (first_ranks(weights) == first_ranks(7 * weights)).all()
+    assert (first_ranks(weights) != first_ranks(None)).any()
+
+
+def test_weighed_by_the_gallerys_mean_without_junk() -> None:
+    query = side(features(2, 2, 3), [1, 2], [0, 0], native_size=torch.tensor([[40, 20], [80, 40]]))
+    sizes = torch.tensor([[160, 80], [80, 40], [9999, 9999]])
+    gallery = side(features(3, 2, 3), [1, 2, -1], [1, 1, 1], native_size=sizes)
+    expected = anchor_weights(
+        torch.tensor([800.0, 3200.0]), torch.tensor([12800.0, 3200.0]), [2, 4], 0.2
+    )
+    found = weighed(query, gallery, [2, 4], 0.2).weights
+    assert found is not None and torch.equal(found, expected)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""Multi-shot ranks against a loop, scikit-learn and fast-reid, and by hand."""
+
 from __future__ import annotations
 
 import math
@@ -7,81 +9,67 @@ import fastreid.evaluation.rank as host_rank
 import numpy as np
 import pytest
 import torch
+from eval_cases import METRICS, drawn, matrix, naive_ranking, naive_statistics, side, tiny_sides
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from sklearn.metrics import average_precision_score
 
-from lrreid_ext.evaluation import cmc, distance_matrix, rank_statistics
-
-
-def naive(
-    distances: np.ndarray, q_pids: Any, g_pids: Any, q_camids: Any, g_camids: Any
-) -> list[tuple[int, float, float] | None]:
-    """First rank, AP and INP of each query by walking down its sorted gallery."""
-    found: list[tuple[int, float, float] | None] = []
-    for i in range(len(distances)):
-        ranked = []
-        for j in range(len(g_pids)):
-            same = g_pids[j] == q_pids[i]
-            if g_pids[j] < 0 or (same and g_camids[j] == q_camids[i]):
-                continue
-            ranked.append((distances[i, j], same and g_pids[j] > 0))
-        ranked.sort()  # False before True: wrong matches first on equal distances
-        hits, precisions, ranks = 0, [], []
-        for position, (_, right) in enumerate(ranked, start=1):
-            if right:
-                hits += 1
-                ranks.append(position)
-                precisions.append(hits / position)
-        found.append((ranks[0], sum(precisions) / hits, hits / ranks[-1]) if hits else None)
-    return found
-
-
-def random_case(seed: int, grid: bool) -> tuple[Any, ...]:
-    rng = np.random.default_rng(seed)
-    draw = (lambda n: rng.integers(-1, 2, (n, 3))) if grid else (lambda n: rng.normal(size=(n, 6)))
-    query, gallery = draw(23), draw(60)
-    return (
-        torch.tensor(query, dtype=torch.float32),
-        torch.tensor(gallery, dtype=torch.float32),
-        rng.integers(-1, 8, 23),
-        rng.integers(-1, 8, 60),
-        rng.integers(0, 3, 23),
-        rng.integers(0, 3, 60),
-    )
+from lrreid_ext.evaluation import Matching, Side, cmc, nearest, rank_statistics
 
 
 @pytest.mark.parametrize("grid", [True, False], ids=["ties", "no ties"])
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_naive_loop(seed: int, metric: str, grid: bool) -> None:
-    query, gallery, *labels = random_case(seed, grid)
-    found = rank_statistics(query, gallery, *labels, metric=metric, chunk=8)
-    expected = naive(distance_matrix(query, gallery, metric).numpy(), *labels)
+    query, gallery = drawn(seed, grid)
+    matching = Matching(query, gallery, metric, chunk=8)
+    found, expected = rank_statistics(matching), naive_statistics(matching)
     assert found.valid.tolist() == [e is not None for e in expected]
-    assert found.unmatched == sum(
-        e is None and pid >= 0 for e, pid in zip(expected, labels[0], strict=True)
-    )
-    assert found.junk.tolist() == (labels[0] < 0).tolist()
-    assert found.gallery_junk == (labels[1] < 0).sum()
+    assert found.unmatched == ((~found.valid) & (query.pids >= 0)).sum() > 0
+    assert found.junk.tolist() == (query.pids < 0).tolist()
+    assert found.gallery_junk == (gallery.pids < 0).sum()
     assert found.gallery + found.gallery_junk == 60
-    right = [e for e in expected if e is not None]
-    assert found.first_rank[found.valid].tolist() == [e[0] for e in right]
-    np.testing.assert_allclose(found.ap[found.valid], [e[1] for e in right], rtol=1e-12)
-    np.testing.assert_allclose(found.inp[found.valid], [e[2] for e in right], rtol=1e-12)
-    assert found.mean_ap == pytest.approx(np.mean([e[1] for e in right]))
-    assert found.mean_inp == pytest.approx(np.mean([e[2] for e in right]))
+    first_rank, ap, inp = (np.array(v) for v in zip(*filter(None, expected), strict=True))
+    assert found.first_rank[found.valid].tolist() == first_rank.tolist()
+    np.testing.assert_allclose(found.ap[found.valid], ap, rtol=1e-12)
+    np.testing.assert_allclose(found.inp[found.valid], inp, rtol=1e-12)
+    assert found.mean_ap == pytest.approx(ap.mean())
+    assert found.mean_inp == pytest.approx(inp.mean())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("grid", [True, False], ids=["ties", "no ties"])
+def test_nearest_equals_naive_loop_and_the_ranks(metric: str, grid: bool) -> None:
+    matching = Matching(*drawn(3, grid, people=12), metric)
+    found = nearest(matching, 7)
+    for i, ranked in enumerate(naive_ranking(matching)):
+        # The order among right matches at one distance is the gallery's.
+        assert found.order[i].tolist() == [j for _, _, j in ranked[:7]]
+        assert found.distance[i].tolist() == [d for d, _, _ in ranked[:7]]
+        assert found.right[i].tolist() == [right for _, right, _ in ranked[:7]]
+        first = next((at for at, (_, right, _) in enumerate(ranked) if right), None)
+        distance, _, place = (math.inf, False, -1) if first is None else ranked[first]
+        assert (found.first_right[i], found.first_distance[i]) == (place, distance)
+    np.testing.assert_array_equal(found.first_rank, rank_statistics(matching).first_rank)
+    assert (found.first_rank == 0).any() and (found.first_rank > 7).any()
+
+
+def test_a_short_gallery_leaves_places_empty() -> None:
+    gallery = side(torch.ones(2, 3), [1, -1], [1, 1])
+    matching = Matching(side(torch.ones(1, 3), [1], [0]), gallery)
+    found = nearest(matching, 5)
+    assert found.order.tolist() == [[0, -1]]
+    assert found.distance[0, 1] == np.inf and not found.right[0, 1]
+    with pytest.raises(ValueError, match="at least one match"):
+        nearest(matching, 0)
 
 
 def test_hand_worked_four_queries() -> None:
     # Images on a line, so that distances are differences.
-    gallery = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [2.0], [0.0]])
-    g_pids = [1, 2, 1, 3, 1, 0, -1]
-    g_camids = [2, 2, 2, 2, 1, 2, 2]
-    query = torch.tensor([[0.0], [2.0], [10.0], [4.5]])
-    q_pids, q_camids = [1, 2, 9, 1], [1, 1, 1, 2]
-    found = rank_statistics(query, gallery, q_pids, g_pids, q_camids, g_camids, metric="euclidean")
+    places = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [2.0], [0.0]])
+    gallery = side(places, [1, 2, 1, 3, 1, 0, -1], [2, 2, 2, 2, 1, 2, 2])
+    query = side([[0.0], [2.0], [10.0], [4.5]], [1, 2, 9, 1], [1, 1, 1, 2])
+    found = rank_statistics(Matching(query, gallery, "euclidean"))
     # Query 1 (at 0, camera 1): 1 right, then 2 and the distractor wrong, 3 right; 5 is left out.
     # Query 2 (at 2): its match at 2 ties with the distractor at 2, which goes first.
     # Query 3: nobody of identity 9. Query 4 (at 4.5, camera 2): 3 at 4 and 1 at 5 tie, the wrong
@@ -97,52 +85,39 @@ def test_hand_worked_four_queries() -> None:
 
 
 def test_ap_equals_scikit_learn() -> None:
-    query, gallery, *labels = random_case(11, grid=False)
-    q_pids, g_pids, q_camids, g_camids = labels
-    found = rank_statistics(query, gallery, *labels)
-    distances = distance_matrix(query, gallery).numpy()
+    query, gallery = drawn(11, grid=False)
+    matching = Matching(query, gallery)
+    found, distances = rank_statistics(matching), matrix(matching)
     assert found.valid.sum() > 10
     for i in np.flatnonzero(found.valid):
-        kept = (g_pids >= 0) & ~((g_pids == q_pids[i]) & (g_camids == q_camids[i]))
-        expected = average_precision_score(g_pids[kept] == q_pids[i], -distances[i, kept])
+        same = gallery.pids == query.pids[i]
+        kept = (gallery.pids >= 0) & ~(same & (gallery.camids == query.camids[i]))
+        expected = average_precision_score(same[kept], -distances[i, kept])
         assert found.ap[i] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_equals_fastreid_without_ties(metric: str) -> None:
     rng = np.random.default_rng(3)
-    query = torch.tensor(rng.normal(size=(80, 16)), dtype=torch.float32)
-    gallery = torch.tensor(rng.normal(size=(300, 16)), dtype=torch.float32)
-    labels = (
-        rng.integers(1, 31, 80),
-        rng.integers(0, 31, 300),
-        rng.integers(0, 4, 80),
-        rng.integers(0, 4, 300),
-    )
-    distances = distance_matrix(query, gallery, metric).numpy()
+    query = side(rng.normal(size=(80, 16)), rng.integers(1, 31, 80), rng.integers(0, 4, 80))
+    gallery = side(rng.normal(size=(300, 16)), rng.integers(0, 31, 300), rng.integers(0, 4, 300))
+    matching = Matching(query, gallery, metric)
+    distances = matrix(matching)
     assert all(len(np.unique(row)) == len(row) for row in distances)
+    labels = (query.pids, gallery.pids, query.camids, gallery.camids)
     curve, ap, inp = host_rank.evaluate_rank(distances, *labels, max_rank=20, use_cython=False)
-    found = rank_statistics(query, gallery, *labels, metric=metric)
+    found = rank_statistics(matching)
     np.testing.assert_allclose(found.cmc((1, 5, 10, 20)), curve[[0, 4, 9, 19]], atol=1e-6)
     np.testing.assert_allclose(found.ap[found.valid], ap, atol=1e-6)
     np.testing.assert_allclose(found.inp[found.valid], inp, atol=1e-6)
 
 
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 def test_one_point_for_all_scores_nothing(metric: str) -> None:
-    rng = np.random.default_rng(0)
-    point = torch.tensor(rng.normal(size=(1, 37)), dtype=torch.float32)
-    g_pids = np.repeat(np.arange(20), 5)
-    found = rank_statistics(
-        point.repeat(17, 1),
-        point.repeat(100, 1),
-        np.arange(1, 18),
-        g_pids,
-        np.zeros(17),
-        np.ones(100),
-        metric=metric,
-        chunk=16,
-    )
+    point = torch.randn(1, 37, generator=torch.Generator().manual_seed(0))
+    query = side(point.repeat(17, 1), np.arange(1, 18), np.zeros(17))
+    gallery = side(point.repeat(100, 1), np.repeat(np.arange(20), 5), np.ones(100))
+    found = rank_statistics(Matching(query, gallery, metric, chunk=16))
     assert found.first_rank.tolist() == [96] * 17
     assert found.cmc((1, 5, 10, 20)).tolist() == [0, 0, 0, 0]
 
@@ -151,54 +126,30 @@ def test_one_point_for_all_scores_nothing(metric: str) -> None:
 coordinates = st.integers(-2, 2).map(float)
 
 
-@st.composite
-def grids(draw: st.DrawFn) -> tuple[Any, ...]:
-    queries, images = draw(st.integers(1, 6)), draw(st.integers(1, 14))
-    array = lambda n: draw(npst.arrays(np.float32, (n, 2), elements=coordinates))  # noqa: E731
-    numbers = lambda n, low, high: np.array(  # noqa: E731
-        draw(st.lists(st.integers(low, high), min_size=n, max_size=n))
-    )
-    gallery_pids = numbers(images, -1, 3)
-    gallery_pids[0] = abs(gallery_pids[0])  # not junk alone
-    return (
-        torch.from_numpy(array(queries)),
-        torch.from_numpy(array(images)),
-        numbers(queries, 1, 3),
-        gallery_pids,
-        numbers(queries, 0, 1),
-        numbers(images, 0, 1),
-    )
-
-
 @settings(max_examples=60, deadline=None)
-@given(grids(), st.sampled_from(["cosine", "euclidean"]), st.randoms(use_true_random=False))
-def test_order_of_the_gallery_changes_nothing(case: tuple[Any, ...], metric: str, rng: Any) -> None:
-    query, gallery, q_pids, g_pids, q_camids, g_camids = case
-    order = list(range(len(gallery)))
+@given(tiny_sides(coordinates), st.sampled_from(METRICS), st.randoms(use_true_random=False))
+def test_order_of_the_gallery_changes_nothing(
+    sides: tuple[Side, Side], metric: str, rng: Any
+) -> None:
+    matching = Matching(*sides, metric)
+    order = list(range(len(matching.gallery)))
     rng.shuffle(order)
-    one = rank_statistics(query, gallery, q_pids, g_pids, q_camids, g_camids, metric=metric)
-    two = rank_statistics(
-        query, gallery[order], q_pids, g_pids[order], q_camids, g_camids[order], metric=metric
-    )
-    np.testing.assert_array_equal(one.first_rank, two.first_rank)
-    np.testing.assert_array_equal(one.ap, two.ap)
-    np.testing.assert_array_equal(one.inp, two.inp)
+    one, two = rank_statistics(matching), rank_statistics(matching.part(gallery=order))
+    for name in ("first_rank", "ap", "inp"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
 @settings(max_examples=60, deadline=None)
-@given(grids(), coordinates, coordinates)
-def test_a_distractor_never_helps(case: tuple[Any, ...], x: float, y: float) -> None:
-    query, gallery, q_pids, g_pids, q_camids, g_camids = case
-    before = rank_statistics(query, gallery, q_pids, g_pids, q_camids, g_camids, metric="euclidean")
-    after = rank_statistics(
-        query,
-        torch.cat([gallery, torch.tensor([[x, y]])]),
-        q_pids,
-        np.append(g_pids, 0),
-        q_camids,
-        np.append(g_camids, 1),
-        metric="euclidean",
+@given(tiny_sides(coordinates), coordinates, coordinates)
+def test_a_distractor_never_helps(sides: tuple[Side, Side], x: float, y: float) -> None:
+    query, gallery = sides
+    more = side(
+        torch.cat([gallery.features, torch.tensor([[x, y]])]),
+        np.append(gallery.pids, 0),
+        np.append(gallery.camids, 1),
     )
+    before = rank_statistics(Matching(query, gallery, "euclidean"))
+    after = rank_statistics(Matching(query, more, "euclidean"))
     valid = before.valid
     assert (after.valid == valid).all()
     assert (after.first_rank[valid] >= before.first_rank[valid]).all()
@@ -214,18 +165,40 @@ def test_cmc() -> None:
         cmc([1, 0])
 
 
-def test_errors_name_the_group() -> None:
-    ones, labels = torch.ones(2, 3), [1, 1]
-    bad = torch.tensor([[1.0, 1.0, 1.0], [1.0, float("nan"), 1.0]])
-    with pytest.raises(ValueError, match=r"gallery: 1 of 2 features hold NaN"):
-        rank_statistics(ones, bad, labels, labels, labels, labels)
-    with pytest.raises(ValueError, match=r"query: 1 of 2 features hold NaN"):
-        rank_statistics(bad, ones, labels, labels, labels, labels)
-    with pytest.raises(ValueError, match="query: no features"):
-        rank_statistics(ones[:0], ones, [], labels, [], labels)
-    with pytest.raises(ValueError, match="gallery: no features"):
-        rank_statistics(ones, ones[:0], labels, [], labels, [])
-    with pytest.raises(ValueError, match="gallery: all 2 images are junk"):
-        rank_statistics(ones, ones, labels, [-1, -1], labels, labels)
-    with pytest.raises(ValueError, match="gallery: 2 features but cameras"):
-        rank_statistics(ones, ones, labels, labels, labels, [1])
+NAN, ONES = [[1.0, 1.0], [1.0, math.nan]], [[1.0, 1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("features", "pids", "camids", "message"),
+    [
+        (NAN, [1, 1], [1, 1], "gallery: 1 of 2 features hold NaN"),
+        (torch.zeros(0, 2), [], [], "gallery: no features"),
+        (ONES, [-1, -1], [1, 1], "gallery: all 2 images are junk"),
+        (ONES, [1, 1], [1], "gallery: 2 features but cameras"),
+        (ONES, [1], [1, 1], "gallery: 2 features but identities"),
+    ],
+)
+def test_refusals(features: Any, pids: Any, camids: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rank_statistics(
+            Matching(side(ONES, [1, 1], [0, 0]), side(features, pids, camids, "gallery"))
+        )
+
+
+def test_rows_keep_all_that_belongs_to_an_image() -> None:
+    whole = side(
+        torch.arange(12).view(4, 3),
+        [1, 2, 3, -1],
+        [5, 6, 7, 8],
+        "query",
+        native_size=torch.arange(8).view(4, 2),
+        weights=torch.arange(4.0)[:, None],
+    )
+    for index, order in (([2, 0], [2, 0]), (np.array([True, False, True, False]), [0, 2])):
+        part = whole.rows(index)
+        assert torch.equal(part.features, whole.features[order])
+        assert part.pids.tolist() == whole.pids[order].tolist()
+        assert part.camids.tolist() == whole.camids[order].tolist()
+        assert torch.equal(part.native_size, whole.native_size[order])
+        assert torch.equal(part.weights, whole.weights[order])
+        assert (part.name, part.is_junk.any()) == ("query", False)

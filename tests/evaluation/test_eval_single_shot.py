@@ -1,3 +1,5 @@
+"""Single-shot trials against a loop over the same draws, and the draws' rules."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -5,60 +7,53 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from eval_cases import METRICS, drawn, matrix, naive_shot, side
 
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation import distance_matrix, draw_gallery, rank_statistics, single_shot
+from lrreid_ext.evaluation import Matching, Side, rank_statistics, single_shot
+from lrreid_ext.evaluation.single_shot import DRAWS, draw_for_query, draw_gallery
 
 
-def case(seed: int, grid: bool, cameras: int) -> tuple[Any, ...]:
-    rng = np.random.default_rng(seed)
-    draw = (lambda n: rng.integers(-1, 2, (n, 3))) if grid else (lambda n: rng.normal(size=(n, 6)))
-    return (
-        torch.tensor(draw(31), dtype=torch.float32),
-        torch.tensor(draw(70), dtype=torch.float32),
-        rng.integers(-1, 10, 31),
-        rng.integers(-1, 9, 70),
-        rng.integers(0, cameras, 31),
-        rng.integers(0, cameras, 70),
-    )
+def drawn_for(
+    draw: str, query: Side, gallery: Side, i: int, trials: int, seed: int
+) -> list[dict[int, int]]:
+    """The image of each identity that a query gets, in each trial."""
+    if draw == "shared":
+        identities, picks = draw_gallery(gallery, int(query.camids[i]), trials, seed)
+        return [dict(zip(identities.tolist(), row.tolist(), strict=True)) for row in picks]
+    images: dict[int, list[int]] = {}
+    for j in range(len(gallery)):
+        if gallery.pids[j] > 0 and gallery.camids[j] != query.camids[i]:
+            images.setdefault(int(gallery.pids[j]), []).append(j)
+    people = sorted(images)
+    units = np.random.default_rng((seed, i)).random((trials, len(people)))
+    return [
+        {p: images[p][int(row[k] * len(images[p]))] for k, p in enumerate(people)} for row in units
+    ]
 
 
+@pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("grid", [True, False], ids=["ties", "no ties"])
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("cameras", [2, 4])
-def test_equals_naive_loop_with_the_same_draws(cameras: int, metric: str, grid: bool) -> None:
-    query, gallery, q_pids, g_pids, q_camids, g_camids = case(cameras, grid, cameras)
-    seen = sorted(set(q_camids.tolist()))
-    identities, picks = draw_gallery(g_pids, g_camids, seen, trials=4, seed=5)
-    distances = distance_matrix(query, gallery, metric).numpy()
+def test_equals_naive_loop_with_the_same_draws(
+    cameras: int, metric: str, grid: bool, draw: str
+) -> None:
+    query, gallery = drawn(cameras, grid, 31, 70, 10, cameras)
+    matching = Matching(query, gallery, metric, chunk=6)
+    distances = matrix(matching)
     expected = np.zeros((4, 31), dtype=int)
-    for trial in range(4):
-        for i in range(31):
-            shown = [int(j) for j in picks[trial, seen.index(q_camids[i])] if j >= 0]
-            for j in shown:
-                if g_pids[j] == q_pids[i]:
-                    ahead = [
-                        k for k in shown if k != j and distances[i, k] <= distances[i, j]
-                    ]  # ties go first
-                    expected[trial, i] = 1 + len(ahead)
-    found = single_shot(
-        query,
-        gallery,
-        q_pids,
-        g_pids,
-        q_camids,
-        g_camids,
-        trials=4,
-        seed=5,
-        metric=metric,
-        chunk=6,
-    )
+    for i, pid in enumerate(query.pids):
+        for trial, images in enumerate(drawn_for(draw, query, gallery, i, 4, 5)):
+            if pid in images:
+                expected[trial, i] = naive_shot(distances[i], list(images.values()), images[pid])
+    found = single_shot(matching, trials=4, seed=5, draw=draw)
     np.testing.assert_array_equal(found.first_rank, expected)
-    assert found.valid.tolist() == (expected[0] > 0).tolist()
-    assert found.identities == len(identities)
-    assert found.unmatched == ((expected[0] == 0) & (q_pids >= 0)).sum() > 0
-    # The curves, from their definition.
     valid = expected[0] > 0
+    assert found.valid.tolist() == valid.tolist()
+    assert found.identities == len({p for p in gallery.pids if p > 0})
+    assert found.unmatched == (~valid & (query.pids >= 0)).sum() > 0
+    # The curves, from their definition.
     curves = np.array([[(row[valid] <= k).mean() for k in (1, 5)] for row in expected])
     np.testing.assert_allclose(found.cmc((1, 5)), curves)
     np.testing.assert_allclose(found.mean((1, 5)), curves.mean(0))
@@ -66,97 +61,119 @@ def test_equals_naive_loop_with_the_same_draws(cameras: int, metric: str, grid: 
 
 
 def test_draws_follow_the_rules() -> None:
-    _, _, _, g_pids, _, g_camids = case(1, False, 3)
-    g_pids[:3], g_camids[:3] = 50, 2  # an identity that only camera 2 saw
-    identities, picks = draw_gallery(g_pids, g_camids, [0, 1, 2], trials=6, seed=0)
-    assert identities.tolist() == sorted({p for p in g_pids.tolist() if p > 0})
+    _, gallery = drawn(1, False, cameras=3)
+    gallery.pids[:3], gallery.camids[:3] = 50, 2  # an identity that only camera 2 saw
     for camera in range(3):
-        for column, identity in enumerate(identities):
-            eligible = set(np.flatnonzero((g_pids == identity) & (g_camids != camera)).tolist())
-            drawn = set(picks[:, camera, column].tolist())
-            assert drawn <= eligible if eligible else drawn == {-1}
-    assert (picks[:, 2, identities.tolist().index(50)] == -1).all()
+        identities, picks = draw_gallery(gallery, camera, trials=6, seed=0)
+        eligible = (gallery.pids > 0) & (gallery.camids != camera)
+        assert identities.tolist() == sorted(set(gallery.pids[eligible].tolist()))
+        assert (50 in identities) == (camera != 2)
+        assert eligible[picks].all()
+        assert (gallery.pids[picks] == identities).all()
 
 
 def test_disjoint_cameras_share_one_draw() -> None:
-    pids = np.repeat(np.arange(1, 9), 5)
-    _, picks = draw_gallery(pids, np.full(40, 7), [0, 1, 2], trials=5, seed=3)
-    assert (picks == picks[:, :1]).all()
-    assert len({tuple(p) for p in picks[:, 0].tolist()}) == 5  # while trials differ
+    gallery = side(torch.zeros(40, 1), np.repeat(np.arange(1, 9), 5), np.full(40, 7))
+    picks = [draw_gallery(gallery, camera, trials=5, seed=3)[1] for camera in range(3)]
+    assert (np.array(picks) == picks[0]).all()
+    assert len({tuple(p) for p in picks[0].tolist()}) == 5  # while trials differ
 
 
 def test_draws_are_uniform_and_seeded() -> None:
-    pids = np.repeat([1, 2], 4)
-    _, picks = draw_gallery(pids, np.zeros(8), [1], trials=2000, seed=0)
-    counts = np.bincount(picks[:, 0, 0], minlength=4)
-    # 500 each; five standard deviations are 97.
-    assert abs(counts[:4] - 500).max() < 97
-    assert (draw_gallery(pids, np.zeros(8), [1], trials=5, seed=0)[1] == picks[:5]).all()
-    assert (draw_gallery(pids, np.zeros(8), [1], trials=50, seed=1)[1] != picks[:50]).any()
+    gallery = side(torch.zeros(8, 1), np.repeat([1, 2], 4), np.zeros(8))
+    starts, counts = np.array([0, 4]), np.array([4, 4])
+
+    def shared(trials: int, seed: int) -> np.ndarray:
+        return draw_gallery(gallery, 1, trials, seed)[1]
+
+    def per_query(trials: int, seed: int, query: int = 3) -> np.ndarray:
+        return draw_for_query(starts, counts, trials, seed, query)
+
+    for draw in (shared, per_query):
+        picks = draw(2000, 0)
+        # 500 each; five standard deviations are 97.
+        assert abs(np.bincount(picks[:, 0], minlength=4)[:4] - 500).max() < 97
+        assert (picks[:, 1] >= 4).all()
+        assert (draw(5, 0) == picks[:5]).all()  # another number of trials has the same first ones
+        assert (draw(50, 1) != picks[:50]).any()
+    assert (per_query(50, 0) != per_query(50, 0, query=4)).any()
 
 
-def test_one_image_per_identity_is_multi_shot() -> None:
+def test_the_mean_is_the_same_and_the_spread_smaller_where_each_query_has_its_own_draw() -> None:
     rng = np.random.default_rng(0)
-    query, gallery = torch.randn(12, 5), torch.randn(12, 5)
-    pids, order = np.arange(1, 13), rng.permutation(12)
-    args = (query, gallery, pids, pids[order], np.zeros(12), np.ones(12))
-    shots, ranked = single_shot(*args, trials=3), rank_statistics(*args)
-    assert (shots.first_rank == ranked.first_rank).all()
+    pids, centres = np.repeat(np.arange(1, 31), 4), rng.normal(size=(31, 4))
+    query, gallery = (
+        side(centres[pids] + 0.8 * rng.normal(size=(120, 4)), pids, np.full(120, camera))
+        for camera in (0, 1)
+    )
+    shared, per_query = (
+        single_shot(Matching(query, gallery), trials=200, draw=draw) for draw in DRAWS
+    )
+    assert per_query.mean((1,))[0] == pytest.approx(shared.mean((1,))[0], abs=0.01)
+    assert per_query.std((1,))[0] < 0.9 * shared.std((1,))[0]
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_one_image_per_identity_is_multi_shot(draw: str) -> None:
+    pids, order = np.arange(1, 13), np.random.default_rng(0).permutation(12)
+    query, gallery = side(torch.randn(12, 5), pids, np.zeros(12)), torch.randn(12, 5)
+    matching = Matching(query, side(gallery, pids[order], np.ones(12)))
+    shots = single_shot(matching, trials=3, draw=draw)
+    assert (shots.first_rank == rank_statistics(matching).first_rank).all()
     assert shots.std().tolist() == [0, 0, 0, 0]
+    assert np.isnan(single_shot(matching, trials=1, draw=draw).std()).all()
 
 
-def test_distractors_and_global_generators_change_nothing() -> None:
-    query, gallery, q_pids, g_pids, q_camids, g_camids = case(2, False, 2)
+@pytest.mark.parametrize("draw", DRAWS)
+def test_distractors_and_global_generators_change_nothing(draw: str) -> None:
+    query, gallery = drawn(2, False, cameras=2)
     torch.manual_seed(1)
     np.random.seed(1)
-    one = single_shot(query, gallery, q_pids, g_pids, q_camids, g_camids)
+    one = single_shot(Matching(query, gallery), draw=draw)
     torch.manual_seed(2)
     np.random.seed(2)
-    two = single_shot(
-        query,
-        torch.cat([gallery, query]),
-        q_pids,
-        np.append(g_pids, np.zeros(31, dtype=int)),
-        q_camids,
-        np.append(g_camids, q_camids),
+    more = side(
+        torch.cat([gallery.features, query.features]),
+        np.append(gallery.pids, np.zeros(len(query), dtype=int)),
+        np.append(gallery.camids, query.camids),
     )
+    two = single_shot(Matching(query, more), draw=draw)
     assert (one.first_rank == two.first_rank).all()
 
 
-def test_one_point_for_all_scores_nothing() -> None:
-    point = torch.randn(1, 37)
-    pids = np.repeat(np.arange(1, 31), 3)
-    found = single_shot(
-        point.repeat(30, 1), point.repeat(90, 1), pids[::3], pids, np.zeros(30), np.ones(90)
-    )
+@pytest.mark.parametrize("draw", DRAWS)
+def test_one_point_for_all_scores_nothing(draw: str) -> None:
+    point, pids = torch.randn(1, 37), np.repeat(np.arange(1, 31), 3)
+    query = side(point.repeat(30, 1), pids[::3], np.zeros(30))
+    gallery = side(point.repeat(90, 1), pids, np.ones(90))
+    found = single_shot(Matching(query, gallery), draw=draw)
     assert (found.first_rank == 30).all()
     assert found.mean((1, 20)).tolist() == [0, 0]
 
 
 def test_subset_keeps_the_draws() -> None:
-    query, gallery, q_pids, g_pids, q_camids, g_camids = case(3, False, 2)
-    all_of_them = single_shot(query, gallery, q_pids, g_pids, q_camids, g_camids)
-    some = np.flatnonzero(q_camids == 1)
-    alone = single_shot(query[some], gallery, q_pids[some], g_pids, q_camids[some], g_camids)
-    part = all_of_them.subset(some)
+    query, gallery = drawn(3, False, cameras=2)
+    some = np.flatnonzero(query.camids == 1)
+    part = single_shot(Matching(query, gallery)).subset(some)
+    alone = single_shot(Matching(query.rows(some), gallery))
     assert (part.first_rank == alone.first_rank).all()
     assert (part.valid == alone.valid).all()
     assert part.unmatched == alone.unmatched
 
 
-def test_one_trial_has_no_deviation() -> None:
-    args = case(4, False, 2)
-    assert np.isnan(single_shot(*args, trials=1).std()).all()
-
-
-def test_errors() -> None:
-    ones, labels = torch.ones(2, 3), [1, 2]
-    with pytest.raises(ValueError, match="at least one trial"):
-        single_shot(ones, ones, labels, labels, labels, labels, trials=0)
-    with pytest.raises(ValueError, match="seed"):
-        single_shot(ones, ones, labels, labels, labels, labels, seed=-1)
-    with pytest.raises(ConfigError, match=r"no identity to draw for.* Check the identities"):
-        single_shot(ones, ones, labels, [0, -1], labels, labels)
-    with pytest.raises(ValueError, match="gallery: 1 of 2 features hold NaN"):
-        bad = torch.tensor([[1.0, 0.0, float("nan")], [0.0, 0.0, 1.0]])
-        single_shot(ones, bad, labels, labels, labels, labels)
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize(
+    ("pids", "options", "error", "message"),
+    [
+        ([1, 2], {"trials": 0}, ValueError, "at least one trial"),
+        ([1, 2], {"seed": -1}, ValueError, "seed"),
+        ([1, 2], {"draw": "own"}, ValueError, "draw 'own' is none of shared, per_query"),
+        ([0, -1], {}, ConfigError, r"no identity to draw for.* Check the identities"),
+    ],
+)
+def test_refusals(
+    draw: str, pids: list[int], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    query, gallery = side(torch.ones(2, 3), [1, 2], [1, 2]), side(torch.ones(2, 3), pids, [1, 2])
+    with pytest.raises(error, match=message):
+        single_shot(Matching(query, gallery), **{"draw": draw, **options})

@@ -8,9 +8,14 @@ Parts, each with ``<part>.json`` beside this file:
 
 - ``scores``: figures of the standard evaluator on drawn features, by protocol and setting.
 - ``manifests``: manifest hashes of every recipe, and of every kernel, on miniature sources.
+- ``run``: results of a small trained run; what its model embeds, restores, evaluates and exports.
+- ``search``: ranked answers of a small gallery.
+- ``training_SING`` ... of the five systems: weights after two epochs of every phase, and whether a
+  run that was killed and resumed has the same. Slow, half a minute each, so not in CI.
+  ``training`` names all of them: a PART may be the beginning of several.
 
-Hashes hold on the machine that they were recorded on (``machine`` in the file). Elsewhere they are
-left out of the comparison, and numbers may differ a little more.
+On another machine than the recorded one (``machine`` in the file) trained weights differ a little:
+hashes and what rests on ranks is left out there, and numbers may differ by 2 percent.
 """
 
 # ruff: noqa: E402, I001 - the repository itself is imported, not what may be installed
@@ -21,9 +26,17 @@ import hashlib
 import json
 import logging
 import math
+import os
+import re
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
+from functools import cache, partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +52,8 @@ from PIL import Image
 
 # What a refactor may have to change: these imports, and the functions below them.
 import mini_sets
-from lrreid_ext import build_dataset
+from lrreid_ext import build_dataset, evaluate, load_model
+from lrreid_ext.cli import main as command
 from lrreid_ext.config import load_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.registry import DATASET_REGISTRY, EVALUATOR_REGISTRY, names
@@ -69,7 +83,7 @@ def evaluated(
 
 
 def scores(folder: Path) -> Values:
-    """Figures of :func:`people` under many settings; ties, junk and distractors are among them."""
+    """Figures of :func:`people` under many settings; junk and distractors are among them."""
     multi = ["TEST.PROTOCOLS", "['multi_shot']"]
     single = ["TEST.PROTOCOLS", "['single_shot']"]
     euclidean = ["TEST.METRIC", "euclidean"]
@@ -85,6 +99,9 @@ def scores(folder: Path) -> Values:
         "per_query_euclidean": ("plain", [*single, *euclidean, "TEST.DRAW", "per_query"]),
         "seed": ("plain", [*single, "TEST.SEED", "7", "TEST.TRIALS", "3"]),
         "bins": ("plain", ["TEST.FACTOR_BINS", "[1, 2.5, 3.5]"]),
+        "ties": ("signs", roc),
+        "ties_euclidean": ("signs", euclidean),
+        "ties_per_query": ("signs", [*single, "TEST.DRAW", "per_query"]),
         "hr_to_hr": ("hr", []),
         "mixed_gallery": ("mixed", []),
         "roc": ("plain", [*multi, *roc]),
@@ -122,7 +139,8 @@ def people(kind: str) -> tuple[list[Sample], np.ndarray, np.ndarray]:
     Args:
         kind: ``plain``, queries of drawn factors and an HR gallery; ``twins``, with every query's
             twins besides; ``hr``, HR queries; ``mixed``, HR queries and a gallery of drawn factors;
-            ``anchors``, features (N, 3, D), of which ``untrained`` lacks the second.
+            ``signs``, as plain, each value 1 or -1, so that many distances tie; ``anchors``,
+            features (N, 3, D), of which ``untrained`` lacks the second.
     """
     rng = np.random.default_rng(17)
     samples = []
@@ -148,11 +166,10 @@ def people(kind: str) -> tuple[list[Sample], np.ndarray, np.ndarray]:
     noise = rng.normal(size=(len(samples), 3, 16))
     spread = np.array([0.6 + 0.35 * s.factor for s in samples])[:, None, None]
     features = np.round(64 * (centres[[s.pid for s in samples]] + spread * noise)) / 64
-    shown = [i for i, s in enumerate(samples) if s.group == "gallery"]
-    ties = len(shown) // 5
-    features[shown[:ties]] = features[shown[-ties:]]
     sizes = np.array([[int(128 / s.factor), int(64 / s.factor)] for s in samples])
     sizes += rng.integers(0, 6, sizes.shape)
+    if kind == "signs":
+        features = np.where(features < 0, -1.0, 1.0)
     if kind == "untrained":
         features[:, 1] = np.nan
     if kind not in ("anchors", "untrained"):
@@ -254,22 +271,232 @@ def manifests(folder: Path) -> Values:
     return values
 
 
+# ---------------------------------------------------------------------------------------- training
+
+SMALL = [
+    "MODEL.DEVICE", "cpu", "SEED", "0",
+    "DATASETS.OPTIONS.synth_pedestrians.identities", "8",
+    "DATASETS.OPTIONS.synth_pedestrians.cameras", "3",
+    "DATASETS.OPTIONS.synth_pedestrians.shots", "2",
+    "INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]",
+    "DATALOADER.NUM_WORKERS", "0", "TEST.NUM_WORKERS", "0",
+    "SOLVER.IMS_PER_BATCH", "8", "SOLVER.CHECKPOINT_PERIOD", "1",
+    "TEST.TRIALS", "2", "TEST.FACTORS", "[4]", "TEST.EVAL_PERIOD", "1000",
+]  # fmt: skip
+# Phases, the epoch that is killed (each phase has two), and what makes the system small.
+SYSTEMS: dict[str, tuple[list[str], int, list[str]]] = {
+    "SING": (
+        ["srcnn", "dgd", "x2", "x3", "x4"], 7,
+        ["MODEL.BACKBONE.DGD.WIDTH", "0.125", "MODEL.BACKBONE.FEAT_DIM", "192"],
+    ),
+    "CSRGAN": (
+        ["reid", "generators", "together"], 5,
+        ["MODEL.SR.CASCADE.WIDTH", "4", "CSRGAN.DISCRIMINATOR.WIDTH", "4"],
+    ),
+    "FFSR_RIFE": (["mse", "ffsr", "rife", "joint"], 5, ["MODEL.SR.WIDTH", "4"]),
+    "RAIN": (
+        ["joint"], 1,
+        ["RAIN.CRITIC_WIDTH", "4", "DATASETS.LABELLED", "0.5", "DATALOADER.NUM_INSTANCE", "2"],
+    ),
+    "PSHRNet": (
+        ["teacher", "student"], 3,
+        [
+            "MODEL.BACKBONE.HRNET.WIDTH", "4", "MODEL.SR.DEPTH", "3", "MODEL.SR.WIDTH", "8",
+            "DATALOADER.NUM_INSTANCE", "2",
+        ],
+    ),
+}  # fmt: skip
+
+
+def training(system: str, folder: Path) -> Values:
+    """Hash and norms of weights, losses and mAP after two epochs of every phase of a system.
+
+    ``resumed_alike``: whether a run that is killed within its training and resumed has the same
+    weights.
+    """
+    phases, epoch, options = SYSTEMS[system]
+    words = ["--config-file", f"projects/{system}/synth.yml", *SMALL, *options]
+    words += [word for name in phases for word in (f"PHASES.{name}.EPOCHS", "2")]
+    words += ["DATASETS.ROOT", str(folder)]
+    whole, killed = ([*words, "OUTPUT_DIR", str(folder / name)] for name in ("whole", "killed"))
+    train(whole)
+    weights = final_weights(folder / "whole")
+    plugin = ["PLUGINS", f"['{HERE / 'killing.py'}']", "HOOKS", "['KillGolden']"]
+    train([*killed, *plugin], killed_at=epoch)
+    train(["--resume", *killed])
+    digest = weights_hash(weights)
+    resumed = weights_hash(final_weights(folder / "killed"))
+    last = json.loads((folder / "whole/metrics.json").read_text().splitlines()[-1])
+    results = json.loads((folder / "whole/results_synth_pedestrians.json").read_text())
+    return {
+        "weights": {"sha256_weights": digest, "resumed_alike": resumed == digest},
+        "norms": weights_norms(weights),
+        "losses": {name: value for name, value in last.items() if "loss" in name},
+        "mAP": {name: entry["multi_shot"]["mAP"] for name, entry in results["groups"].items()},
+    }
+
+
+def train(words: list[str], killed_at: int | None = None) -> None:
+    """``tools/train_net.py`` in a process of one thread, perhaps killed in an epoch."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "tools/train_net.py", *words]
+    env |= {} if killed_at is None else {"GOLDEN_KILL_AT": str(killed_at)}
+    done = subprocess.run(program, cwd=ROOT, env=env, capture_output=True, text=True)
+    wanted = 0 if killed_at is None else -signal.SIGKILL
+    assert done.returncode == wanted, (done.returncode, done.stdout[-2000:], done.stderr[-3000:])
+
+
+def final_weights(run: Path) -> dict[str, torch.Tensor]:
+    """All parameters and buffers of a run's last checkpoint."""
+    name = (run / "last_checkpoint").read_text().strip()
+    assert name == "model_final.pth", name
+    state = torch.load(run / name, map_location="cpu", weights_only=False)["model"]
+    return {key: state[key].detach().float().contiguous() for key in sorted(state)}
+
+
+def weights_hash(weights: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names and float32 bytes."""
+    digest = hashlib.sha256()
+    for name, value in weights.items():
+        digest.update(name.encode() + value.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def weights_norms(weights: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The length of each top-level part's weights as one vector."""
+    squares: dict[str, float] = {}
+    for name, value in weights.items():
+        part = name.partition(".")[0]
+        squares[part] = squares.get(part, 0.0) + float(value.double().square().sum())
+    return {part: math.sqrt(square) for part, square in squares.items()}
+
+
+# ---------------------------------------------------------------------------------- run and search
+
+SYNTH = {"identities": 16, "cameras": 3, "shots": 2, "height": 64, "width": 32}
+RUN = [
+    "MODEL.DEVICE", "cpu", "MODEL.INIT.WEIGHTS", "",
+    "MODEL.SR.NAME", "SRCNN", "MODEL.SR.FILTERS", "[8, 4]",
+    "MODEL.BACKBONE.NAME", "build_dual_stream_backbone",
+    "MODEL.BACKBONE.DUAL.BASE", "build_osnet_backbone",
+    "MODEL.BACKBONE.DUAL.GATE_DIM", "8", "MODEL.BACKBONE.DUAL.WIDEST", "32",
+    "DATASETS.NAMES", "['synth_pedestrians']", "DATASETS.TESTS", "['synth_pedestrians']",
+    *(w for k, v in SYNTH.items() for w in (f"DATASETS.OPTIONS.synth_pedestrians.{k}", str(v))),
+    "INPUT.SIZE_TRAIN", "[48, 24]", "INPUT.SIZE_TEST", "[48, 24]", "INPUT.PADDING.SIZE", "2",
+    "DATALOADER.NUM_WORKERS", "0", "DATALOADER.NUM_INSTANCE", "2", "TEST.NUM_WORKERS", "0",
+    "SOLVER.IMS_PER_BATCH", "8", "SOLVER.MAX_EPOCH", "2", "TEST.EVAL_PERIOD", "2",
+    "TEST.TRIALS", "3", "TEST.FACTORS", "[2]",
+    "TEST.EVALUATORS", "['CrossResolutionEvaluator', 'ImageQualityEvaluator']",
+]  # fmt: skip
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@cache
+def trained_run() -> tuple[Path, Any]:
+    """A run of a front-end and two gated streams, and the people that it saw; until the end."""
+    _KEPT.append(tempfile.TemporaryDirectory())
+    folder = Path(_KEPT[0].name)
+    where = ["DATASETS.ROOT", str(folder), "OUTPUT_DIR", str(folder / "run")]
+    train(["--config-file", CONFIG, *RUN, *where])
+    return folder / "run", build_dataset("synth_pedestrians", None, folder / "people", **SYNTH)
+
+
+def lrreid(*words: str) -> None:
+    """The command, in this process."""
+    with redirect_stdout(StringIO()) as out:
+        assert command(words) == 0, out.getvalue()
+
+
+def flat(values: Any, name: str = "") -> dict[str, float]:
+    """Numbers of nested dictionaries by their keys, joined by slashes."""
+    if isinstance(values, dict):
+        return {k: v for key, x in values.items() for k, v in flat(x, f"{name}/{key}").items()}
+    return {name.strip("/"): float(values)} if isinstance(values, (int, float)) else {}
+
+
+def run(folder: Path) -> Values:
+    """A trained run's results, what is embedded, restored, evaluated and exported from it."""
+    path, people = trained_run()
+    values: Values = {}
+    for file in sorted(path.glob("*_synth_pedestrians.json")):
+        content = json.loads(file.read_text())
+        values[f"file/{file.stem}"] = flat(content["groups"])
+    model = load_model(path)
+    files = [query[0] for query in people.query[:2]] + [shown[0] for shown in people.gallery[:2]]
+    embedded = {
+        "plain": model.embed(files),
+        "flip": model.embed(files, flip=True),
+        "native_size": model.embed(files, native_size=[20, 10]),
+    }
+    lrreid("export", str(path), "--to", "torch", "--out", str(folder))
+    program = torch.export.load(folder / "model.pt2").module()
+    small = np.array(Image.open(files[0]).convert("RGB"))
+    crops = torch.from_numpy(small).permute(2, 0, 1)[None]
+    embedded["exported"] = program(crops, torch.tensor([small.shape[:2]]))
+    for name, features in embedded.items():
+        for k, row in enumerate(features):
+            head = {str(n): float(row[n]) for n in range(6)}
+            values[f"embed/{name}/{k}"] = head | {"length": float(row.norm())}
+    for k, file in enumerate(files):
+        pixels = np.asarray(model.restore(file), np.float64)
+        values[f"restore/{k}"] = {"mean": float(pixels.mean()), "std": float(pixels.std())}
+    values["evaluate"] = dict(evaluate(model, people))
+    values["evaluate/mixed"] = dict(
+        evaluate(model, people, gallery={"lr_share": 0.5, "lr_factors": [3]}, trials=2, hr=False)
+    )
+    return values
+
+
+def search(folder: Path) -> Values:
+    """Ranked answers of an exact index to three queries."""
+    path, people = trained_run()
+    for name, side in (("shown", people.gallery), ("asked", people.query[::5][:3])):
+        (folder / name).mkdir()
+        for image in side:
+            shutil.copy(image[0], folder / name)
+    index, answers = str(folder / "index"), folder / "answers.json"
+    lrreid(
+        *("gallery", "build", index, str(folder / "shown"), "--model", str(path)),
+        *("--kind", "exact", "--labels", "none"),
+    )
+    asked = [str(file) for file in sorted((folder / "asked").iterdir())]
+    lrreid(
+        *("gallery", "search", index, *asked, "--top", "8", "--json", str(answers)),
+        *("--labels", "none"),
+    )
+    values: Values = {}
+    for answer in json.loads(answers.read_text())["answers"]:
+        key = Path(answer["query"]["file"]).name
+        matches = [(Path(m["file"]).name, m["distance"]) for m in answer["matches"]]
+        values[key] = {"files": [m[0] for m in matches], "distances": [m[1] for m in matches]}
+    return values
+
+
 # -------------------------------------------------------------------------- compare, store, command
 
 
-PARTS: dict[str, Callable[[Path], Values]] = {"scores": scores, "manifests": manifests}
-QUICK = ("scores", "manifests")
+PARTS: dict[str, Callable[[Path], Values]] = {
+    "scores": scores,
+    "manifests": manifests,
+    "run": run,
+    "search": search,
+    **{f"training_{system}": partial(training, system) for system in SYSTEMS},
+}
+QUICK = ("scores", "manifests", "run", "search")
 
 
-def machine() -> dict[str, str]:
-    """What decides the last bits of numbers and the bytes of images."""
-    return {
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "pillow": PIL.__version__,
-        "opencv": cv2.__version__,
-    }
+# What is compared on the same machine only.
+EXACT = re.compile(r"sha256_|^file/results|^evaluate|files$|^mAP")
+
+
+def machine(part: str) -> dict[str, str]:
+    """What decides the last bits of a part's numbers and the bytes of its images."""
+    versions = {"numpy": np.__version__, "pillow": PIL.__version__, "opencv": cv2.__version__}
+    if part == "manifests":
+        return versions
+    models = re.findall(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
+    cpu = f"{torch.backends.cpu.get_cpu_capability()}, {models[0] if models else 'unknown'}"
+    return {"cpu": cpu, "torch": torch.__version__, **versions}
 
 
 def rounded(value: Any) -> Any:
@@ -291,22 +518,23 @@ def computed(part: str) -> Values:
 def differences(part: str, values: Values) -> Iterable[str]:
     """A line for each value that isn't the stored one."""
     stored = json.loads((HERE / f"{part}.json").read_text())
-    same = stored["machine"] == machine()
+    same = stored["machine"] == machine(part)
     for key in sorted(stored["values"].keys() | values.keys()):
         then, now = stored["values"].get(key, {}), values.get(key, {})
         for name in sorted(then.keys() | now.keys()):
-            if name.startswith("sha256_") and not same:
+            if not same and EXACT.search(f"{key}/{name}"):
                 continue
-            if not equal(then.get(name), now.get(name), 2e-5 if same else 0.02):
+            if not equal(then.get(name), now.get(name), *(2e-5, 2e-6) if same else (0.02, 0.02)):
                 yield f"{part}: {key} {name}: {then.get(name)} -> {now.get(name)}"
 
 
-def equal(a: Any, b: Any, tolerance: float) -> bool:
-    """Whether two stored values are the same, numbers within a relative tolerance."""
+def equal(a: Any, b: Any, relative: float, absolute: float) -> bool:
+    """Whether two stored values are the same, numbers within either tolerance."""
     if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(equal(x, y, tolerance) for x, y in zip(a, b, strict=True))
+        pairs = zip(a, b, strict=False)
+        return len(a) == len(b) and all(equal(x, y, relative, absolute) for x, y in pairs)
     if isinstance(a, float) and isinstance(b, (int, float)):
-        return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
+        return math.isclose(a, b, rel_tol=relative, abs_tol=absolute)
     return a == b
 
 
@@ -314,19 +542,19 @@ def write(part: str, values: Values) -> None:
     """Store a part, a line for each key."""
     lines = [f'"{key}": {json.dumps(values[key], sort_keys=True)}' for key in sorted(values)]
     body = ",\n".join(lines)
-    text = f'{{"machine": {json.dumps(machine())},\n"values": {{\n{body}\n}}}}\n'
+    text = f'{{"machine": {json.dumps(machine(part))},\n"values": {{\n{body}\n}}}}\n'
     (HERE / f"{part}.json").write_text(text)
 
 
 def main() -> int:
     """Run the command; 0, or 1 if a value differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; or all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; or all")
     parser.add_argument("--write", action="store_true", help="store instead of comparing")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     wrong = 0
-    for part in args.parts or PARTS:
+    for part in [p for p in PARTS if p.startswith(tuple(args.parts or PARTS))]:
         values = computed(part)
         if args.write:
             write(part, values)

@@ -17,8 +17,8 @@ from lrreid_ext.config import CfgNode, get_cfg, load_cfg
 from lrreid_ext.engine.checkpoint import load_strictly
 from lrreid_ext.engine.trainer import build_model, without_initial_weights
 from lrreid_ext.errors import ConfigError, WeightsError
-from lrreid_ext.evaluation.provenance import weights_hash
 from lrreid_ext.modeling.frontends import Spandrel, build_frontend
+from lrreid_ext.results.provenance import weights_hash
 
 spandrel = pytest.importorskip("spandrel")
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.modeling.adversary import held
+from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.meta_arch import Pipeline
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
@@ -42,12 +43,13 @@ class Duel(Pipeline):
     def optimizer_parts(self) -> dict[str, list[str]]:
         return {"critic": ["critic"]}
 
-    def train_reid(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def train_reid(self, batch: dict[str, Any]) -> StepOutput:
         maps = self.backbone(self.normalise(batch["images"]))
         outputs = self.heads(maps, batch["targets"])
         pooled, low = maps.mean((2, 3)), (batch["factor"] > 1).float()[:, None]
         with held(self.critic):
             fooled = F.binary_cross_entropy_with_logits(self.critic(pooled), 1 - low)
-        losses = self.identity_losses(outputs, batch["targets"])
-        told = F.binary_cross_entropy_with_logits(self.critic(pooled.detach()), low)
-        return {**losses, "loss_fool": self.weight * fooled, "critic": {"loss_critic": told}}
+        losses, figures = self.identity_losses(outputs, batch["targets"])
+        losses["loss_fool"] = self.weight * fooled
+        loss = F.binary_cross_entropy_with_logits(self.critic(pooled.detach()), low)
+        return StepOutput(losses, figures, {"critic": {"loss_critic": loss}})

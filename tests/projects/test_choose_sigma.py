@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,17 +14,18 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from lrreid_ext.analysis.plots import save
 from lrreid_ext.analysis.runs import run_cfg
 from lrreid_ext.cli import main
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine.trainer import eval_only
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.report.plots import save
 from projects.SING.fusion import (
     SIGMAS,
     Curves,
-    Fold,
     anchor_subsets,
     best_sigma,
     draw,
@@ -37,7 +39,7 @@ FACTORS = (2.0, 4.0)
 
 
 @pytest.fixture
-def each_knows_its_own() -> Fold:
+def each_knows_its_own() -> Matching:
     """Each anchor is right about the queries of its own resolution, and wrong about others.
 
     Of 20 queries, half are at resolution 1/2 and half at 1/4. The anchor of a query's resolution
@@ -52,21 +54,24 @@ def each_knows_its_own() -> Fold:
     knows, errs = 0.7 * looks + 0.3 * wrong, wrong
     query = torch.stack([knows, errs], 1)
     query[~near_first] = query[~near_first].flip(1)
-    return Fold(
-        query,
-        looks[:, None].expand(-1, 2, -1),
-        people + 1,
-        people + 1,
-        np.ones(20, dtype=np.int64),
-        np.full(20, 2),
-        torch.where(near_first, 25.0, 6.25),
-        torch.full((20,), 100.0),
+    sizes = torch.where(near_first, 5.0, 2.5)[:, None].expand(-1, 2)
+    return Matching(
+        Side(query, people + 1, np.ones(20), native_size=sizes),
+        gallery_of(looks),
+        "euclidean",
     )
 
 
-def test_small_sigma_is_best_where_each_anchor_knows_its_own(each_knows_its_own: Fold) -> None:
+def gallery_of(looks: torch.Tensor) -> Side:
+    """Both anchors see every person as they are, at full resolution."""
+    count = len(looks)
+    features, sizes = looks[:, None].expand(-1, 2, -1), torch.full((count, 2), 10)
+    return Side(features, np.arange(count) + 1, np.full(count, 2), native_size=sizes)
+
+
+def test_small_sigma_is_best_where_each_anchor_knows_its_own(each_knows_its_own: Matching) -> None:
     sigmas = (0.0, 0.05, 0.1, 0.25, 0.28, 5.0)
-    curves = fold_curves(each_knows_its_own, FACTORS, sigmas, ranks=(1, 2), metric="euclidean")
+    curves = fold_curves(each_knows_its_own, FACTORS, sigmas, ranks=(1, 2))
     assert curves.subsets == ((0,), (1,), (0, 1))
     # Either anchor alone is right half of the time.
     np.testing.assert_allclose(curves.cmc[:, :2, 0], 0.5)
@@ -85,18 +90,10 @@ def test_equal_weights_are_best_where_resolution_misleads() -> None:
     right, wrong = looks[0], looks[1]
     # The first anchor sees 3/5 of another person; the second 4/5 of the right one.
     query = torch.stack([0.4 * right + 0.6 * wrong, 0.8 * right + 0.2 * wrong])[None]
-    fold = Fold(
-        query,
-        looks[:, None].expand(-1, 2, -1),
-        np.array([1]),
-        np.arange(1, 5),
-        np.array([1]),
-        np.full(4, 2),
-        torch.tensor([25.0]),
-        torch.full((4,), 100.0),
-    )
+    side = Side(query, [1], [1], native_size=torch.full((1, 2), 5))
+    fold = Matching(side, gallery_of(looks), "euclidean")
     sigmas = (0.02, 0.1, 0.2, 1.0, 0.0)
-    curves = fold_curves(fold, FACTORS, sigmas, metric="euclidean")
+    curves = fold_curves(fold, FACTORS, sigmas)
     fused = curves.cmc[:, 2, 0]
     # Worked by hand: the first anchor errs by |q1 - right| - |q1 - wrong|, the second makes good
     # for it as soon as its weight exceeds their ratio.
@@ -111,28 +108,25 @@ def test_equal_weights_are_best_where_resolution_misleads() -> None:
     assert best_sigma(sigmas, fused) == 0
 
 
-def test_scores_are_those_of_the_weighted_distances(each_knows_its_own: Fold) -> None:
+def test_scores_are_those_of_the_weighted_distances(each_knows_its_own: Matching) -> None:
     """Against a loop over queries, with weights that are neither equal nor all or nothing."""
-    fold = each_knows_its_own
     generator = torch.Generator().manual_seed(9)
-    fold = Fold(
-        **{
-            **vars(fold),
-            "query": fold.query + 0.8 * torch.randn(fold.query.shape, generator=generator),
-            "q_area": 100 * torch.rand(20, generator=generator),
-        }
-    )
+    gallery, side = each_knows_its_own.gallery, each_knows_its_own.query
+    query = side.features + 0.8 * torch.randn(side.features.shape, generator=generator)
+    areas = 100 * torch.rand(20, generator=generator)
+    sizes = torch.stack([areas, torch.ones(20)], 1)
+    fold = replace(each_knows_its_own, query=replace(side, features=query, native_size=sizes))
     sigma = 0.3
-    curves = fold_curves(fold, FACTORS, [sigma], ranks=(1, 3), metric="euclidean")
+    curves = fold_curves(fold, FACTORS, [sigma], ranks=(1, 3))
     ranks = []
     for q in range(20):
-        r = math.sqrt(float(fold.q_area[q]) / 100)
+        r = math.sqrt(float(areas[q]) / 100)
         weights = [math.exp(-((r - 1 / f) ** 2) / sigma**2) for f in FACTORS]
         distances = [
-            sum(w * math.dist(fold.query[q, k], fold.gallery[g, k]) for k, w in enumerate(weights))
+            sum(w * math.dist(query[q, k], gallery.features[g, k]) for k, w in enumerate(weights))
             for g in range(20)
         ]
-        own = int(fold.q_pids[q]) - 1
+        own = int(side.pids[q]) - 1
         ranks.append(sum(d <= distances[own] for d in distances))
     assert len(set(ranks)) > 2
     expected = [np.mean([rank <= k for rank in ranks]) for k in (1, 3)]
@@ -141,7 +135,7 @@ def test_scores_are_those_of_the_weighted_distances(each_knows_its_own: Fold) ->
     assert curves.mean_ap[0, 2] == pytest.approx(np.mean([1 / rank for rank in ranks]))
 
 
-def test_what_is_scored_is_checked(each_knows_its_own: Fold) -> None:
+def test_what_is_scored_is_checked(each_knows_its_own: Matching) -> None:
     with pytest.raises(ValueError, match="2 anchors but 3 factors"):
         fold_curves(each_knows_its_own, (2, 3, 4))
     with pytest.raises(ValueError, match="sigma"):
@@ -188,11 +182,13 @@ def test_fold_of_takes_queries_and_gallery_in_place() -> None:
     features = torch.arange(6 * 2 * 3.0).reshape(6, 2, 3)
     sizes = torch.tensor([[20, 10], [10, 5], [1, 1], [20, 10], [6, 4], [40, 20]])
     fold = fold_of(Features(features, sizes), TestSet("s", samples))
-    assert torch.equal(fold.query, features[[1, 4]])
-    assert torch.equal(fold.gallery, features[[0, 5]])
-    assert (fold.q_pids.tolist(), fold.q_camids.tolist()) == ([1, 2], [1, 1])
-    assert (fold.g_pids.tolist(), fold.g_camids.tolist()) == ([1, 2], [2, 3])
-    assert (fold.q_area.tolist(), fold.g_area.tolist()) == ([50, 24], [200, 800])
+    for side, at, pids, camids in (
+        (fold.query, [1, 4], [1, 2], [1, 1]),
+        (fold.gallery, [0, 5], [1, 2], [2, 3]),
+    ):
+        assert torch.equal(side.features, features[at])
+        assert torch.equal(side.native_size, sizes[at])
+        assert (side.pids.tolist(), side.camids.tolist()) == (pids, camids)
     with pytest.raises(ValueError, match=r"one model; fusion needs \(N, K, D\)"):
         fold_of(Features(features[:, 0], sizes), TestSet("s", samples))
 

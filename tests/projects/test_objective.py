@@ -15,7 +15,6 @@ import torch
 from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
-from lrreid_ext.analysis.plots import new_figure, save
 from lrreid_ext.analysis.runs import load_run, run_cfg, run_names
 from lrreid_ext.cli import main
 from lrreid_ext.config import CfgNode
@@ -23,6 +22,7 @@ from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.report.plots import new_figure, save
 from projects.FFSR_RIFE.objective import (
     PANELS,
     RESOLUTIONS,

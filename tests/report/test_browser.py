@@ -15,8 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lrreid_ext.analysis.plots import line, new_figure
-from lrreid_ext.report import render
 from lrreid_ext.report.blocks import (
     Cell,
     Details,
@@ -32,6 +30,8 @@ from lrreid_ext.report.blocks import (
     figure_of,
     picture_of,
 )
+from lrreid_ext.report.page import render
+from lrreid_ext.report.plots import line, new_figure
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="pip install selenium")
 BROWSER = next(

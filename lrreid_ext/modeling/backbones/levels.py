@@ -5,9 +5,8 @@ or ``blocks.5`` of a timm model. No backbone has to be written for it: forward h
 as they pass. A module that only holds others, and is never called itself (the stages of fastreid's
 ResNets), stands for the last one called in it.
 
-A backbone may help with two attributes: ``levels_root``, the name of the module that levels are
-named from, and ``as_map(output, size)``, which makes a map (B, C, h, w) of what its modules return
-where that is something else, or raises ValueError.
+A backbone may help: see :class:`~lrreid_ext.modeling.contract.HasLevelsRoot` and
+:class:`~lrreid_ext.modeling.contract.ConvertsMaps`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.contract import ConvertsMaps, HasLevelsRoot
 from lrreid_ext.registry import suggest
 
 __all__ = ["Level", "find_levels", "levels_of", "tapped"]
@@ -70,7 +70,7 @@ def levels_of(backbone: nn.Module, size: tuple[int, int]) -> dict[str, Level]:
         if name not in seen and inside:
             seen[name] = seen[inside[-1]]
     order = list(dict.fromkeys(level.module for level in seen.values()))
-    root = getattr(backbone, "levels_root", "")
+    root = backbone.levels_root if isinstance(backbone, HasLevelsRoot) else ""
     prefix = f"{root}." if root else ""
     return {
         name.removeprefix(prefix): level
@@ -136,10 +136,9 @@ def tapped(
 
 
 def _as_map(backbone: nn.Module, output: Any, size: tuple[int, int]) -> Tensor | None:
-    convert: Any = getattr(backbone, "as_map", None)
-    if convert is not None:
+    if isinstance(backbone, ConvertsMaps):
         try:
-            return convert(output, size)
+            return backbone.as_map(output, size)
         except ValueError:
             return None
     return output if isinstance(output, Tensor) and output.ndim == 4 else None

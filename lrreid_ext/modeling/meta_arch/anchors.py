@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import factor_group
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.contract import ChecksPhase, HasOptimizers
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch.pipeline import Pipeline
 from lrreid_ext.modeling.routing import is_exporting
@@ -88,16 +89,17 @@ class Anchors(nn.Module):
         """The named optimisers of the models; one of a name steps its parts in all anchors."""
         parts: dict[str, list[str]] = {}
         for anchor, model in self.anchors.items():
-            offer = getattr(model, "optimizer_parts", None)
-            for name, prefixes in ({} if offer is None else offer()).items():
+            if not isinstance(model, HasOptimizers):
+                continue
+            for name, prefixes in model.optimizer_parts().items():
                 parts.setdefault(name, []).extend(f"anchors.{anchor}.{p}" for p in prefixes)
         return parts
 
     def check_phase(self, cfg: CfgNode) -> None:
         """What the step's anchor has to say of a phase's config."""
-        check = getattr(self.model(self.current), "check_phase", None)
-        if check is not None:
-            check(cfg)
+        model = self.model(self.current)
+        if isinstance(model, ChecksPhase):
+            model.check_phase(cfg)
 
     @property
     def device(self) -> torch.device:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
+from lrreid_ext.modeling.contract import BackboneWithLosses, StepOutput
 from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
 from lrreid_ext.modeling.routing import is_exporting, picked
 from lrreid_ext.registry import (
@@ -23,6 +24,7 @@ from lrreid_ext.registry import (
 )
 
 Loss = Callable[[dict[str, Any], Tensor], Tensor]
+Step = Callable[[dict[str, Any]], StepOutput]
 
 
 def build_heads(cfg: CfgNode) -> nn.Module:
@@ -76,7 +78,6 @@ class Pipeline(nn.Module):
         pixel_mean, pixel_std: of the re-ID network's input, on the 0-255 scale.
     """
 
-    steps: tuple[str, ...] = ("reid", "sr")
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -102,7 +103,7 @@ class Pipeline(nn.Module):
         self.losses = losses
         self.sr_weight = sr_weight
         self.sr_apply = sr_apply
-        self.step = self.steps[0]
+        self.step = next(iter(self.steps))
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(1, -1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(1, -1, 1, 1), False)
 
@@ -125,6 +126,11 @@ class Pipeline(nn.Module):
         """Where the model's parameters are."""
         return self.pixel_mean.device
 
+    @property
+    def steps(self) -> dict[str, Step]:
+        """The training steps by name, the default first."""
+        return {"reid": self.train_reid, "sr": self.train_sr}
+
     def set_step(self, step: str) -> None:
         """Choose what :meth:`forward` trains and evaluates; "" is the first of :attr:`steps`."""
         if step and step not in self.steps:
@@ -132,14 +138,11 @@ class Pipeline(nn.Module):
                 f"PHASES.*.STEP: {type(self).__name__} has no step {step!r}, only "
                 f"{', '.join(self.steps)}"
             )
-        self.step = step or self.steps[0]
+        self.step = step or next(iter(self.steps))
 
-    def forward(self, batch: dict[str, Any]) -> Any:
-        """In training, a dict of scalar losses ``loss_*`` and of figures to log; in evaluation,
-        features (B, D)."""
-        if self.training:
-            return getattr(self, f"train_{self.step}")(batch)
-        return self.embed(batch)
+    def forward(self, batch: dict[str, Any]) -> StepOutput | Tensor:
+        """In training, what the step gives; in evaluation, features (B, D)."""
+        return self.steps[self.step](batch) if self.training else self.embed(batch)
 
     def embed(self, batch: dict[str, Any]) -> Tensor:
         """Features (B, D) of a batch, as the head gives them in evaluation mode."""
@@ -183,36 +186,35 @@ class Pipeline(nn.Module):
         """Subtract the mean and divide by the deviation, out of place."""
         return (images - self.pixel_mean) / self.pixel_std
 
-    def train_reid(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Identity losses, the backbone's own, and the front-end's while it learns."""
+    def train_reid(self, batch: dict[str, Any]) -> StepOutput:
+        """The backbone's own losses, identity losses, and the front-end's while it learns."""
         restored = self.restore(batch)
-        outputs, losses = self.identify(restored.images, batch)
-        losses |= self.identity_losses(outputs, batch["targets"])
-        return {**losses, **self.frontend_losses(restored, batch)}
+        outputs, backbone = self.identify(restored.images, batch)
+        identity, figures = self.identity_losses(outputs, batch["targets"])
+        frontend = self.frontend_losses(restored, batch)
+        return StepOutput({**backbone, **identity, **frontend}, figures)
 
     def identify(
         self, images: Tensor, batch: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Pass images (B, 3, H, W), RGB, 0-255, through backbone and head, in training.
 
-        A backbone may have losses of its own. It then offers ``forward_with_extras(images) ->
-        (features, extras)`` and ``losses(extras, batch) -> {"loss_...": scalar}``.
-
         Returns:
-            The head's outputs, and the backbone's own losses.
+            The head's outputs, and the losses of a
+            :class:`~lrreid_ext.modeling.contract.BackboneWithLosses`.
         """
         images = self.normalise(images)
         # Images without a label pass as well; no loss looks at what the head makes of them.
         targets = batch["targets"].clamp(min=0)
-        backbone: Any = self.backbone
-        if not hasattr(backbone, "forward_with_extras"):
+        backbone = self.backbone
+        if not isinstance(backbone, BackboneWithLosses):
             return self.heads(backbone(images), targets), {}
         features, extras = backbone.forward_with_extras(images)
-        learns = any(p.requires_grad for p in backbone.parameters())
+        learns = any(p.requires_grad for p in self.backbone.parameters())
         losses = backbone.losses(extras, batch) if learns else {}
         return self.heads(features, targets), losses
 
-    def train_sr(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+    def train_sr(self, batch: dict[str, Any]) -> StepOutput:
         """The front-end's losses alone, not weighed: MODEL.SR.LOSS_WEIGHT sets them against others.
 
         Raises:
@@ -224,17 +226,20 @@ class Pipeline(nn.Module):
                 f"STEP sr: the front-end {type(self.frontend).__name__} has nothing to learn here "
                 "(MODEL.SR.NAME, TRAIN)"
             )
-        return losses
+        return StepOutput(losses)
 
     def identity_losses(
         self, outputs: dict[str, Any], targets: Tensor, chosen: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Every loss of MODEL.LOSSES.NAME, and the share of right classifications.
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Every loss of MODEL.LOSSES.NAME, and ``cls_accuracy``, the share classified rightly.
 
         Args:
             outputs: the head's, in training.
             targets: (B,) int64; images of target -1 have no label and don't count.
             chosen: (B,) bool: others that don't count either, if not all do.
+
+        Returns:
+            Losses and figures, each by name.
         """
         total, weight = len(targets), 1.0
         counted = targets >= 0 if chosen is None else chosen & (targets >= 0)
@@ -248,7 +253,7 @@ class Pipeline(nn.Module):
         losses = {name: loss(outputs, targets) for name, loss in self.losses.items()}
         if weight == 0:
             losses = {name: 0.0 * loss for name, loss in losses.items()}
-        return {**losses, "cls_accuracy": weight * right}
+        return losses, {"cls_accuracy": weight * right}
 
     def frontend_losses(
         self, restored: FrontendOutput, batch: dict[str, Any], weight: float | None = None

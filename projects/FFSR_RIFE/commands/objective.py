@@ -31,7 +31,7 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from projects.FFSR_RIFE.objective import (
     PANELS,
     RESOLUTIONS,

@@ -33,7 +33,7 @@ from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
-from lrreid_ext.evaluation.provenance import provenance
+from lrreid_ext.results.provenance import provenance
 from projects.SING.fusion import (
     SIGMAS,
     Curves,
@@ -146,8 +146,8 @@ def score(
     factors = tuple(float(cfg.MODEL.ANCHORS.FACTORS[k]) for k in trained)
     test = cfg.TEST
     curves = fold_curves(
-        fold_of(found, test_set), factors, sigmas,
-        ranks=ranks, trials=test.TRIALS, seed=test.SEED, metric=test.METRIC,
+        fold_of(found, test_set, test.METRIC), factors, sigmas,
+        ranks=ranks, trials=test.TRIALS, seed=test.SEED,
     )  # fmt: skip
     if np.isnan(curves.mean_ap).any():
         raise ConfigError(

@@ -1,0 +1,146 @@
+"""Training curves, from the ``metrics.json`` that a training writes as it goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lrreid_ext.config import CfgNode, phases_of
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.plots import legends_below, line, new_figure
+
+__all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth", "until"]
+
+METRICS_FILE = "metrics.json"
+
+#: Iterations (N,), and the figure at each (N,).
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def read_history(path: Path) -> dict[str, Curve]:
+    """Every figure that was logged, by its name, over the iterations.
+
+    Where a training was interrupted and resumed, what was logged last of an iteration counts.
+
+    Args:
+        path: lines of JSON objects, each with an ``iteration``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: a line that isn't such an object. (A last line without an end was cut off as it
+            was written, and is passed over.)
+    """
+    found: dict[str, dict[int, float]] = {}
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
+        try:
+            row = json.loads(text)
+            iteration = int(row["iteration"])
+        except (ValueError, KeyError, TypeError) as error:
+            if not text.endswith("\n"):
+                break
+            raise ConfigError(f"{path}, line {number}: not a logged figure: {error}") from error
+        for name, value in row.items():
+            if name != "iteration" and isinstance(value, (int, float)):
+                found.setdefault(name, {})[iteration] = float(value)
+    return {name: _sorted(values) for name, values in found.items()}
+
+
+def _sorted(values: dict[int, float]) -> Curve:
+    order = sorted(values)
+    return np.array(order, dtype=np.float64), np.array([values[i] for i in order])
+
+
+def phase_starts(cfg: CfgNode, last_iteration: float) -> list[tuple[str, float]]:
+    """Each phase's name and the iteration that it began at.
+
+    Args:
+        cfg: the run's config.
+        last_iteration: of a training that was finished.
+
+    Returns:
+        Nothing where there is one phase, or where epochs of several phases may differ in length.
+    """
+    phases = phases_of(cfg)
+    if len(phases) < 2 or any("IMS_PER_BATCH" in phase.solver for phase in phases):
+        return []
+    per_epoch = (last_iteration + 1) / phases[-1].end
+    return [(phase.name, phase.start * per_epoch) for phase in phases]
+
+
+def until(history: Mapping[str, Curve], last: float) -> dict[str, Curve]:
+    """The curves up to an iteration; without those that begin later."""
+    cut = {
+        name: (iterations[iterations <= last], values[iterations <= last])
+        for name, (iterations, values) in history.items()
+    }
+    return {name: curve for name, curve in cut.items() if len(curve[0])}
+
+
+def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """(N,) mean of each value and its neighbours, ``width`` of them in the middle, fewer at the
+    ends."""
+    half = max(width, 1) // 2
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    low, high = np.maximum(place - half, 0), np.minimum(place + half + 1, len(values))
+    return (total[high] - total[low]) / (high - low)
+
+
+def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: str = "") -> Any:
+    """A matplotlib figure: losses, shares of right classifications, and the learning rate.
+
+    Args:
+        history: of :func:`read_history`.
+        starts: of :func:`phase_starts`.
+        title: above the panels.
+    """
+    losses = [n for n in history if n.startswith(("loss", "total_loss"))]
+    losses.sort(key=lambda n: not n.startswith("total_loss"))
+    panels = [("loss", losses)]
+    panels += [("accuracy in training (%)", [n for n in history if n.endswith("accuracy")])]
+    panels += [("learning rate", [n for n in history if n == "lr" or n.startswith("lr_")])]
+    panels = [(what, names) for what, names in panels if names]
+    figure, axes = new_figure(max(len(panels), 1))
+    for axis, (what, names) in zip(axes, panels, strict=False):
+        for k, name in enumerate(names):
+            iterations, values = history[name]
+            values = 100 * values if name.endswith("accuracy") else values
+            width = len(values) // 25
+            _curve(
+                axis,
+                iterations,
+                smooth(values, width),
+                name.removeprefix("loss_").replace("_", " "),
+                k,
+            )
+        axis.set_title(what, fontsize="medium", pad=14 if starts else None)
+        axis.set_xlabel("iteration")
+        shown = np.concatenate([history[n][1] for n in names])
+        if what == "loss" and (shown > 0).all() and shown.max() > 30 * shown.min():
+            axis.set_yscale("log")
+        _mark(axis, starts)
+    several = [axis for axis, (_, names) in zip(axes, panels, strict=False) if len(names) > 1]
+    legends_below(figure, several)
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def _curve(axis: Any, x: NDArray[Any], y: NDArray[Any], label: str, index: int) -> None:
+    line(axis, x, y, label, index)
+    # Markers on a few points: they tell the curves apart, and hide nothing.
+    axis.lines[-1].set(markevery=max(len(x) // 6, 1), markersize=3.5)
+
+
+def _mark(axis: Any, starts: list[tuple[str, float]]) -> None:
+    for name, at in starts:
+        axis.axvline(at, color="#888888", linewidth=0.7, linestyle=":")
+        axis.text(
+            at, 1.01, name, fontsize="x-small", va="bottom", ha="left", color="#555555",
+            transform=axis.get_xaxis_transform(),
+        )  # fmt: skip

@@ -1,0 +1,174 @@
+"""Ranked galleries: what stands first for a query, right and wrong, of one model or of several.
+
+The ranking itself is :func:`lrreid_ext.evaluation.ranking.nearest`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from lrreid_ext.data.paired import sample_image
+from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.ranking import Matches
+from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.report.plots import COLOURS
+
+__all__ = [
+    "COLUMNS",
+    "draw",
+    "draw_queries",
+    "hardest",
+    "table",
+]
+
+#: Columns of the CSV.
+COLUMNS = (
+    "query", "person", "camera", "factor", "run", "rank", "match", "match_person", "match_camera",
+    "distance", "right",
+)  # fmt: skip
+
+# Frames: a right match's is blue and solid, a wrong one's vermilion and dashed.
+RIGHT, WRONG = COLOURS[0], COLOURS[1]
+
+
+def draw_queries(
+    factors: ArrayLike, valid: ArrayLike, count: int, seed: int = 0
+) -> NDArray[np.int64]:
+    """Queries drawn at random, each factor in its turn.
+
+    Args:
+        factors: (Q,) by how much each query is reduced; NaN counts as a factor of its own.
+        valid: (Q,) bool, queries that may be drawn.
+        count: at most this many.
+        seed: of the draw.
+
+    Returns:
+        Positions, by factor and then in order.
+    """
+    factor, allowed = np.asarray(factors, dtype=np.float64), np.asarray(valid, dtype=bool)
+    generator = np.random.default_rng(seed)
+    piles = [
+        list(generator.permutation(np.flatnonzero(allowed & _alike(factor, value))))
+        for value in np.unique(factor[allowed])
+    ]
+    drawn: list[int] = []
+    while len(drawn) < count and any(piles):
+        for pile in piles:
+            if pile and len(drawn) < count:
+                drawn.append(int(pile.pop()))
+    return np.array(sorted(drawn, key=lambda i: (factor[i], i)), dtype=np.int64)
+
+
+def _alike(factors: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
+    return np.isnan(factors) if math.isnan(value) else factors == value
+
+
+def hardest(first_ranks: Sequence[ArrayLike], count: int) -> NDArray[np.int64]:
+    """Queries that all runs together rank worst.
+
+    Args:
+        first_ranks: each run's (Q,) rank of the first right match, from 1; 0 for queries without.
+        count: at most this many.
+
+    Returns:
+        Positions by falling geometric mean of the ranks; queries without a right match, and those
+        that every run ranks right, are not among them.
+    """
+    ranks = np.stack([np.asarray(r, dtype=np.float64) for r in first_ranks])
+    failed = np.flatnonzero((ranks > 0).all(0) & (ranks > 1).any(0))
+    mean = np.log(ranks[:, failed]).mean(0)
+    return failed[np.argsort(-mean, kind="stable")][:count]
+
+
+# ---------------------------------------------------------------- what is written
+def table(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> str:
+    """CSV with a row per query, run and match.
+
+    Args:
+        query, gallery: the two sides, with their images.
+        runs: each run's matches of these queries.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for q, sample in enumerate(query.samples):
+        for name, matches in runs.items():
+            for rank, place in enumerate(matches.order[q], start=1):
+                if place < 0:
+                    continue
+                match = gallery.samples[place]
+                writer.writerow(
+                    [
+                        Path(sample.path).name, sample.pid, sample.camid, f"{sample.factor:g}",
+                        name, rank, Path(match.path).name, match.pid, match.camid,
+                        f"{matches.distance[q, rank - 1]:.6g}", int(matches.right[q, rank - 1]),
+                    ]
+                )  # fmt: skip
+    return out.getvalue()
+
+
+def draw(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> Any:
+    """A matplotlib figure: a row per query and run, the query first, then its matches.
+
+    Right matches are framed in blue with a solid line and a tick, wrong ones in vermilion with a
+    dashed line and a cross. Arguments: see :func:`table`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    count = max(matches.order.shape[1] for matches in runs.values())
+    rows = len(query) * len(runs)
+    figure = Figure(figsize=(0.62 * (count + 1) + 1.4, 1.3 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, count + 1, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    lines = [(q, name) for q in range(len(query)) for name in runs]
+    for row, (q, name) in zip(axes, lines, strict=True):
+        sample = query.samples[q]
+        _show(row[0], sample_image(sample), f"person {sample.pid}\n{_reduced(sample)}")
+        row[0].text(
+            -0.25, 0.5, name, rotation=90, ha="right", va="center", fontsize="small",
+            transform=row[0].transAxes,
+        )  # fmt: skip
+        matches = runs[name]
+        for k, place in enumerate(matches.order[q]):
+            if place < 0:
+                continue
+            match, right = gallery.samples[place], bool(matches.right[q, k])
+            _show(row[k + 1], sample_image(match), f"{'✓' if right else '✗'} {match.pid}")
+            _frame(row[k + 1], right)
+    return figure
+
+
+def _reduced(sample: Sample) -> str:
+    return "LR" if math.isnan(sample.factor) else f"x{sample.factor:g}"
+
+
+def _show(axis: Any, image: Image.Image, title: str) -> None:
+    # All crops stand as tall; one that has fewer pixels shows them.
+    axis.imshow(np.asarray(image), aspect="auto", interpolation="nearest")
+    axis.set_title(title, fontsize="x-small", pad=3)
+
+
+def _frame(axis: Any, right: bool) -> None:
+    axis.set_axis_on()
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        # Square ends would fill the gaps of the dashes.
+        spine.set(
+            color=RIGHT if right else WRONG,
+            linewidth=2.5,
+            linestyle="-" if right else (0, (2, 1)),
+            capstyle="projecting" if right else "butt",
+        )

@@ -1,0 +1,96 @@
+"""A trained model's features of a test set, extracted once and looked at in many ways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrreid_ext.analysis.runs import Run, changed
+from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.data.samples import TestSet
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.results import Results
+
+__all__ = ["ScoredRun", "score_run", "score_runs"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRun(Scored):
+    """What one run makes of one test set.
+
+    Attributes:
+        run: the model; its config is the one that the test set was made by.
+        data_set: its name in DATASETS.TESTS.
+    """
+
+    run: Run
+    data_set: str
+
+    @property
+    def name(self) -> str:
+        """What tables and legends call the run."""
+        return self.run.name
+
+    def results(self) -> Results:
+        """The results, as the evaluation writes them."""
+        return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
+
+
+def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = None) -> ScoredRun:
+    """Extract a run's features of one test set.
+
+    Args:
+        run: the model.
+        data_set: name of the test set; "" is the first of the run's DATASETS.TESTS.
+        factors: the queries' HR twins are reduced by each, if the set knows such twins; None
+            means TEST.FACTORS.
+
+    Raises:
+        ConfigError: no test set, or a factor that isn't above 1.
+    """
+    if not data_set and not run.cfg.DATASETS.TESTS:
+        raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
+    if bad := [f for f in factors or () if not f > 1]:
+        raise ConfigError(f"--factors: a degradation factor is above 1, not {bad[0]:g}")
+    wanted = run.cfg.TEST.FACTORS if factors is None else list(factors)
+    cfg = changed(run.cfg, ("TEST.HR", True), ("TEST.FACTORS", wanted))
+    data_set = data_set or cfg.DATASETS.TESTS[0]
+    test_set = build_test_set(cfg, data_set)
+    features = extract_features(cfg, run.model, test_set)
+    assert features is not None  # this is the only process
+    run = Run(run.name, cfg, run.model, run.training)
+    return ScoredRun(cfg, test_set, features, run, data_set)
+
+
+def score_runs(
+    runs: Sequence[Run], data_set: str = "", factors: Sequence[float] | None = None
+) -> list[ScoredRun]:
+    """Extract several runs' features of the same images.
+
+    Args:
+        runs, data_set, factors: see :func:`score_run`; without a data set, that of the first run.
+
+    Raises:
+        ConfigError: runs whose test sets of that name hold different images.
+    """
+    out: list[ScoredRun] = []
+    for run in runs:
+        scored = score_run(run, data_set or (out[0].data_set if out else ""), factors)
+        if out and scored.test_set.samples != out[0].test_set.samples:
+            first = out[0]
+            raise ConfigError(
+                f"{scored.test_set.name}: the runs {first.name!r} and {run.name!r} know it with "
+                f"different images ({_short(first.test_set)} and {_short(scored.test_set)}), so "
+                "that they can't be compared; name another --data-set, give all the same options "
+                f"(--opts DATASETS.OPTIONS.{scored.data_set}.KEY VALUE), or look at them one by one"
+            )
+        out.append(scored)
+    return out
+
+
+def _short(test_set: TestSet) -> str:
+    known = test_set.manifest_hash[:12] or "no manifest"
+    return f"{known}, {len(test_set.samples)} images"

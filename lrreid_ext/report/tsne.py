@@ -1,0 +1,183 @@
+"""t-SNE of features, by identity and by factor: does a person's image stay put when it is reduced?
+
+Van der Maaten and Hinton, "Visualizing Data using t-SNE", by scikit-learn. A picture of
+neighbourhoods, not a measurement: distances between clusters, their sizes and the axes mean
+nothing. It begins at the principal components and not at random points, so that the same images
+give the same picture.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.report.plots import COLOURS, MARKERS, new_figure
+
+__all__ = ["COLUMNS", "PEOPLE", "Embedding", "chosen_images", "draw", "embed", "flatten", "table"]
+
+#: Persons shown by default: each has a colour of its own.
+PEOPLE = len(COLOURS)
+
+#: Columns of the CSV.
+COLUMNS = ("run", "person", "camera", "group", "factor", "x", "y")
+
+# Points of a neighbourhood, at most: scikit-learn's default.
+_PERPLEXITY = 30.0
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Images as points of a plane.
+
+    Attributes:
+        points: (N, 2) float64.
+        pids, camids: (N,) identities and cameras.
+        groups: (N,) of the test set.
+        factors: (N,) by how much each image is reduced, NaN for unknown.
+    """
+
+    points: NDArray[np.float64]
+    pids: NDArray[np.int64]
+    camids: NDArray[np.int64]
+    groups: tuple[str, ...]
+    factors: NDArray[np.float64]
+
+
+def chosen_images(scored: Scored, people: int = PEOPLE, seed: int = 0) -> NDArray[np.int64]:
+    """Positions of all images of some persons: the gallery's and the queries' at every factor.
+
+    Of queries that have HR twins, the twins and what is made of them are taken, so that each factor
+    shows the same images; else the queries themselves.
+
+    Args:
+        scored: the test set.
+        people: how many persons, drawn at random of those in query and gallery.
+        seed: of the draw.
+
+    Raises:
+        ConfigError: fewer than two persons asked for or there.
+    """
+    samples = scored.test_set.samples
+    in_gallery, in_query = ({s.pid for s in samples if s.group == g} for g in (GALLERY, QUERY))
+    both = sorted(pid for pid in in_gallery & in_query if pid > 0)
+    if people < 2 or len(both) < 2:
+        raise ConfigError(
+            f"--people: {people} of the {len(both)} persons in query and gallery; at least two are "
+            "needed"
+        )
+    drawn = np.random.default_rng(seed).permutation(both)[:people]
+    left_out = QUERY if QUERY_HR in scored.groups else ""
+    return np.array(
+        [i for i, s in enumerate(samples) if s.pid in set(drawn.tolist()) and s.group != left_out],
+        dtype=np.int64,
+    )
+
+
+def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
+    """t-SNE of features in two dimensions, begun at their principal components.
+
+    Args:
+        features: (N, D), compared by L2 distance.
+        seed: of the search for those components, where there are many images.
+
+    Returns:
+        (N, 2).
+
+    Raises:
+        ValueError: fewer than four images.
+    """
+    from sklearn.manifold import TSNE
+
+    values = np.asarray(features, dtype=np.float64)
+    if len(values) < 4:
+        raise ValueError(f"t-SNE needs at least four images, not {len(values)}")
+    perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
+    init = "pca" if min(values.shape) >= 2 else "random"
+    found = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(values)
+    return np.asarray(found, dtype=np.float64)
+
+
+def embed(scored: Scored, people: int = PEOPLE, seed: int = 0) -> Embedding:
+    """The plane of one run; see :func:`chosen_images` and :func:`flatten`."""
+    images = scored.images(chosen_images(scored, people, seed))
+    points = flatten(comparable(images.features, scored.cfg.TEST.METRIC), seed)
+    groups = tuple(sample.group for sample in images.samples)
+    return Embedding(points, images.pids, images.camids, groups, images.factors)
+
+
+# ---------------------------------------------------------------- what is written
+def table(runs: dict[str, Embedding]) -> str:
+    """CSV with a row per run and image."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, found in runs.items():
+        columns = (found.pids, found.camids, found.groups, found.factors, found.points)
+        for pid, camera, group, factor, (x, y) in zip(*columns, strict=True):
+            writer.writerow([name, pid, camera, group, f"{factor:g}", f"{x:.5g}", f"{y:.5g}"])
+    return out.getvalue()
+
+
+def draw(found: Embedding, title: str = "") -> Any:
+    """A matplotlib figure of two panels: the same points by identity and by factor.
+
+    Every identity and every factor has its own pair of colour and marker.
+
+    Args:
+        found: the points.
+        title: above the panels.
+    """
+    figure, axes = new_figure(2)
+    figure.set_size_inches(9, 3.4)
+    people = [(f"{pid}", found.pids == pid) for pid in np.unique(found.pids)]
+    values = np.unique(found.factors)
+    reduced = [(factor_name(v), _of_factor(found.factors, v)) for v in values]
+    for axis, what, parts in ((axes[0], "person", people), (axes[1], "factor", reduced)):
+        _scatter(axis, found.points, parts)
+        axis.set_title(f"by {what}", fontsize="medium")
+        columns = math.ceil(len(parts) / 12)
+        axis.legend(
+            title=what, fontsize="x-small", title_fontsize="x-small", frameon=False, ncols=columns,
+            loc="center left", bbox_to_anchor=(1, 0.5),
+        )  # fmt: skip
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    return figure
+
+
+def factor_name(factor: float) -> str:
+    """``HR``, ``x2``, or ``LR`` where nobody knows the factor."""
+    if math.isnan(factor):
+        return "LR"
+    return "HR" if factor == 1 else f"x{factor:g}"
+
+
+def _of_factor(factors: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
+    return np.isnan(factors) if math.isnan(value) else factors == value
+
+
+def _scatter(
+    axis: Any, points: NDArray[np.float64], parts: Sequence[tuple[str, NDArray[np.bool_]]]
+) -> None:
+    for k, (name, chosen) in enumerate(parts):
+        axis.scatter(
+            points[chosen, 0], points[chosen, 1], label=name, s=16, alpha=0.85, linewidths=0.6,
+            color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)],
+        )  # fmt: skip
+    # The axes have no unit and no direction.
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set(visible=True, color="#888888", linewidth=0.5)

@@ -1,0 +1,176 @@
+"""Results: their file, labels and tables."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from lrreid_ext.errors import ConfigError, ResultsError, UserError
+from lrreid_ext.results import Results, group_table, results_table
+from lrreid_ext.results.tables import interval_table, rate_table
+
+
+def results(rank1: float, **changes: Any) -> Results:
+    def entry(mean: float | None) -> dict[str, Any]:
+        return {
+            "queries": 8,
+            "junk": 0,
+            "single_shot": {"unmatched": 0, "Rank-1": mean, "Rank-1_std": mean and mean / 10},
+            "multi_shot": {"unmatched": 0, "Rank-1": mean, "mAP": mean and mean / 2},
+        }
+
+    content = {
+        "test_set": "demo",
+        "manifest_hash": "0123456789abcdef",
+        "protocols": ["single_shot", "multi_shot"],
+        "trials": 10,
+        "seed": 0,
+        "metric": "cosine",
+        "groups": {
+            "query": entry(rank1),
+            "query@2": entry(99.0),
+            "query_hr": entry(80.0),
+            "x10": entry(None),
+            "x2": entry(60.0),
+        },
+    }
+    return Results.from_json(content | changes)
+
+
+def table(*runs: Results, columns: list[str] | None = None) -> str:
+    return results_table(runs, columns, names=["A", "B", "C"][: len(runs)])
+
+
+def cells(text: str) -> list[list[str]]:
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+
+
+def test_the_repositorys_files_are_written_as_they_were_read(tmp_path: Path) -> None:
+    files = [*ROOT.glob("projects/*/results/*.json"), *ROOT.glob("benchmarks/yardstick/*.json")]
+    assert len(files) > 20
+    for file in files:
+        stored = json.loads(file.read_text())
+        stored["counts"].setdefault("gallery_lr", 0)
+        Results.load(file).save(tmp_path / "a.json")
+        written = json.loads((tmp_path / "a.json").read_text())
+        assert {key: written[key] for key in stored} == stored, file
+        # Keys that the file is older than are written with what they mean.
+        assert not any(written[key] for key in written.keys() - stored.keys() - {"draw"}), file
+
+
+def test_results_older_than_draws_and_intervals() -> None:
+    old = results(40.0)
+    assert "40.0 +- 4.0" in group_table(old)
+    assert "out" not in group_table(old)
+    assert interval_table(old) == rate_table(old) == ""
+    assert old.draw_label == "10 trials"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "single-shot, 10 trials, seed 0; multi-shot; cosine distance; percent."),
+        ({"flip": True, "aqe": {"times": 1}}, "; multi-shot with aqe; cosine distance; flip; per"),
+        ({"draw": "per_query", "seed": 7}, "single-shot, 10 trials per query, seed 7; multi-shot"),
+        (
+            {"info": {"training": {"data_sets": ["mlr_market1501", "mlr_cuhk03"]}}},
+            "cosine distance; trained on mlr_market1501, mlr_cuhk03; percent.",
+        ),
+        ({"info": {"training": {"data_sets": ["demo", "x"]}}}, "cosine distance; percent."),
+        (
+            {"info": {"training": {"data_sets": ["demo"]}}, "test_set": "demo_validation"},
+            "cosine distance; percent.",
+        ),
+        (
+            {"info": {"mixed_gallery": {"share": 0.5, "factors": [2, 4]}}},
+            "cosine distance; 50 % of the gallery reduced by 2, 4; percent.",
+        ),
+    ],
+)
+def test_what_was_measured_stands_below(changes: dict[str, Any], text: str) -> None:
+    assert text in table(results(40.0, **changes))
+
+
+def test_rows_are_runs() -> None:
+    two = results(45.0)
+    two.groups["x3"] = two.groups.pop("x2")
+    header, _, first, second = cells(table(results(40.0), two))
+    assert header == ["run", "MLR Rank-1", "HR -> HR", "x2", "x3", "x10", "MLR mAP (multi-shot)"]
+    assert first == ["A", "40.0 ± 4.0", "80.0 ± 8.0", "60.0 ± 6.0", "", "", "20.0"]
+    assert second == ["B", "45.0 ± 4.5", "80.0 ± 8.0", "", "60.0 ± 6.0", "", "22.5"]
+
+
+def test_chosen_columns_and_style() -> None:
+    columns = ["multi_shot/x2/mAP", "single_shot/query/Rank-5"]
+    text = results_table([results(40.0)], columns, names=["A"], style="plain")
+    assert "|" not in text
+    assert "x2 mAP (multi-shot)" in text.splitlines()[0]
+    assert "MLR Rank-5" in text.splitlines()[0]
+    assert text.splitlines()[2].split() == ["A", "30.0"]
+
+
+def test_different_data_are_told_apart() -> None:
+    text = table(results(40.0), results(41.0, seed=7), results(42.0))
+    header, _, *rows = cells(text)
+    assert header[-1] == "data"
+    assert [(row[0], row[-1]) for row in rows] == [("A", "(1)"), ("B", "(2)"), ("C", "(1)")]
+    assert "(2) demo, manifest 0123456789ab: single-shot, 10 trials, seed 7" in text
+
+
+def test_hr_queries_of_an_lr_gallery() -> None:
+    counts = dict.fromkeys(("gallery", "gallery_junk", "distractors", "identities"), 9)
+    mixed = results(40.0, counts={**counts, "gallery_lr": 3})
+    assert "HR -> HR" in table(results(40.0)) and "HR queries" not in table(results(40.0))
+    assert "HR queries" in table(mixed) and "HR -> HR" not in table(mixed)
+
+
+def test_multi_shot_alone() -> None:
+    header, _, row = cells(table(results(40.0, protocols=["multi_shot"])))
+    assert header[1] == "MLR Rank-1 (multi-shot)"
+    assert row == ["A", "40.0", "80.0", "60.0", "", "20.0"]
+
+
+CONTENT = results(1.0).to_json()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no such file; lrreid eval"),
+        ("{", "can't be read as JSON"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ("[]", "must hold an object, not list"),
+        ("{}", "lacks test_set, manifest_hash"),
+        (json.dumps({**CONTENT, "groups": {}}), "'groups' lacks 'query'"),
+        (json.dumps({**CONTENT, "groups": {"query": {}}}), "not a results file: 'single_shot'"),
+        (json.dumps({**CONTENT, "ci": {"level": 1}}), "not a results file: "),
+    ],
+)
+def test_files_that_cannot_be_used(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "results_x.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ResultsError, match=message) as caught:
+        Results.load(path)
+    assert str(path) in str(caught.value)
+    assert isinstance(caught.value, UserError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"results": [], "names": []}, "0 results"),
+        ({"names": ["A", "B"]}, "1 results and 2 names"),
+        ({"style": "html"}, "style 'html'"),
+        ({"columns": ["mAP"]}, "'mAP': write protocol/group/figure"),
+    ],
+)
+def test_tables_that_cannot_be_made(arguments: dict[str, Any], message: str) -> None:
+    kind = ConfigError if "columns" in arguments else ValueError
+    with pytest.raises(kind, match=message):
+        results_table(**{"results": [results(1.0)], "names": ["A"], **arguments})
