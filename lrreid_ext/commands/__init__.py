@@ -11,8 +11,6 @@ COMMANDS = {
     "sweep": "train, evaluate and compare variants, random splits or seeds of a config",
     "build": "build a cross-resolution data set from an ordinary one, or check a built one",
     "report": "write one HTML page about trained models",
-    "ranked": "write ranked galleries of several runs side by side, right and wrong marked",
-    "tsne": "draw t-SNE of features by identity and by factor",
     "gallery": "put images of people into a gallery, and rank it for low-resolution queries",
     "export": "write a trained model for other runtimes: ONNX, torch.export, safetensors",
     "list": "list front-ends, backbones, heads, methods, recipes ... with a line on each",

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes (default: all cores, if there is more than some seconds' work)",
+        help="processes (default: all cores for a thousand images or more, else 1)",
     )
     parser.add_argument(
         "--verify",

@@ -60,7 +60,7 @@ def build(
     left: list[Left] = []
     for key, (title, make) in sections().items():
         if key in without:
-            left.append(Left(key, title, "not wanted (--without)"))
+            left.append(Left(key, title, "not asked for"))
             continue
         progress(title)
         found = make(context)
