@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -14,6 +13,8 @@ from fastreid.evaluation import DatasetEvaluator, inference_on_dataset
 from fastreid.utils import comm
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from lrreid_ext.modeling.modes import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -48,22 +49,6 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter or buffer is; the CPU if it has neither."""
     held = chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in held), torch.device("cpu"))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module's training flag is as it was.
-
-    Also when something raises. fastreid switches all of them to the outermost one's, and so wakes
-    frozen parts.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def extract(
