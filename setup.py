@@ -26,6 +26,7 @@ setup(
         "timm>=1.0.12",
         "numpy>=1.26",
         "pillow>=10",
+        "pydantic>=2.7",
         "safetensors>=0.4",
         "torchmetrics>=1.4",
         "tqdm>=4.66",

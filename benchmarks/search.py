@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Searching a gallery: exact, HNSW and IVF-PQ, at a size that outgrows a laptop's patience.
+"""Searching a gallery: exact and HNSW, at a size that outgrows a laptop's patience.
 
 Each kind of index makes a gallery of the same vectors and then, opened anew, answers the same
 queries one at a time; both in processes of their own. Vectors are clusters of identities with noise
@@ -36,10 +36,11 @@ from lrreid_ext.benchmark import (
 )
 from lrreid_ext.evaluation.memory import PeakMemory
 from lrreid_ext.results.provenance import provenance
-from lrreid_ext.retrieval.ann import KINDS
-from lrreid_ext.retrieval.entries import Entry
-from lrreid_ext.retrieval.folder import FolderStore
-from lrreid_ext.retrieval.store import Asked, Made
+from lrreid_ext.search import Entry
+from lrreid_ext.search.index import KINDS
+from lrreid_ext.search.space import Queries
+from lrreid_ext.search.sqlite import SqliteStore
+from lrreid_ext.search.store import Settings
 
 # As many images of a person as Market-1501's gallery has.
 IMAGES_PER_IDENTITY = 21
@@ -87,34 +88,24 @@ def build(kind: str, folder: Path, drawn: Drawn, dim: int, recall: float) -> dic
 
     Returns:
         ``seconds`` from the first vector to a gallery that can be searched, its recall having been
-        measured; drawing the vectors is not counted. ``peak_bytes`` in memory, vectors in files
-        that are looked at included.
+        measured; drawing the vectors is not counted. ``peak_bytes`` in memory.
     """
-    made = Made("-", "-", "-", "", "cosine", (), dim, False, kind, recall)
-    drawing = 0.0
-
-    def rows() -> Iterator[tuple[list[Entry], NDArray[np.float32]]]:
-        nonlocal drawing
-        number = 0
-        blocks = drawn.blocks()
-        while True:
-            start = time.perf_counter()
-            block = next(blocks, None)
-            drawing += time.perf_counter() - start
-            if block is None:
-                return
-            numbers = range(number, number + len(block))
-            number += len(block)
-            yield [Entry(0, f"{n:064x}", f"/{n:09d}.png", 128, 64) for n in numbers], block
-
+    settings = Settings("-", "-", "-", "", "cosine", (), dim, False, kind, recall)
     peak = PeakMemory()
+    seconds, number = 0.0, 0
+    store = SqliteStore.create(str(folder), settings)
+    for block in drawn.blocks():
+        numbers = range(number, number + len(block))
+        number += len(block)
+        entries = [Entry(f"{n:064x}", f"/{n:09d}.png", 128, 64) for n in numbers]
+        start = time.perf_counter()
+        store.put(entries, block)
+        seconds += time.perf_counter() - start
     start = time.perf_counter()
-    store = FolderStore.create(str(folder), made)
-    with store.writing():
-        store.write(rows())
-    seconds = time.perf_counter() - start - drawing
-    found = {"seconds": seconds, "peak_bytes": peak.read(), "kind": store.kind}
-    return {**found, "disk_bytes": store.size()}
+    store.refresh()
+    seconds += time.perf_counter() - start
+    figures = {"seconds": seconds, "peak_bytes": peak.read(), "kind": store.recall.kind}
+    return {**figures, "disk_bytes": store.size()}
 
 
 def serve(folder: Path, drawn: Drawn, queries: int) -> dict[str, Any]:
@@ -127,13 +118,13 @@ def serve(folder: Path, drawn: Drawn, queries: int) -> dict[str, Any]:
     vectors, people = drawn.queries(queries)
     weights = np.ones((1, 1), np.float32)
     peak = PeakMemory()
-    store = FolderStore.open(str(folder))
+    store = SqliteStore.open(str(folder))
     times, first = [], []
     for n in [*range(min(WARM_UP, queries)), *range(queries)]:
         start = time.perf_counter()
-        (matches,) = store.search(Asked(vectors[n : n + 1], weights), MATCHES)
+        (matches,) = store.search(Queries(vectors[n : n + 1], weights), MATCHES)
         times.append(1000 * (time.perf_counter() - start))
-        first.append(matches[0][0].id - 1)
+        first.append(int(matches[0][0].sha256, 16))
     first, times = first[-queries:], times[-queries:]
     right = np.array(first) % drawn.identities == people
     return {
@@ -252,7 +243,7 @@ def table(results: dict[str, Any], style: str) -> str:
             ]
         )
     headers = [
-        "", "build s", "p50 ms", "p99 ms", "recall@1", "looks at", "memory MiB",
+        "", "build s", "p50 ms", "p99 ms", "recall@1", "visits", "memory MiB",
         "while building", "disk MiB",
     ]  # fmt: skip
     right = results["kinds"]["exact"]["same_person_first"]
@@ -263,9 +254,9 @@ def table(results: dict[str, Any], style: str) -> str:
         f"{chosen['metric']} distance, seed {chosen['seed']}, {threads} "
         f"thread{'s' if threads > 1 else ''}. recall@1: the exact search's first match is this "
         f"one's too. Asked for: {chosen['recall']:g} of the ten nearest, measured by the gallery "
-        "on itself, which so chooses how many nodes (HNSW) or lists (IVF-PQ) a search looks at.",
+        "on itself, which so chooses how many nodes a search visits.",
         "Building ends with a gallery that can be searched, its recall measured. Memory is what a "
-        "process holds beyond the libraries, parts of files that it looks at included.",
+        "process holds beyond the libraries.",
         f"{results['drawn']} The exact search's first match shows the query's identity in "
         f"{100 * right:.0f} % of queries.",
         machine_line(results, f"faiss {results['faiss']}"),

@@ -45,12 +45,11 @@ from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.devices import check_device
-from lrreid_ext.engine.trainer import score
 from lrreid_ext.errors import ConfigError, ImageError
-from lrreid_ext.evaluation.inference import Isolated
+from lrreid_ext.evaluation.run import score
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.hub import HUB
-from lrreid_ext.modeling.modes import evaluating
+from lrreid_ext.modeling.inference import Isolated, evaluating
 from lrreid_ext.registry import DATASET_REGISTRY, EVALUATOR_REGISTRY, lookup, names
 from lrreid_ext.results.provenance import config_hash, weights_hash
 

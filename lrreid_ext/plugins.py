@@ -110,7 +110,7 @@ def import_plugin(name: str, origin: str) -> object:
         origin: where the name comes from, for the message.
 
     Returns:
-        The module, or what the file's handler returns.
+        The module, or what the handler of the file returns: a recipe's name.
 
     Raises:
         PluginError: it can't be imported.

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import load_script
-
-from lrreid_ext.results import Figure, Figures, Group, Results
+from mini_results import results
 
 demo = load_script("tools/demo.py")
 
@@ -37,13 +36,9 @@ def test_demo_runs_once_and_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture
 
 
 def test_verdict():
-    def result(rank: float, spread: float) -> Results:
-        figures = Figures(named={"Rank-1": Figure(rank, spread)})
-        groups = {"query": Group(8, protocols={"single_shot": figures})}
-        return Results("demo", "", ["single_shot"], 10, 0, "cosine", groups)
-
-    lines = demo.verdict([result(20, 1), result(31, 4), result(30, 2)])
-    assert "HR only: +10.0" in lines[0]
+    runs = [results(20), results(31), results(30.5)]
+    lines = demo.verdict(runs)
+    assert "HR only: +10.5" in lines[0]
     assert "more than the spread" in lines[0]
-    assert "copies: -1.0" in lines[1]
+    assert "copies: -0.5" in lines[1]
     assert "within the spread" in lines[1]

@@ -1,541 +1,621 @@
-"""Galleries against a brute-force reference; what is refused; and writes that are cut off."""
+"""Galleries of images that come, move, change and go; what others see meanwhile; killed writers."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_OSNET, load_script
+from conftest import ROOT
 from PIL import Image
+from torch import nn
 
-from lrreid_ext import TrainedModel, load_model
-from lrreid_ext.analysis import runs as runs_module
-from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import build_model
+from lrreid_ext import TrainedModel
+from lrreid_ext.config import CfgNode, get_cfg
+from lrreid_ext.data.pictures import pictures, read_picture
 from lrreid_ext.errors import GalleryError, ImageError
-from lrreid_ext.evaluation.distance import distance_matrix
-from lrreid_ext.evaluation.fusion import anchor_weights, areas
-from lrreid_ext.files import write_text
-from lrreid_ext.retrieval import Gallery, open_store
-from lrreid_ext.retrieval import ann as ann_module
-from lrreid_ext.retrieval import folder as folder_module
+from lrreid_ext.search import Entry, Gallery, index, sqlite
+from lrreid_ext.search.images import content_hash
+from lrreid_ext.search.space import Queries
+from lrreid_ext.search.sqlite import SqliteStore
+from lrreid_ext.search.store import Settings
 
-ANCHORS = [
-    "MODEL.META_ARCHITECTURE", "Anchors", "MODEL.ANCHORS.OF", "Pipeline",
-    "MODEL.ANCHORS.FACTORS", "[2, 3, 4]", "TEST.FUSION.SIGMA", "0.3",
-]  # fmt: skip
+EMBEDDED = all(importlib.util.find_spec(m) for m in ("pymilvus", "milvus_lite"))
+MILVUS = pytest.mark.skipif(not EMBEDDED, reason="pymilvus and milvus-lite aren't installed")
 
 
-def made_run(out: Path, *options: str, trained: tuple[int, ...] = ()) -> Path:
-    """A folder as training leaves it, of a network that was only drawn."""
-    torch.set_num_threads(1)
-    cfg = load_cfg(
-        str(ROOT / "configs/osnet_copies.yml"),
-        [*TINY_OSNET, "MODEL.HEADS.NUM_CLASSES", "6", "OUTPUT_DIR", str(out), *options],
+class Pixels(TrainedModel):
+    """Its features are an image's colours at 4x4, so that they tell contents apart."""
+
+    def embed(self, images: Any, native_size: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(images, list):
+            self.training["sizes"] += native_size
+            if len(self.training["sizes"]) > self.training["breaks_after"]:
+                raise KeyboardInterrupt
+        small = [np.asarray(p().resize((4, 4))) for p in pictures(images)]
+        return torch.tensor(np.stack(small)).flatten(1).float()
+
+
+def pixels(native_size: str = "file", breaks_after: int = 10**9) -> Pixels:
+    cfg: CfgNode = get_cfg()
+    cfg.TEST.METRIC = "cosine"
+    cfg.INPUT.NATIVE_SIZE = native_size
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    return Pixels("pixels", cfg, module, {"sizes": [], "breaks_after": breaks_after})
+
+
+@pytest.fixture
+def model() -> Pixels:
+    return pixels()
+
+
+@pytest.fixture(params=["folder", pytest.param("milvus", marks=MILVUS)])
+def where(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield f"milvus:{tmp_path / 'g.db'}" if request.param == "milvus" else str(tmp_path / "g")
+
+
+def drawn(folder: Path, **seeds: int) -> list[Path]:
+    """Images of noise, by name and seed."""
+    folder.mkdir(exist_ok=True)
+    files = []
+    for name, seed in seeds.items():
+        levels = np.random.default_rng(seed).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+        files.append(folder / f"{name}.png")
+        Image.fromarray(levels).save(files[-1])
+    return files
+
+
+def stems(gallery: Gallery) -> set[str]:
+    return {Path(e.file).stem for e in gallery.store.entries()}
+
+
+def assert_finds_itself(gallery: Gallery) -> None:
+    """Every file's nearest entry is named like it: features have followed contents."""
+    for answer in gallery.search([e.file for e in gallery.store.entries()], 1):
+        (match,) = answer.matches
+        assert match.entry.file == answer.query.file and match.distance < 1e-6
+
+
+# ---------------------------------------------------------------------- adding
+
+
+def test_files_that_change_places_keep_their_features(
+    where: str, model: Pixels, tmp_path: Path
+) -> None:
+    crops = tmp_path / "crops"
+    drawn(crops, a=1, b=2, c=3, d=4)
+    gallery, _ = Gallery.create(where, model, crops)
+    # a and b are swapped, c is renamed, and its old name has a new content.
+    drawn(crops, a=2, b=1, e=3, c=5)
+    model.training["sizes"].clear()
+    change = gallery.add(crops)
+    moved = {(Path(old).stem, Path(new).stem) for old, new in change.moved}
+    assert moved == {("a", "b"), ("b", "a"), ("c", "e")}
+    assert (change.added, change.unchanged) == (1, 1) and len(model.training["sizes"]) == 1
+    assert not change.replaced and not change.duplicates and stems(gallery) == set("abcde")
+    assert_finds_itself(gallery)
+    again = gallery.add(crops)
+    assert (again.added, again.unchanged, again.moved) == (0, 5, [])
+    gallery.close()
+    assert_finds_itself(Gallery.open(where, model))
+
+
+def test_only_what_has_lost_its_file_moves(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    a, b = drawn(crops, a=1, b=2)
+    gallery, _ = Gallery.create(where, model, crops)
+    copy = drawn(tmp_path / "other", copy=1)[0]
+    # While the old file holds the content, a copy is a duplicate, whether or not both are given.
+    for given in (copy, [copy, a]):
+        assert gallery.add(given).duplicates == [(str(copy), str(a))]
+    a.unlink()
+    assert gallery.add(copy).moved == [(str(a), str(copy))]
+    # A file that holds something else has lost what it held.
+    drawn(crops, b=7)
+    other = drawn(tmp_path / "other", other=2)[0]
+    assert gallery.add(other).moved == [(str(b), str(other))]
+    assert stems(gallery) == {"copy", "other"}
+    # A changed file replaces its old content, also by a content that two files have.
+    drawn(tmp_path / "other", copy=8)
+    change = gallery.add(copy)
+    assert (change.added, change.replaced) == (1, [str(copy)])
+    drawn(tmp_path / "other", copy=9, other=9)
+    change = gallery.add(tmp_path / "other")
+    assert (change.added, change.duplicates) == (1, [(str(other), str(copy))])
+    assert set(change.replaced) == {str(copy), str(other)} and stems(gallery) == {"copy"}
+    assert_finds_itself(gallery)
+
+
+def test_damaged_files_take_nothing_out(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    a = drawn(crops, a=1, b=2)[0]
+    gallery, _ = Gallery.create(where, model, crops)
+    before = gallery.store.entries()
+    a.write_bytes(a.read_bytes()[:60])
+    change = gallery.add(crops)
+    ((file, why),) = change.damaged
+    assert file == str(a) and "can't be read" in why
+    assert (change.unchanged, change.replaced) == (1, []) and gallery.store.entries() == before
+    # The same damage of two files, of which one is new.
+    for name in ("0.png", "a.png"):
+        (crops / name).write_bytes(b"")
+    change = gallery.add(crops)
+    assert {Path(file).stem for file, _ in change.damaged} == {"0", "a"}
+    assert not change.replaced and not change.duplicates and gallery.store.entries() == before
+    (crops / "0.png").unlink()
+    drawn(crops, a=1)
+    assert gallery.add(crops).unchanged == 2
+
+
+def test_any_chain_of_changes_leaves_what_the_files_hold(model: Pixels, tmp_path: Path) -> None:
+    """Every readable content is held once, by a file that holds it, and is embedded once."""
+    random = np.random.default_rng(0)
+    crops = tmp_path / "crops"
+    drawn(crops, **{f"n{k}": k for k in range(6)})
+    gallery, _ = Gallery.create(str(tmp_path / "g"), model, crops)
+    seen = set()
+    for step in range(60):
+        for _ in range(random.integers(1, 5)):
+            one, other = (crops / f"n{k}.png" for k in random.integers(0, 9, 2))
+            what = random.choice(["swap", "move", "copy", "draw", "remove", "damage"])
+            if what == "draw":
+                drawn(crops, **{one.stem: int(random.integers(0, 12))})
+            elif not one.exists():
+                continue
+            elif what == "swap" and other.exists():
+                content = one.read_bytes()
+                one.write_bytes(other.read_bytes())
+                other.write_bytes(content)
+            elif what == "move":
+                one.rename(other)
+            elif what == "copy":
+                other.write_bytes(one.read_bytes())
+            elif what == "remove":
+                one.unlink()
+            elif what == "damage":
+                one.write_bytes(one.read_bytes()[: random.integers(0, 50)])
+        files = sorted(crops.iterdir())
+        if not files:
+            continue
+        before = {e.file: e for e in gallery.store.entries()}
+        model.training["sizes"].clear()
+        change = gallery.add(crops)
+        contents = {str(f): content_hash(f.read_bytes()) for f in files}
+        entries = gallery.store.entries()
+        assert len({e.sha256 for e in entries}) == len({e.file for e in entries}) == len(entries)
+        readable = {h for f, h in contents.items() if can_be_read(f)}
+        assert readable <= {e.sha256 for e in entries}, step
+        for entry in entries:
+            if entry.file in contents and contents[entry.file] != entry.sha256:
+                # Its file can't be read any more: it stays as it was.
+                assert contents[entry.file] not in readable and before[entry.file] == entry
+            if entry.sha256 in readable:
+                assert contents[entry.file] == entry.sha256
+            seen.add(entry.sha256)
+        fresh = readable - {e.sha256 for e in before.values()}
+        assert len(model.training["sizes"]) == change.added == len(fresh)
+    assert len(seen) > 8
+
+
+def can_be_read(file: str) -> bool:
+    try:
+        read_picture(file)
+    except ImageError:
+        return False
+    return True
+
+
+def test_junk_is_left_out_and_taken_out(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    a, b, _ = drawn(crops, **{"0001_c1_a": 1, "0002_c1_b": 2, "0003_c1_c": 3})
+    gallery, _ = Gallery.create(where, model, crops, labels="market")
+    junk = a.rename(a.with_name("-1_c1_a.png"))
+    # A copy that is called junk takes nothing from the file that isn't.
+    copy = b.with_name("-1_c1_copy.png")
+    copy.write_bytes(b.read_bytes())
+    change = gallery.add(crops, labels="market")
+    assert change.discarded == [str(a)] and change.junk == [str(junk), str(copy)]
+    assert stems(gallery) == {"0002_c1_b", "0003_c1_c"}
+    junk.unlink()
+    copy.unlink()
+    table = tmp_path / "labels.csv"
+    table.write_text("path,identity,camera\ncrops/0002_c1_b.png,-1,1\n")
+    assert gallery.add(crops, labels=str(table)).discarded == [str(b)]
+    assert stems(gallery) == {"0003_c1_c"}
+
+
+def test_a_table_overrules_names_and_outlives_them(
+    where: str, model: Pixels, tmp_path: Path
+) -> None:
+    crops = tmp_path / "crops"
+    a, b, c = drawn(crops, **{"0001_c1_a": 1, "0002_c1_b": 2, "0003_c2_c": 3})
+    gallery, _ = Gallery.create(where, model, crops, labels="market")
+
+    def labels() -> dict[str, tuple[str, str]]:
+        return {Path(e.file).stem[-1]: (e.identity, e.camera) for e in gallery.store.entries()}
+
+    assert labels() == {"a": ("1", "1"), "b": ("2", "1"), "c": ("3", "2")}
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "path,identity,camera,note\ncrops/0001_c1_a.png,ann,9,x\ncrops/0003_c2_x.png,cy,8,\n"
     )
-    network = build_model(cfg)
-    for k in trained:
-        network.trained[k] = True
-    write_text(out / "config.yaml", cfg.dump(sort_keys=False))
-    torch.save({"model": network.state_dict()}, out / "model.pth")
-    write_text(out / "last_checkpoint", "model.pth")
-    return out
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made_run(tmp_path_factory.mktemp("plain"))
-
-
-@pytest.fixture(scope="module")
-def fused_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With three anchors, of which one isn't trained."""
-    return made_run(tmp_path_factory.mktemp("fused"), *ANCHORS, trained=(0, 2))
-
-
-@pytest.fixture(scope="module")
-def model(run: Path) -> TrainedModel:
-    return load_model(run)
-
-
-@pytest.fixture(scope="module")
-def crops(market_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Gallery and query images; sizes vary, and no two images are alike."""
-    base = market_root / "Market-1501-v15.09.15"
-    folder = tmp_path_factory.mktemp("crops")
-    (folder / "shown" / "deep").mkdir(parents=True)
-    (folder / "asked").mkdir()
-    for n, path in enumerate(sorted((base / "bounding_box_test").iterdir())[:24]):
-        size = (32 - n % 5, 64 - 2 * (n % 5))
-        place = folder / "shown" / ("deep" if n % 2 else "")
-        Image.open(path).resize(size).save(place / path.name)
-    for n, path in enumerate(sorted((base / "query").iterdir())[:6]):
-        Image.open(path).resize((8 + 2 * n, 16 + 4 * n)).save(folder / "asked" / path.name)
-    return folder / "shown", folder / "asked"
-
-
-def reference(
-    model: TrainedModel, shown: list[str], asked: list[Path], anchors: list[int], flip: bool
-) -> torch.Tensor:
-    """Distances as the evaluator measures them."""
-    gallery, query = (model.embed(files, flip=flip) for files in (shown, asked))
-    weights = None
-    if gallery.ndim == 3:
-        sizes = [
-            torch.tensor([Image.open(f).size[::-1] for f in files]) for files in (shown, asked)
-        ]
-        factors = [float(model.cfg.MODEL.ANCHORS.FACTORS[k]) for k in anchors]
-        sigma = model.cfg.TEST.FUSION.SIGMA
-        weights = anchor_weights(areas(sizes[1]), areas(sizes[0]), factors, sigma)
-        gallery, query = gallery[:, anchors], query[:, anchors]
-    return distance_matrix(query, gallery, model.cfg.TEST.METRIC, weights)
-
-
-def assert_ranked(gallery: Gallery, queries: Path, distances: torch.Tensor, k: int) -> None:
-    """The answers are the reference's order, its distances beside them."""
-    files = [e.file for e in gallery.store.entries()]
-    for answer, row in zip(gallery.search([queries], k), distances, strict=True):
-        values, order = row.sort(stable=True)
-        assert [m.entry.file for m in answer.matches] == [files[i] for i in order[:k]]
-        got = torch.tensor([m.distance for m in answer.matches])
-        torch.testing.assert_close(got, values[:k], atol=2e-5, rtol=1e-4)
+    c.rename(c.with_name("0003_c2_x.png"))
+    change = gallery.add(crops, labels=str(table))
+    assert change.relabelled == [str(a)] and len(change.moved) == 1
+    assert labels() == {"a": ("ann", "9"), "b": ("2", "1"), "x": ("cy", "8")}
+    change = gallery.add(crops, labels=str(table))
+    assert (change.unchanged, change.relabelled) == (3, [])
+    # A new name is a new label where no table has said otherwise.
+    a.rename(a.with_name("0001_c1_z.png"))
+    b.rename(b.with_name("0007_c3_b.png"))
+    assert len(gallery.add(crops, labels="market").moved) == 2
+    assert labels() == {"z": ("ann", "9"), "b": ("7", "3"), "x": ("cy", "8")}
+    (query,) = drawn(tmp_path / "asked", q=50)
+    table.write_text(f"path,identity,camera\n{query},ann,\n")
+    (answer,) = gallery.search(query, 3, labels=str(table))
+    right = {m.entry.identity: m.right for m in answer.matches}
+    assert right == {"ann": True, "7": False, "cy": False}
 
 
 @pytest.mark.parametrize(
-    ("metric", "kind", "fused"),
+    ("text", "message"),
     [
-        ("cosine", "exact", False),
-        ("euclidean", "hnsw", False),
-        ("cosine", "hnsw", True),
-        ("euclidean", "hnsw", True),
+        ("path,identity\n", "line 1: no column 'camera'"),
+        ("path,identity,camera\na.png,1\n", "line 2: has another number"),
+        ("path,identity,camera\n,1,2\n", "line 2: no path"),
+        ("path,identity,camera\na.png,1,2\na.png,2,2\n", r"line 3: a\.png has other labels"),
+        (f"path,identity,camera\na.png,{'i' * 257},9\n", "line 2: a label has more than 256 bytes"),
+        ("", "labels.csv, line 1: no column 'path'"),
     ],
 )
-def test_ranks_as_the_evaluator_does(
-    metric: str,
-    kind: str,
-    fused: bool,
-    run: Path,
-    fused_run: Path,
-    crops: tuple[Path, Path],
-    tmp_path: Path,
-) -> None:
-    options = ["TEST.METRIC", metric, "TEST.FLIP.ENABLED", str(not fused)]
-    model = load_model(fused_run if fused else run, opts=options)
-    shown, asked = crops
-    gallery, change = Gallery.build(str(tmp_path / "g"), model, [shown], kind=kind, recall=1.0)
-    assert change.added == len(gallery.store) == 24
-    # Sums of several lengths can't be ranked by an index of whole vectors.
-    assert gallery.store.kind == ("exact" if fused and metric == "euclidean" else kind)
-    assert gallery.store.made.anchors == ((2.0, 4.0) if fused else ())
-    files = [e.file for e in gallery.store.entries()]
-    distances = reference(model, files, sorted(asked.iterdir()), [0, 2], not fused)
-    assert distances.std() > 1e-3
-    assert_ranked(gallery, asked, distances, 7)
-    assert_ranked(Gallery.open(str(tmp_path / "g"), model), asked, distances, 100)
-    if fused:
-        answers = gallery.search([asked], 1)
-        assert [list(a.weights) for a in answers] == [["x2", "x4"]] * 6
-        assert answers[0].weights != answers[-1].weights
-        told = gallery.search([asked], 1, native_size=(16, 8))
-        assert len({tuple(a.weights.values()) for a in told}) == 1
-
-
-def test_adds_removes_and_finds_again(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown, asked = crops
-    files = sorted(p for p in shown.rglob("*.png"))
-    where = str(tmp_path / "g")
-    gallery, _ = Gallery.build(where, model, files[:10], labels="market", kind="hnsw", recall=1.0)
-    assert gallery.add([shown], labels="market").added == 14
-    again = gallery.add([shown], labels="market")
-    assert (again.added, again.unchanged) == (0, 24)
-    whole, _ = Gallery.build(str(tmp_path / "once"), model, [shown], labels="market")
-    wanted = whole.search([asked], 24)
-    got = Gallery.open(where, model).search([asked], 24)
-    for one, other in zip(got, wanted, strict=True):
-        assert [m.entry.file for m in one.matches] == [m.entry.file for m in other.matches]
-
-    identity = next(gallery.store.entries()).identity
-    gone = gallery.remove(lambda e: e.identity == identity)
-    assert {e.identity for e in gone} == {identity} and len(gone) > 1
-    gone += gallery.remove_files([files[-1]])
-    gone += gallery.remove_files([next(gallery.store.entries()).sha256[:10]])
-    assert len(gallery.store) == 24 - len(gone)
-    names = {e.file for e in gone}
-    # Nothing of what was taken out is left, in no file.
-    vectors = model.embed([e.file for e in gone])
-    stored = gallery.store.made.space.stored(vectors)
-    for path in Path(where).iterdir():
-        content = path.read_bytes()
-        assert not any(e.sha256.encode() in content for e in gone)
-        assert not any(row.tobytes() in content for row in stored)
-    kept = [m for m in wanted[0].matches if m.entry.file not in names]
-    matches = Gallery.open(where, model).search([asked], 24)[0].matches
-    assert [m.entry.file for m in matches] == [m.entry.file for m in kept]
-
-    assert gallery.add([shown], labels="market").added == len(gone)
-    ids = [e.id for e in gallery.store.entries()]
-    assert ids == sorted(set(ids)) and not set(ids) & {e.id for e in gone}
-    matches = gallery.search([asked], 24)[0].matches
-    assert {m.entry.file for m in matches} == {str(f) for f in files}
-    with pytest.raises(GalleryError, match="Nothing was removed"):
-        gallery.remove_files([str(shown)[:-1]])
-    monkeypatch.chdir(shown)
-    with pytest.raises(GalleryError, match="an empty path"):
-        gallery.remove_files([""])
-    assert len(gallery.remove_files([shown])) == 24
-    with pytest.raises(GalleryError, match="is empty"):
-        gallery.search([asked])
-    assert gallery.add([files[0]]).added == 1
-
-
-def test_duplicates_changes_junk_and_damage_are_named(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
-) -> None:
-    shown = tmp_path / "shown"
-    shown.mkdir()
-    files = sorted(crops[0].rglob("*.png"))[:4]
-    first, second = (shutil.copy(f, shown / f.name) for f in files[:2])
-    copy = shutil.copy(first, shown / "copy.png")
-    shutil.copy(files[2], shown / "-1_c1s1_000000_00.png")
-    (shown / "cut.png").write_bytes(Path(first).read_bytes()[:100])
-    (shown / "empty.jpg").touch()
-    gallery, change = Gallery.build(str(tmp_path / "g"), model, [shown], labels="market")
-    assert change.added == 2 and change.duplicates == [(str(copy), str(first))]
-    assert [Path(f).name for f in change.junk] == ["-1_c1s1_000000_00.png"]
-    assert [Path(f).name for f, _ in change.damaged] == ["cut.png", "empty.jpg"]
-    assert all("can't be read" in why for _, why in change.damaged)
-    shutil.copy(files[3], second)
-    change = gallery.add([shown], labels="market")
-    assert (change.added, change.replaced, change.unchanged) == (1, [str(second)], 1)
-    assert {e.sha256 for e in gallery.store.entries()} == {
-        e.sha256
-        for e in Gallery.build(str(tmp_path / "h"), model, [first, second])[0].store.entries()
-    }
-    with pytest.raises(ImageError, match=r"cut\.png: can't be read"):
-        gallery.search([shown / "cut.png"])
-    with pytest.raises(GalleryError, match="can't be read as an image, nor can any other"):
-        Gallery.build(str(tmp_path / "i"), model, [shown / "cut.png"])
-    assert not (tmp_path / "i").exists()
-
-
-def test_labels_from_a_table(model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path) -> None:
-    shown, asked = crops
-    files = sorted(shown.rglob("*.png"))[:3]
+def test_tables_that_cannot_be_read(text: str, message: str, model: Pixels, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
-    query = next(iter(sorted(asked.iterdir())))
-    table.write_text(
-        f"path,identity,camera,note\n{files[0]},ann,north,\n{files[1]},bo,,x\n{query},ann,south,\n"
-    )
-    gallery, _ = Gallery.build(str(tmp_path / "g"), model, files, labels=str(table))
-    labels = [(e.identity, e.camera) for e in gallery.store.entries()]
-    assert labels == [("ann", "north"), ("bo", ""), ("", "")]
-    (answer,) = gallery.search([query], 3, labels=str(table))
-    told = {m.entry.identity: m.right for m in answer.matches}
-    assert told == {"ann": True, "bo": False, "": None}
-    for text, message in (
-        ("path,identity\n", "no column 'camera'"),
-        ("path,identity,camera\na.png,1\n", "line 2: has another number"),
-        ("path,identity,camera\na.png,1,2\na.png,2,2\n", r"line 3: a\.png has other labels"),
-    ):
-        table.write_text(text)
-        with pytest.raises(GalleryError, match=message):
-            gallery.add([shown], labels=str(table))
-    with pytest.raises(GalleryError, match="neither none, market nor"):
-        gallery.add([shown], labels="markt")
+    table.write_text(text)
+    files = drawn(tmp_path / "crops", a=1)
+    with pytest.raises(GalleryError, match=message):
+        Gallery.create(str(tmp_path / "g"), model, files, labels=str(table))
+    assert not (tmp_path / "g").exists()
 
 
-# ---------------------------------------------------------------------- refusals
+def test_names_that_cannot_be_kept_are_left_out(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    content = drawn(crops, a=1)[0].read_bytes()
+    (crops / "dangling.png").symlink_to("nowhere.png")
+    (crops / "loop.png").symlink_to("loop.png")
+    (crops / "\x01ctl.png").write_bytes(content)
+    try:
+        Path(os.fsdecode(os.fsencode(crops) + b"/caf\xe9.png")).write_bytes(content)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    gallery, change = Gallery.create(where, model, crops)
+    assert change.added == 1 and len(change.damaged) == 4
+    assert (f"{crops}/caf\\xe9.png", "its name isn't in UTF-8; rename it") in change.damaged
+    assert gallery.add(crops).unchanged == 1
+    damaged: list[tuple[str, str]] = []
+    answers = gallery.search(crops, 1, on_damaged=lambda *what: damaged.append(what))
+    assert len(answers) == 1 and sorted(damaged) == sorted(change.damaged)
+    with pytest.raises(ImageError, match="control character"):
+        gallery.search(crops)
 
 
-def test_another_model_is_refused(
-    run: Path, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+def test_a_replacement_takes_place_whole_or_not_at_all(
+    where: str, model: Pixels, tmp_path: Path
 ) -> None:
-    where = str(tmp_path / "g")
-    Gallery.build(where, model, [crops[0]], run="the first run")
-    assert Gallery.open(where, load_model(run)).search([crops[1]], 1)
-    other = load_model(run)
-    with torch.no_grad():
-        next(other.module.parameters()).mul_(1.01)
-    with pytest.raises(GalleryError, match=r"another model \(the first run\); its weights differ"):
-        Gallery.open(where, other)
-    with pytest.raises(GalleryError, match="its config differ"):
-        Gallery.open(where, load_model(run, opts=["INPUT.SIZE_TEST", "[32, 16]"]))
-    for opts, message in (
-        (["TEST.METRIC", "euclidean"], "TEST.METRIC cosine, the model's config says euclidean"),
-        (["TEST.FLIP.ENABLED", "True"], "TEST.FLIP.ENABLED False"),
-    ):
-        with pytest.raises(GalleryError, match=message):
-            Gallery.open(where, load_model(run, opts=opts))
-    with pytest.raises(GalleryError, match="a model is needed"):
-        Gallery.open(where).search([crops[1]])
-
-
-def test_places_that_cannot_be_used(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
-) -> None:
-    where = tmp_path / "g"
-    with pytest.raises(GalleryError, match="no gallery is there"):
-        open_store(str(where))
-    with pytest.raises(GalleryError, match="holds no image"):
-        (tmp_path / "void").mkdir()
-        Gallery.build(str(where), model, [tmp_path / "void"])
-    with pytest.raises(GalleryError, match="no such file or folder"):
-        Gallery.build(str(where), model, [tmp_path / "nothing"])
-    (tmp_path / "void" / "thesis.tex").touch()
-    with pytest.raises(GalleryError, match=r"not empty and no gallery \(it holds thesis\.tex\)"):
-        Gallery.build(str(tmp_path / "void"), model, [crops[0]])
-    with pytest.raises(GalleryError, match="Did you mean 'milvus'"):
-        open_store("milvsu:people.db")
-    gallery, _ = Gallery.build(str(where), model, [crops[0]])
+    crops, junk = tmp_path / "crops", tmp_path / "junk"
+    files = drawn(crops, a=1, b=2, c=3)
+    drawn(junk, **{"-1_c1_a": 3})
+    Gallery.create(where, model, crops)[0].close()
     with pytest.raises(GalleryError, match="is a gallery already"):
-        Gallery.build(str(where), model, [crops[0]])
-    few = sorted(crops[0].glob("*.png"))[:2]
-    Gallery.build(str(where), model, few, replace=True)
-    assert len(open_store(str(where))) == 2
-    with pytest.raises(GalleryError, match="was replaced meanwhile"):
-        made = replace(gallery.store.made, run="elsewhere")
-        gallery.store.made = made
-        gallery.add([crops[0]])
-    with pytest.raises(GalleryError, match=r"holds no .*none\.png.*Nothing was removed"):
-        Gallery.open(str(where)).remove_files([few[0], tmp_path / "none.png"])
-    assert len(open_store(str(where))) == 2
+        Gallery.create(where, model, crops)
+    with pytest.raises(GalleryError, match="no image can be used"):
+        Gallery.create(where, model, junk, labels="market", replace=True)
+    with pytest.raises(KeyboardInterrupt):
+        Gallery.create(where, pixels(breaks_after=1), files, batch_size=1, replace=True)
+    gallery = Gallery.open(where, model)
+    assert len(gallery) == 3
+    assert_finds_itself(gallery)
+    gallery.close()
+    assert Gallery.create(where, model, files[2:], replace=True)[1].added == 1
+    assert stems(Gallery.open(where)) == {"c"}
 
 
-@pytest.mark.parametrize("what", ["vectors", "index", "meta"])
-def test_damaged_galleries_are_named(
-    what: str, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+def test_repeating_completes_what_was_interrupted(
+    where: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    Gallery.build(str(tmp_path / "g"), model, [crops[0]], kind="hnsw")
-    path = next((tmp_path / "g").glob(f"*{what}*"))
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(GalleryError, match=path.name):
-        Gallery.open(str(tmp_path / "g"), model).search([crops[1]])
+    crops = tmp_path / "crops"
+    files = drawn(crops, **{f"n{k}": k for k in range(8)})
+    with pytest.raises(KeyboardInterrupt):
+        Gallery.create(where, pixels(breaks_after=1), files, batch_size=2)
+    model = pixels(breaks_after=7)
+    gallery, _ = Gallery.create(where, model, files[:3], kind="hnsw", replace=True)
+    drawn(crops, n0=1, n1=0)
+    with pytest.raises(KeyboardInterrupt):
+        gallery.add(crops, batch_size=2)
+    gallery.close()
+    again = Gallery.open(where, pixels())
+    # Both batches that were embedded are kept, and can be searched.
+    assert len(again) == 7
+    if "milvus" in where:
+        assert "a write was interrupted" in caplog.text
+    change = again.add(crops)
+    assert change.added + change.unchanged + len(change.moved) == 8 == len(again)
+    assert again.store.recall.kind == "hnsw"
+    assert_finds_itself(again)
+    again.close()
+    caplog.clear()
+    assert_finds_itself(Gallery.open(where, pixels()))
+    assert not caplog.text
 
 
-def test_two_writers_are_kept_apart(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
+# ---------------------------------------------------------------------- removing
+
+
+def test_nothing_is_left_of_what_is_removed(model: Pixels, tmp_path: Path) -> None:
+    crops, where = tmp_path / "crops", tmp_path / "g"
+    files = drawn(crops, **{f"to_be_forgotten_{k}": k for k in range(60)})
+    gallery, _ = Gallery.create(str(where), model, crops, kind="hnsw")
+    other = Gallery.open(str(where), model)
+    entries = {Path(e.file): e for e in gallery.store.entries()}
+    gone = [*files[:20], *files[30:35]]
+    for file in files[20:30]:
+        file.rename(file.with_name(file.name.replace("to_be_forgotten", "new")))
+    assert len(gallery.add(crops).moved) == 10
+    assert len(gallery.remove_files(files[:20])) == 20
+    assert len(gallery.remove_files([entries[f].sha256[:10] for f in files[30:35]])) == 5
+    remembered = [str(f).encode() for f in files[35:]]
+    for path in where.iterdir():
+        content = path.read_bytes()
+        assert not any(str(f).encode() in content for f in files[:35])
+        assert not any(entries[f].sha256.encode() in content for f in gone)
+        for file in gone:
+            vector = gallery.store.settings.space.stored(model.embed(file))
+            assert vector.tobytes() not in content
+            assert vector.astype(np.float16).tobytes() not in content
+        if path.name == "gallery.sqlite":
+            assert all(name in content for name in remembered)
+    assert len(other) == len(gallery) == 35
+    assert_finds_itself(other)
+
+
+def test_removal_is_refused_whole(where: str, model: Pixels, tmp_path: Path) -> None:
+    crops = tmp_path / "crops"
+    files = drawn(crops, **{"0001_c1_a": 1, "0001_c1_b": 2, "0002_c1_c": 3})
+    gallery, _ = Gallery.create(where, model, crops, labels="market")
+    refused: list[tuple[Any, str]] = [
+        ([files[0], crops / "none.png"], r"holds no .*none\.png.*Nothing was removed"),
+        (str(crops)[:-1], "Nothing was removed"),
+        (["", files[0]], "an empty path"),
+    ]
+    for given, message in refused:
+        with pytest.raises(GalleryError, match=message):
+            gallery.remove_files(given)
+    assert len(gallery) == 3
+    assert len(gallery.remove(lambda e: e.identity == "1")) == 2
+    assert gallery.remove_files([crops]) and len(gallery) == 0
+    with pytest.raises(GalleryError, match="is empty"):
+        gallery.search(files)
+    assert gallery.add(files[:1]).added == 1
+    assert_finds_itself(gallery)
+
+
+# ---------------------------------------------------------------------- queries
+
+
+def test_sizes_are_estimated_where_the_config_says_so(tmp_path: Path) -> None:
+    model = pixels("estimated")
+    crops = tmp_path / "crops"
+    crops.mkdir()
+    for name in ("sharp", "enlarged"):
+        levels = np.random.default_rng(3).integers(0, 256, (128, 64, 3), dtype=np.uint8)
+        image = Image.fromarray(levels)
+        if name == "enlarged":
+            image = image.resize((16, 32), Image.Resampling.BOX)
+            image = image.resize((64, 128), Image.Resampling.BICUBIC)
+        image.save(crops / f"{name}.png")
+    gallery, _ = Gallery.create(str(tmp_path / "g"), model, crops)
+    sizes = {Path(e.file).stem: (e.height, e.width) for e in gallery.store.entries()}
+    assert sizes["sharp"] == (128, 64) and sizes["enlarged"][0] < 64
+    assert sorted(model.training["sizes"]) == sorted(sizes.values())
+    assert [a.query.height for a in gallery.search(crops, 1)] == [sizes["enlarged"][0], 128]
+    assert gallery.search(crops / "sharp.png", 1, native_size=(16, 8))[0].query.height == 16
+    assert model.training["sizes"][-1] == (16, 8)
+    for size in ((0, 5), (5, -1)):
+        with pytest.raises(GalleryError, match="at least 1 pixel"):
+            gallery.search(crops, native_size=size)
+    with pytest.raises(GalleryError, match="at least 1 is needed"):
+        gallery.search(crops, 0)
+    # Another way to tell sizes makes other features.
+    with pytest.raises(GalleryError, match="config differ"):
+        Gallery.open(str(tmp_path / "g"), pixels())
+
+
+def test_a_query_is_read_once(
+    model: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    files = sorted(crops[0].rglob("*.png"))
-    one, _ = Gallery.build(str(tmp_path / "g"), model, files[:3])
-    other = Gallery.open(str(tmp_path / "g"), model)
-    with one.store.writing(), pytest.raises(GalleryError, match="another process is writing"):
-        other.add(files[3:5])
-    other.add(files[3:5])
-    # What the other has written meanwhile isn't lost, nor put in twice.
-    change = one.add(files[2:6])
-    assert (change.added, change.unchanged) == (1, 3) and len(one.store) == 6
+    files = drawn(tmp_path / "crops", a=1, b=2)
+    gallery, _ = Gallery.create(str(tmp_path / "g"), model, files)
+    read = Path.read_bytes
+
+    def read_and_lose(path: Path) -> bytes:
+        content = read(path)
+        path.unlink()
+        return content
+
+    monkeypatch.setattr(Path, "read_bytes", read_and_lose)
+    (answer,) = gallery.search(files[0], 1)
+    assert answer.matches[0].same_file and answer.matches[0].distance < 1e-6
 
 
-# ---------------------------------------------------------------------- interrupted writes
+# ---------------------------------------------------------------------- several processes
+
+
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_readers_see_what_others_write(kind: str, model: Pixels, tmp_path: Path) -> None:
+    crops, where = tmp_path / "crops", str(tmp_path / "g")
+    files = drawn(crops, **{f"n{k}": k for k in range(12)})
+    Gallery.create(where, model, crops, kind=kind)
+    reader, writer = Gallery.open(where, model), Gallery.open(where, model)
+    assert_finds_itself(reader)
+    drawn(crops, fresh=40)
+    writer.add(crops)
+    writer.remove_files(files[:1])
+    (answer,) = reader.search(drawn(tmp_path / "asked", q=40), 12)
+    found = [Path(m.entry.file).stem for m in answer.matches]
+    assert found[0] == "fresh" and len(found) == 12 and "n0" not in found
+    # Two writers take turns, and what one has added the other doesn't embed again.
+    change = reader.add(files[:3])
+    assert (change.added, change.unchanged) == (1, 2)
+    Gallery.create(where, model, crops, kind=kind, recall=0.9, replace=True)
+    for act in (reader.search, reader.add):
+        with pytest.raises(GalleryError, match="was replaced meanwhile; open it again"):
+            act(files[:1] if act == reader.search else drawn(crops, more=50))
+
+
+def test_a_writer_that_waits_too_long_is_told_why(
+    model: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = drawn(tmp_path / "crops", a=1, b=2)
+    monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
+    gallery, _ = Gallery.create(str(tmp_path / "g"), model, files[:1])
+    with closing(sqlite3.connect(tmp_path / "g" / "gallery.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(GalleryError, match="another process is writing; wait"):
+            gallery.add(files)
+        assert_finds_itself(gallery)
+    assert gallery.add(files).added == 1
+
 
 KILLED = """
-import os, signal, sys
-import faiss
-from lrreid_ext import load_model
-from lrreid_ext.retrieval import Gallery, folder, space
+import os, signal, sys, time
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_gallery import drawn, pixels
+from lrreid_ext.search import Gallery
 
-def dies(*args, **kwargs):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def third(work):
-    calls = []
-    def counted(*args):
-        calls.append(1)
-        return dies() if len(calls) == 3 else work(*args)
-    return counted
-
-POINTS = {
-    "rows": lambda: setattr(space.Space, "stored", third(space.Space.stored)),
-    "index": lambda: setattr(faiss, "write_index", dies),
-    "commit": lambda: setattr(folder.FolderStore, "_commit", dies),
-    "replace": lambda: setattr(os, "replace", dies),
-    "sweep": lambda: setattr(folder.FolderStore, "_sweep", dies),
-}
-run, base, *files = sys.argv[1:]
-model = load_model(run)
-for point in POINTS:
+where, crops = sys.argv[1], Path(sys.argv[2])
+for turn in range(6):
     child = os.fork()  # the imports take most of the time
     if not child:
-        POINTS[point]()
-        Gallery.open(f"{base}/{point}", model).add(files, batch_size=2)
-        os._exit(0)
-    print(point, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        gallery = Gallery.open(where, pixels())
+        for n in range(10**6):
+            (file,) = drawn(crops, **{f"t{turn}_{n}": 1000 * turn + n})
+            gallery.add(file)
+            print("added", file, flush=True)
+            if n % 3 == 2:
+                print("removing", file, flush=True)
+                gallery.remove_files(file)
+                print("removed", file, flush=True)
+    reader, end = Gallery.open(where, pixels()), time.time() + 0.2 + 0.013 * turn
+    searches = 0
+    while time.time() < end or not searches:
+        (answer,) = reader.search(crops / "first.png", 2)
+        assert answer.matches[0].same_file and answer.matches[0].distance < 1e-6
+        searches += 1
+    reader.close()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 """
 
 
-def test_an_empty_store_overwrites_nothing_that_it_has_not_seen(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
-) -> None:
-    files = sorted(crops[0].rglob("*.png"))
-    where = str(tmp_path / "g")
-    gallery, _ = Gallery.build(where, model, files[:1])
-    gallery.remove_files(files[:1])
-    one, late = Gallery.open(where, model), Gallery.open(where, model)
-    assert one.add(files[:2]).added == 2
-    with pytest.raises(GalleryError, match="was written meanwhile"):
-        late.add(files[2:4])
-    assert len(open_store(where)) == 2
-    assert Gallery.open(where, model).add(files[2:4]).added == 2
-
-
-@pytest.mark.parametrize("replaces", [False, True])
-def test_what_a_killed_write_left_is_in_nobodys_way(
-    replaces: bool, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
-) -> None:
-    files, where = sorted(crops[0].rglob("*.png")), tmp_path / "g"
-    if replaces:
-        Gallery.build(str(where), model, files[:1])
-    where.mkdir(exist_ok=True)
-    new = 2 if replaces else 1
-    with closing(sqlite3.connect(where / f"g{new}.entries")) as db:
-        db.execute("CREATE TABLE entries (id)")
-    (where / f"g{new}.vectors").write_bytes(b"half")
-    (where / f"g{new}.entries-journal").write_bytes(b"half")
-    (where / folder_module.LOCK_FILE).touch()
-    gallery, change = Gallery.build(str(where), model, files[:3], replace=replaces)
-    assert change.added == len(gallery.store) == len(open_store(str(where))) == 3
-
-
-def test_anchors_are_searched_by_the_command(
-    fused_run: Path, crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    tool: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    shown, asked = crops
-    query = str(sorted(asked.iterdir())[0])
-    assert tool(["build", "g", str(shown), "--model", str(fused_run)]) == 0
-    assert tool(["search", "g", query, "--opts", "TEST.FUSION.SIGMA", "0.2"]) == 0
-    assert tool(["add", "g", query]) == 0
-    assert "25 images" in capsys.readouterr().out
-    # One that is named and not trained is left out, whenever the gallery is opened.
-    named = ["--opts", "TEST.FUSION.ANCHORS", "[2, 3]"]
-    assert tool(["build", "h", str(shown), "--model", str(fused_run), *named]) == 0
-    assert tool(["search", "h", query, *named]) == 0
-    assert tool(["search", "h", query, "--opts", "TEST.FUSION.ANCHORS", "[4]"]) == 2
-    assert "made with TEST.FUSION.ANCHORS [2.0]" in capsys.readouterr().err
-
-
-def test_the_command_loads_the_model_as_it_was_loaded(
-    run: Path, crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    tool: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    shown, asked = crops
-    opts = ["INPUT.SIZE_TEST", "[32, 16]", "TEST.METRIC", "euclidean"]
-    # A model of the hub is named as it was, and isn't looked for in this folder.
-    monkeypatch.setattr(runs_module, "download", lambda name: run)
-    words = ["build", "g", str(shown), "--model", "hub:some/body", "--opts", *opts]
-    assert tool(words) == 0
-    made = open_store("g").made
-    assert (made.run, made.opts, made.metric) == ("hub:some/body", tuple(opts), "euclidean")
-    assert tool(["search", "g", str(asked)]) == 0
-    assert tool(["search", "g", str(asked), "--opts", "INPUT.SIZE_TEST", "[64, 32]"]) == 2
-    assert "its config differ" in capsys.readouterr().err
-    # Paths in them hold from any folder.
-    (tmp_path / "plug.py").write_text("")
-    words = ["build", "h", str(shown), "--model", str(run), "--opts", "PLUGINS", "['plug.py']"]
-    assert tool(words) == 0
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    assert tool(["search", "../h", str(asked)]) == 0
-    monkeypatch.chdir(tmp_path)
-    # What was written before overrides were kept is read as it is.
-    meta = tmp_path / "g" / "meta.json"
-    content = json.loads(meta.read_text())
-    del content["made"]["opts"]
-    meta.write_text(json.dumps(content))
-    assert tool(["info", "g"]) == 0
-
-
-def test_a_damaged_query_is_left_out(
-    run: Path, crops: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    tool: Callable[[list[str]], int], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(crops[1], "asked")
-    (tmp_path / "asked" / "bad.png").write_bytes(b"no image")
-    assert tool(["build", "g", str(crops[0]), "--model", str(run)]) == 0
-    assert tool(["search", "g", "asked", "--top", "1", "--json", "a.json"]) == 0
-    said = capsys.readouterr()
-    assert "damaged, left out" in said.err and "bad.png: can't be read" in said.err
-    assert len(json.loads((tmp_path / "a.json").read_text())["answers"]) == 6
-    assert tool(["search", "g", "asked/bad.png"]) == 2
-    assert "no query can be read" in capsys.readouterr().err
-
-
-def test_a_killed_write_leaves_the_old_gallery_or_the_new_one(
-    run: Path, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
-) -> None:
-    shown, asked = crops
-    files = sorted(shown.rglob("*.png"))
-    points = ["rows", "index", "commit", "replace", "sweep"]
-    gallery, _ = Gallery.build(str(tmp_path / "rows"), model, files[:12], kind="hnsw")
-    before = [a.plain() for a in gallery.search([asked], 5)]
-    left = {p.name: p.read_bytes() for p in (tmp_path / "rows").iterdir()}
-    for point in points[1:]:
-        shutil.copytree(tmp_path / "rows", tmp_path / point)
-    command = [sys.executable, "-c", KILLED, str(run), str(tmp_path), *map(str, files)]
+def test_kill_loses_nothing_that_was_done_and_readers_go_on(model: Pixels, tmp_path: Path) -> None:
+    crops, where = tmp_path / "crops", str(tmp_path / "g")
+    Gallery.create(where, model, drawn(crops, first=10**6, second=10**6 + 1), kind="hnsw")[
+        0
+    ].close()
+    command = [sys.executable, "-c", KILLED, where, str(crops)]
     # One thread: a forked process has lost all others.
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
-    assert done.stdout.split("\n")[:-1] == [f"{point} -9" for point in points], done.stderr
-    for point in points:
-        where = tmp_path / point
-        assert {p.name for p in where.iterdir()} > set(left)  # it was in the middle of it
-        again = Gallery.open(str(where), model)
-        if point == "sweep":
-            assert len(again.store) == 24
-        else:
-            assert all((where / n).read_bytes() == c for n, c in left.items())
-            assert [a.plain() for a in again.search([asked], 5)] == before
-        change = again.add([shown])
-        assert change.added + change.unchanged == 24 and len(again.store) == 24
-        # And the next write clears away what the killed one left.
-        assert len(list(where.iterdir())) == len(left)
+    assert done.returncode == 0, done.stderr
+    said = [line.split() for line in done.stdout.splitlines()]
+    reported = {what: {file for word, file in said if word == what} for what, _ in said}
+    assert len(reported["added"]) > 16
+    gallery = Gallery.open(where, model)
+    stored = {e.file for e in gallery.store.entries()}
+    assert reported["added"] - reported.get("removing", set()) <= stored
+    assert not reported.get("removed", set()) & stored
+    assert_finds_itself(gallery)
+    gallery.add(crops)
+    assert len(gallery) == len(list(crops.iterdir()))
+    assert gallery.store.recall.kind == "hnsw"
+    assert_finds_itself(gallery)
 
 
-def test_an_exception_in_a_write_leaves_no_trace(
-    model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = sorted(crops[0].rglob("*.png"))
-    gallery, _ = Gallery.build(str(tmp_path / "g"), model, files[:5])
-    before = sorted(p.name for p in (tmp_path / "g").iterdir())
+# ---------------------------------------------------------------------- places
 
-    def full(*args: Any) -> None:
-        raise OSError("no space left on device")
 
-    monkeypatch.setattr(folder_module, "_to_disk", full)
-    with pytest.raises(OSError, match="no space"):
-        gallery.add(files)
-    assert sorted(p.name for p in (tmp_path / "g").iterdir()) == before
-    monkeypatch.undo()
-    assert len(gallery.search([crops[1]], 3)[0].matches) == 3
-    assert gallery.add(files).added == 19
+def test_places_that_cannot_be_used(model: Pixels, tmp_path: Path) -> None:
+    crops, where = tmp_path / "crops", tmp_path / "g"
+    files = drawn(crops, a=1)
+    old, thesis, void, file = (tmp_path / name for name in ("old", "thesis", "void", "file"))
+    for folder in (old, thesis, void):
+        folder.mkdir()
+    (old / "meta.json").write_text('{"format": 1}')
+    (thesis / "thesis.tex").touch()
+    file.touch()
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+
+    def create(place: Any, images: Any = files, **settings: Any) -> Callable[[], object]:
+        return lambda: Gallery.create(str(place), model, images, **settings)
+
+    def opened(place: Any) -> Callable[[], object]:
+        return lambda: Gallery.open(str(place))
+
+    for act, message in (
+        (opened(where), "no gallery is there"),
+        (opened(old), "older format; build the gallery again"),
+        (create(old), r"not empty and no gallery \(it holds meta\.json\)"),
+        (create(thesis), r"not empty and no gallery \(it holds thesis\.tex\)"),
+        (create(file), "isn't a folder"),
+        (create(where, void), "holds no image"),
+        (create(where, tmp_path / "nothing"), "no such file or folder"),
+        (create(where, bad), "can't be read as an image, nor can any other"),
+        (create(where, labels="markt"), "neither none, market nor"),
+        (create(where, kind="ivfpq"), "'ivfpq' is none of auto, exact, hnsw"),
+        (create(where, recall=0), "must be above 0"),
+        (opened("milvsu:people.db"), "Did you mean 'milvus'"),
+        (opened("http://localhost:19530"), "write milvus:http"),
+    ):
+        with pytest.raises(GalleryError, match=message):
+            act()
+    assert not where.exists()
+
+
+def test_damaged_files_of_a_gallery(model: Pixels, tmp_path: Path) -> None:
+    crops, where = tmp_path / "crops", tmp_path / "g"
+    drawn(crops, **{f"n{k}": k for k in range(20)})
+    Gallery.create(str(where), model, crops, kind="hnsw")[0].close()
+    # The index is a cache.
+    for name in ("hnsw.faiss", "index.json"):
+        path = where / name
+        for spoil in (lambda path=path: path.unlink(), lambda path=path: path.write_bytes(b"half")):
+            content = path.read_bytes()
+            spoil()
+            gallery = Gallery.open(str(where), model)
+            assert_finds_itself(gallery)
+            assert path.read_bytes() == content and gallery.store.recall.kind == "hnsw"
+            gallery.close()
+    database = where / "gallery.sqlite"
+    whole = database.read_bytes()
+    for start, end in ((0, 100), (32768, len(whole))):
+        database.write_bytes(whole[:start] + bytes(end - start) + whole[end:])
+        with pytest.raises(GalleryError, match=r"gallery\.sqlite: is damaged .* build the gallery"):
+            Gallery.open(str(where), model).search(crops)
 
 
 # ---------------------------------------------------------------------- kinds of index
-
-
-def test_the_kind_follows_the_size() -> None:
-    sizes = (1000, 65_536, 65_537, 2_000_000, 3_000_000)
-    kinds = [ann_module.choose_kind(n, 512) for n in sizes]
-    assert kinds == ["exact", "exact", "hnsw", "hnsw", "ivfpq"]
 
 
 @pytest.fixture(scope="module")
@@ -549,279 +629,110 @@ def many() -> np.ndarray:
     return vectors.astype(np.float32)
 
 
-def stored_vectors(
-    where: Path, vectors: np.ndarray, model: TrainedModel, **made: Any
-) -> folder_module.FolderStore:
-    """A store of vectors that no image stands behind."""
-    from lrreid_ext.retrieval.entries import Entry
-    from lrreid_ext.retrieval.store import Made
-
-    given = {
-        "model": "m", "weights": "w", "config": "c", "run": "", "metric": "cosine", "anchors": (),
-        "width": vectors.shape[1], "flip": False, "kind": "auto", "recall": 0.95, **made,
-    }  # fmt: skip
-    store = folder_module.FolderStore.create(str(where), Made(**given))
-    entries = [Entry(0, f"{i:064x}", f"/{i}", 2, 1) for i in range(len(vectors))]
-    with store.writing():
-        store.write([(entries, vectors)])
+def stored_vectors(where: Path, vectors: np.ndarray, **changes: Any) -> SqliteStore:
+    """A store of vectors without image files."""
+    plain = Settings("m", "w", "c", "", "cosine", (), vectors.shape[1], False, "hnsw", 0.9)
+    store = SqliteStore.create(str(where), replace(plain, **changes))
+    store.put([entry(i) for i in range(len(vectors))], vectors)
+    store.refresh()
     return store
 
 
-@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
-def test_recall_is_measured_reached_and_kept(
-    kind: str, many: np.ndarray, model: TrainedModel, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    # Fewer vectors than should be, to be quick.
-    monkeypatch.setattr(ann_module, "LEAST_IVFPQ", 2000)
-    from lrreid_ext.retrieval.store import Asked
+def entry(number: int) -> Entry:
+    return Entry(f"{number:064x}", f"/{number}", 2, 1)
 
-    store = stored_vectors(tmp_path / "g", many[:3000], model, kind=kind, recall=0.9)
-    assert store.kind == kind
-    assert 0.9 <= store.recall.measured <= 1 and store.recall.queries == 256
-    queries = many[3000:3200]
-    asked = Asked(queries, np.ones((200, 1), np.float32))
 
-    def share() -> float:
+def test_the_kind_follows_the_size(many: np.ndarray, tmp_path: Path) -> None:
+    space = Settings("", "", "", "", "cosine", (), 512, False, "", 0).space
+    kinds = [index.choose_kind("auto", n, space) for n in (1000, 65_536, 65_537, 3_000_000)]
+    assert kinds == ["exact", "exact", "hnsw", "hnsw"]
+
+
+def test_recall_is_measured_reached_and_kept(many: np.ndarray, tmp_path: Path) -> None:
+    store = stored_vectors(tmp_path / "g", many[:3000])
+    queries = Queries(many[3000:3200], np.ones((200, 1), np.float32))
+    distances = 1 - queries.vectors @ many.T
+
+    def assert_finds(store: SqliteStore) -> None:
         alive = np.array([int(e.file[1:]) for e in store.entries()])
-        wanted = alive[np.argsort(-(queries @ many[alive].T), axis=1)[:, :10]]
-        found = [[int(e.file[1:]) for e, _ in row] for row in store.search(asked, 10)]
-        return float(
-            np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, wanted, strict=True)])
-        )
+        nearest = alive[np.argsort(distances[:, alive], axis=1)[:, :10]]
+        hits = 0
+        for n, row in enumerate(store.search(queries, 10)):
+            numbers = [int(e.file[1:]) for e, _ in row]
+            assert len(numbers) == 10 and set(numbers) <= set(alive)
+            # Distances are exact, in the order of rank.
+            far = [d for _, d in row]
+            assert far == sorted(far)
+            np.testing.assert_allclose(far, distances[n, numbers], atol=1e-6)
+            hits += len(set(numbers) & set(nearest[n]))
+        assert hits / 2000 > 0.85
 
-    assert share() > 0.85
-    found = store.search(asked, 3)
-    exact = 1 - queries @ many.T
-    for i, row in enumerate(found):
-        for entry, distance in row:
-            assert distance == pytest.approx(exact[i, int(entry.file[1:])], abs=1e-5)
-    from lrreid_ext.retrieval.entries import Entry
+    assert store.recall.kind == "hnsw" and store.recall.queries == 256
+    assert 0.9 <= store.recall.measured <= 1
+    assert_finds(store)
+    other = SqliteStore.open(str(tmp_path / "g"))
+    assert other.recall == store.recall
+    # Before and after the index has followed; another connection too.
+    store.put([entry(i) for i in range(3200, 4000)], many[3200:])
+    assert_finds(other)
+    store.refresh()
+    assert_finds(store)
+    store.remove([entry(i) for i in range(0, 1500, 3)])
+    assert_finds(other)
+    store.refresh()
+    for each in (store, other):
+        assert_finds(each)
+        assert len(each) == 3300 and each.recall.measured >= 0.9
 
-    gone = [e for e in store.entries() if e.id % 3 == 0][:500]
-    more = [Entry(0, f"{i:064x}", f"/{i}", 2, 1) for i in range(3200, 4000)]
-    with store.writing():
-        store.write([(more, many[3200:])], gone)
-    assert len(store) == 3300 and store.kind == kind and store.recall.measured >= 0.9
-    assert share() > 0.85
-    assert not {e.id for e in gone} & {e.id for row in store.search(asked, 50) for e, _ in row}
+
+def test_a_graph_holds_its_vectors_once_in_16_bits(many: np.ndarray, tmp_path: Path) -> None:
+    wide = np.tile(many, 32)[:1000]
+    stored_vectors(tmp_path / "g", wide, width=512)
+    links = 1000 * 8 * 2 * index.LINKS
+    assert (tmp_path / "g" / "hnsw.faiss").stat().st_size < 1000 * 2 * 512 + links
 
 
-def test_a_kind_that_misses_the_target_gives_way(
-    many: np.ndarray, model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+def test_a_graph_that_misses_the_recall_gives_way(
+    many: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(ann_module, "LEAST_IVFPQ", 2000)
-    monkeypatch.setattr(ann_module, "CANDIDATES", 1)
-    monkeypatch.setattr(ann_module, "VALUES_PER_BYTE", 16)
-    store = stored_vectors(tmp_path / "g", many, model, kind="ivfpq", recall=0.97)
-    assert store.kind == "hnsw" and store.recall.measured >= 0.97
-    assert "ivfpq finds" in caplog.text and "hnsw is taken" in caplog.text
-    few = stored_vectors(tmp_path / "h", many[:50], model, kind="ivfpq")
-    assert few.kind == "hnsw"
+    monkeypatch.setattr(index, "EF_SEARCH", (1,))
+    store = stored_vectors(tmp_path / "g", many, recall=1.0)
+    assert store.recall.kind == "exact" and not (tmp_path / "g" / "hnsw.faiss").exists()
+    assert "less than 1; the search is exact" in caplog.text
+    (row,) = store.search(Queries(many[:1], np.ones((1, 1), np.float32)), 3)
+    assert row[0][0] == entry(0)
 
 
 # ---------------------------------------------------------------------- Milvus
 
-MILVUS = pytest.mark.skipif(
-    not all(importlib.util.find_spec(m) for m in ("pymilvus", "milvus_lite")),
-    reason="pymilvus and milvus-lite aren't installed (pip install lrreid-ext[milvus])",
-)
-
 
 @MILVUS
-@pytest.mark.parametrize(
-    ("metric", "kind", "fused"), [("cosine", "hnsw", True), ("euclidean", "exact", False)]
-)
-def test_milvus_ranks_as_the_evaluator_does(
-    metric: str,
-    kind: str,
-    fused: bool,
-    run: Path,
-    fused_run: Path,
-    crops: tuple[Path, Path],
-    tmp_path: Path,
-) -> None:
-    model = load_model(fused_run if fused else run, opts=["TEST.METRIC", metric])
-    shown, asked = crops
-    where = f"milvus:{tmp_path / 'people.db'}#faces_{metric}"
-    gallery, change = Gallery.build(where, model, [shown], kind=kind, recall=1.0)
-    assert change.added == 24 and gallery.store.kind == kind
-    assert gallery.store.recall.queries == (24 if kind == "hnsw" else 0)
-    files = [e.file for e in gallery.store.entries()]
-    distances = reference(model, files, sorted(asked.iterdir()), [0, 2], False)
-    assert_ranked(gallery, asked, distances, 7)
-    gallery.store.close()
-    assert_ranked(Gallery.open(where, model), asked, distances, 24)
-
-
-@MILVUS
-def test_milvus_adds_removes_and_refuses(
-    run: Path, model: TrainedModel, crops: tuple[Path, Path], tmp_path: Path
-) -> None:
-    shown, asked = crops
-    files = sorted(shown.rglob("*.png"))
-    where = f"milvus:{tmp_path / 'people.db'}"
-    with pytest.raises(GalleryError, match="no gallery is there"):
-        open_store(where)
-    gallery, _ = Gallery.build(where, model, files[:10], labels="market")
-    again = gallery.add([shown], labels="market")
-    assert (again.added, again.unchanged) == (14, 10)
-    assert gallery.add([shown], labels="market").unchanged == 24
-    folder, _ = Gallery.build(str(tmp_path / "g"), model, files, labels="market")
-    assert folder.store.mean_area == pytest.approx(gallery.store.mean_area)
-    gone = gallery.remove_files([files[3]])
-    folder.remove_files([files[3]])
-    assert [e.file for e in gone] == [str(files[3])] and len(gallery.store) == 23
-    for one, other in zip(gallery.search([asked], 23), folder.search([asked], 23), strict=True):
-        assert [m.entry.file for m in one.matches] == [m.entry.file for m in other.matches]
-        wanted = [m.distance for m in other.matches]
-        assert [m.distance for m in one.matches] == pytest.approx(wanted, abs=2e-5)
-    told = {k: v for k, v in gallery.info().items() if k not in ("gallery", "bytes")}
-    assert told == {k: v for k, v in folder.info().items() if k in told}
-    gallery.store.close()
-    with pytest.raises(GalleryError, match="its config differ"):
-        Gallery.open(where, load_model(run, opts=["INPUT.SIZE_TEST", "[32, 16]"]))
-    with pytest.raises(GalleryError, match="is a gallery already"):
-        Gallery.build(where, model, [shown])
-    # An image that can't be embedded leaves no half-made gallery.
-    new = f"{where}#new"
-    with pytest.raises(RuntimeError, match="out of memory"):
-        broken = replace_embed(model)
-        Gallery.build(new, broken, files[:3])
-    with pytest.raises(GalleryError, match="no gallery is there"):
-        open_store(new)
-    assert Gallery.build(new, model, files[:3])[1].added == 3
+def test_milvus_addresses(model: Pixels, tmp_path: Path) -> None:
+    files = drawn(tmp_path / "crops", a=1)
+    (tmp_path / "file.db").touch()
     for address, message in (
         (f"milvus:{tmp_path / 'people'}", "ends in"),
+        (f"milvus:{tmp_path / 'file.db'}", "is a file; the embedded form keeps a folder"),
         ("milvus:", "write milvus:FILE"),
-        (f"{where}#a-b", "letters, digits, underscores"),
-        ("http://localhost:19530", "write milvus:http"),
+        (f"milvus:{tmp_path / 'g.db'}#a-b", "letters, digits, underscores"),
     ):
         with pytest.raises(GalleryError, match=message):
-            Gallery.build(address, model, [shown])
-
-
-def replace_embed(model: TrainedModel) -> TrainedModel:
-    """A model that shows its features once, and then fails."""
-
-    class Failing(TrainedModel):
-        def embed(self, images: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-            if isinstance(images, list):
-                raise RuntimeError("out of memory")
-            return super().embed(images, *args, **kwargs)
-
-    return Failing(model.name, model.cfg, model.module, model.training)
+            Gallery.create(address, model, files)
+    one, other = (f"milvus:{tmp_path / 'g.db'}#{name}" for name in ("one", "other"))
+    with pytest.raises(GalleryError, match="no gallery is there"):
+        Gallery.open(one)
+    gallery, _ = Gallery.create(one, model, files)
+    with pytest.raises(GalleryError, match="no gallery is there"):
+        Gallery.open(other)
+    code = f"from lrreid_ext.search.milvus import MilvusStore; MilvusStore.open({one!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "GalleryError" in done.stderr and "one process at a time" in done.stderr
+    assert done.stderr.count("Traceback") <= 2 and len(gallery) == 1
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     (tmp_path / "people.db").touch()
     with pytest.raises(GalleryError, match=r"pip install -e \.\[milvus\]"):
-        open_store(f"milvus:{tmp_path / 'people.db'}")
-
-
-# ---------------------------------------------------------------------- the command
-
-
-class Page(HTMLParser):
-    """Tags that must be closed, and what a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.images: list[str] = []
-        self.fetched: list[str] = []
-        self.classes: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        own = dict(attrs)
-        if tag not in ("meta", "img", "br"):
-            self.open.append(tag)
-        if tag == "img":
-            self.images.append(own["src"] or "")
-        if tag == "figure":
-            self.classes.append(own.get("class") or "")
-        self.fetched += [own[k] or "" for k in ("href", "src") if k in own and tag != "img"]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-@pytest.fixture
-def tool() -> Callable[..., int]:
-    return load_script("tools/gallery.py").main
-
-
-def test_the_command(
-    tool: Callable[..., int], run: Path, crops: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    shown, asked = crops
-    files = sorted(shown.rglob("*.png"))
-    (tmp_path / "bad<&>.png").write_bytes(b"no image")
-    words = ["build", "people", str(shown), "bad<&>.png", "--model", str(run)]
-    assert tool(words) == 0
-    said = capsys.readouterr()
-    assert "people: 24 added, 1 damaged; 24 images, exact search" in said.out
-    assert "bad<&>.png: can't be read" in said.err
-    assert tool(["add", "people", str(files[0])]) == 0
-    assert "0 added, 1 unchanged" in capsys.readouterr().out
-
-    query = shutil.copy(sorted(asked.iterdir())[0], tmp_path / "0007_c1_&<q>.png")
-    Image.open(query).resize((8, 16)).save(query)
-    words = ["search", "people", str(query), str(files[0]), "--top", "4"]
-    assert tool([*words, "--json", "out/a.json", "--html", "out/a.html"]) == 0
-    table = capsys.readouterr().out
-    assert "(the query itself)" in table and "right" in table and "wrong" in table
-    content = json.loads((tmp_path / "out/a.json").read_text())
-    assert content["index"] == "exact search" and len(content["model_hash"]) == 64
-    answers = content["answers"]
-    assert [len(a["matches"]) for a in answers] == [4, 4]
-    assert (answers[0]["query"]["height"], answers[0]["query"]["width"]) == (16, 8)
-    assert answers[1]["matches"][0]["same_file"] and answers[1]["matches"][0]["distance"] < 1e-5
-    page = Page()
-    page.feed((tmp_path / "out/a.html").read_text(encoding="utf-8"))
-    assert not page.open and not page.fetched
-    assert len(page.images) == 10 and all(s.startswith("data:image/png;") for s in page.images)
-    assert page.classes.count("query") == 2 and {"right", "wrong"} <= set(page.classes)
-
-    assert tool(["remove", "people", str(files[0])]) == 0
-    assert "1 removed, 23 images left" in capsys.readouterr().out
-    assert tool(["info", "people"]) == 0
-    about = json.loads(capsys.readouterr().out)
-    assert (about["images"], about["index"], about["metric"]) == (23, "exact", "cosine")
-    assert about["run"] == str(run) and about["native sizes"] == [[56, 28], [64, 32]]
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["info", "none"], "no gallery is there"),
-        (["remove", "none", "--identity", "3"], "no gallery is there"),
-        (["build", "g", "nothing", "--model", "RUN"], "nothing: no such file or folder"),
-        (["build", "g", ".", "--model", "nowhere"], "nowhere: no such run"),
-        (["build", "g", ".", "--model", "RUN", "--recall", "2"], "recall 2.0 must be"),
-        (["build", "g", ".", "--model", "RUN", "--device", "gpu"], "'gpu' is no device"),
-        (["build", "f/x", "SHOWN", "--model", "RUN"], "can't be a folder, f is a file"),
-        (["search", "g", ".", "--json", "."], ".: is a folder; name a file to write"),
-        (["search", "g", ".", "--html", "f/x"], "f: can't be a folder, f is a file"),
-        (["search", "g", ".", "--json", "n" * 252 + ".json"], "File name too long"),
-        (["search", "g", ".", "--json", "a", "--html", "a"], "a can't be both"),
-        (["build", "g", ".", "--model", "RUN", "--device", "meta"], "computes nothing"),
-        (["build", "g", ".", "--model", "RUN", "--device", "xpu"], "'xpu' can't be used here"),
-        (["build", "g", ".", "--model", "RUN", "--opts", "TEST.METRIC"], "'TEST.METRIC' has no"),
-    ],
-)
-def test_mistakes_are_told_in_one_line(
-    tool: Callable[..., int], words: list[str], message: str, run: Path,
-    crops: tuple[Path, Path], tmp_path: Path,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "f").touch()
-    places = {"RUN": str(run), "SHOWN": str(crops[0])}
-    assert tool([places.get(w, w) for w in words]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and message in said
+        Gallery.open(f"milvus:{tmp_path / 'people.db'}")

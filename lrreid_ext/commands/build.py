@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--workers",
         type=int,
         metavar="N",
-        help="processes (default: all cores, if there is more than some seconds' work)",
+        help="processes (default: all cores for a thousand images or more, else 1)",
     )
     out.add_argument(
         "--verify",

@@ -24,9 +24,10 @@ from lrreid_ext.errors import USER_ERRORS, GalleryError
 from lrreid_ext.files import check_place, write_json, write_text
 from lrreid_ext.hub import HUB
 from lrreid_ext.results.provenance import provenance
-from lrreid_ext.retrieval import Change, Gallery, Store, open_store
-from lrreid_ext.retrieval.ann import KINDS
-from lrreid_ext.retrieval.page import html_page, screen
+from lrreid_ext.search import Change, Gallery
+from lrreid_ext.search.index import KINDS
+from lrreid_ext.search.page import html_page, screen
+from lrreid_ext.search.store import Settings, Store
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,16 +112,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        half = args.action != "search" and args.gallery.startswith("milvus:")
-        then = "a write may be half done: say it again" if half else "the gallery is as it was"
-        print(f"interrupted; {then}", file=sys.stderr)
+        done = "" if args.action == "search" else "; repeating the command completes it"
+        print(f"interrupted{done}", file=sys.stderr)
         return 130
     return 0
 
 
 def _build(args: argparse.Namespace) -> None:
     model = load_model(args.model, args.device, args.opts)
-    gallery, change = Gallery.build(
+    gallery, change = Gallery.create(
         args.gallery,
         model,
         args.images,
@@ -161,13 +161,13 @@ def _search(args: argparse.Namespace) -> None:
         "gallery": store.where,
         "images": len(store),
         "index": _index(store),
-        "metric": store.made.metric,
-        "model": store.made.run,
-        "model_hash": store.made.model,
+        "metric": store.settings.metric,
+        "model": store.settings.run,
+        "model_hash": store.settings.model,
     }
-    if store.made.anchors:
+    if store.settings.anchors:
         sigma = float(gallery.model.cfg.TEST.FUSION.SIGMA)
-        about["fusion"] = {"anchors": list(store.made.anchors), "sigma": sigma}
+        about["fusion"] = {"anchors": list(store.settings.anchors), "sigma": sigma}
     if args.json:
         where = provenance(gallery.model.cfg.MODEL.WEIGHTS, gallery.model.cfg.MODEL.DEVICE)
         write_json(args.json, {**about, "answers": [a.plain() for a in answers], **where})
@@ -179,7 +179,7 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    gallery = Gallery(open_store(args.gallery))
+    gallery = Gallery.open(args.gallery)
     if args.identity:
         gone = gallery.remove(lambda entry: entry.identity == args.identity)
         if not gone:
@@ -192,18 +192,19 @@ def _remove(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    print(json.dumps(Gallery(open_store(args.gallery)).info(), indent=2))
+    print(json.dumps(Gallery.open(args.gallery).info(), indent=2))
 
 
 def _opened(args: argparse.Namespace) -> Gallery:
     """The gallery with its model, by default the one that it was built with."""
-    store = open_store(args.gallery)
-    run = args.model or store.made.run
+    store = Gallery.open(args.gallery).store
+    settings = store.settings
+    run = args.model or settings.run
     if not (args.model or run.startswith(HUB) or Path(run).exists()):
         raise GalleryError(
             f"{args.gallery}: was built with {run}, which is gone; name the model with --model"
         )
-    return Gallery(store, load_model(run, args.device, _overrides(store, args.opts)))
+    return Gallery(store, load_model(run, args.device, _overrides(settings, args.opts)))
 
 
 def _located(opts: Sequence[str], model: TrainedModel) -> list[str]:
@@ -218,16 +219,16 @@ def _located(opts: Sequence[str], model: TrainedModel) -> list[str]:
     return out
 
 
-def _overrides(store: Store, opts: Sequence[str]) -> list[str]:
+def _overrides(settings: Settings, opts: Sequence[str]) -> list[str]:
     """The overrides that the gallery was built with, but for those given anew, and these."""
-    made = {
-        **dict(zip(store.made.opts[::2], store.made.opts[1::2], strict=False)),
-        "TEST.METRIC": store.made.metric,
-        "TEST.FLIP.ENABLED": str(store.made.flip),
+    options = {
+        **dict(zip(settings.opts[::2], settings.opts[1::2], strict=False)),
+        "TEST.METRIC": settings.metric,
+        "TEST.FLIP.ENABLED": str(settings.flip),
     }
-    if store.made.anchors:
-        made["TEST.FUSION.ANCHORS"] = str(list(store.made.anchors))
-    kept = [word for key, value in made.items() if key not in opts for word in (key, value)]
+    if settings.anchors:
+        options["TEST.FUSION.ANCHORS"] = str(list(settings.anchors))
+    kept = [word for key, value in options.items() if key not in opts for word in (key, value)]
     return [*kept, *opts]
 
 
@@ -262,9 +263,9 @@ def _damaged(file: str, why: str) -> None:
 
 def _index(store: Store) -> str:
     recall = store.recall
-    if store.kind == "exact":
+    if recall.kind == "exact":
         return "exact search"
     return (
-        f"{store.kind}, recall of the nearest {recall.neighbours} {recall.measured:.3f} "
-        f"(asked: {recall.target:g})"
+        f"{recall.kind}, recall of the nearest {recall.neighbours} {recall.measured:.3f} "
+        f"(asked: {store.settings.recall:g})"
     )

@@ -1,6 +1,6 @@
 """Write one HTML page about trained models: figures, curves, pictures, and where they came from.
 
-tools/report.py copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/report.html
+lrreid report copies=logs/demo/copies pshrnet=logs/demo/pshrnet --out logs/report.html
 
 Everything is measured anew from the checkpoints, on one test set, and compared with the results
 stored beside them. The page needs no other file and no network; style, script and images stand in
@@ -13,6 +13,13 @@ Pictures of people: data sets of this field show real people. A page with their 
 personal data, and most data sets' terms forbid to publish it. So pictures are shown only of
 synthetic data sets (synth_pedestrians), unless --images asks for them; the page then says what
 it holds.
+
+lrreid report copies=logs/demo/copies pshrnet=logs/demo/pshrnet --only failures tsne --files logs
+
+writes a page of these two sections. With --files, the sections galleries, failures and tsne also
+write what they show into a folder: galleries.csv and failures.csv with all matches and distances,
+tsne.csv with every point, .png and .svg of the figures, and report.json with where they come from.
+Figures of galleries and failures show people, so --images decides about them as well.
 """
 
 from __future__ import annotations
@@ -23,17 +30,18 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lrreid_ext.analysis.runs import load_run, run_names, run_parser
 from lrreid_ext.engine.cli import add_data_set
 from lrreid_ext.errors import USER_ERRORS
-from lrreid_ext.files import check_place, write_text
+from lrreid_ext.files import check_place, write_json, write_text
 from lrreid_ext.report.context import Context
 from lrreid_ext.report.page import render
 from lrreid_ext.report.scored import score_runs
 from lrreid_ext.report.sections import SECTIONS, build
 from lrreid_ext.report.tsne import PEOPLE
-from lrreid_ext.results.provenance import commit
+from lrreid_ext.results.provenance import commit, provenance
 
 FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -54,6 +62,7 @@ def page(
     people: int = PEOPLE,
     seed: int = 0,
     without: Sequence[str] = (),
+    files: Path | None = None,
     title: str = "",
     opts: Sequence[str] = (),
 ) -> str:
@@ -64,7 +73,7 @@ def page(
         data_set: name of the test set; "" is the first of the first run's DATASETS.TESTS.
         factors: queries' HR twins are reduced by each; None means TEST.FACTORS.
         images: whether to show pictures of real people.
-        queries, depth, people, seed, without: see :class:`Context` and :func:`build`.
+        queries, depth, people, seed, files, without: see :class:`Context` and :func:`build`.
         title: the page's heading; "" makes one.
         opts: overrides of every run's config.
 
@@ -77,7 +86,7 @@ def page(
     scored = score_runs(runs, data_set, factors)
     test_set = scored[0].test_set
     context = Context(
-        scored, images or test_set.synthetic, queries=queries, depth=depth, people=people, seed=seed
+        scored, images or test_set.synthetic, queries, depth, people, seed=seed, files=files
     )
     sections, left = build(context, without, _say)
     heading = title or f"{' and '.join(names) if len(names) < 3 else f'{len(names)} runs'} on "
@@ -91,8 +100,23 @@ def page(
     )
     written = f"Written by lrreid report on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
     written += f", commit {commit()}." if commit() else "."
+    if files:
+        write_json(files / "report.json", _origins(context))
     notice = NOTICE if context.images and not test_set.synthetic else ""
     return render(heading, subtitle, sections, left, notice=notice, written=written)
+
+
+def _origins(context: Context) -> dict[str, Any]:
+    """Where the figures in the folder ``files`` come from."""
+    return {
+        "test_set": context.test_set.name,
+        "manifest_hash": context.test_set.manifest_hash,
+        "seed": context.seed,
+        "runs": {
+            run.name: {"training": run.run.training, **provenance(run.cfg.MODEL.WEIGHTS)}
+            for run in context.runs
+        },
+    }
 
 
 def _say(what: str) -> None:
@@ -130,8 +154,16 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     out.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
     out.add_argument(
+        "--only", nargs="+", default=list(SECTIONS), choices=list(SECTIONS), metavar="SECTION",
+        help=f"sections to make (default: {' '.join(SECTIONS)})",
+    )  # fmt: skip
+    out.add_argument(
         "--without", nargs="+", default=[], choices=list(SECTIONS), metavar="SECTION",
-        help=f"leave out some of: {', '.join(SECTIONS)}",
+        help="sections to leave out",
+    )  # fmt: skip
+    out.add_argument(
+        "--files", type=Path, metavar="DIR",
+        help="also write tables and figures of galleries, failures and t-SNE into this folder",
     )  # fmt: skip
     out.add_argument("--title", default="", help="the page's heading")
     return out
@@ -153,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = page(
             args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
             queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
-            without=args.without, title=args.title, opts=args.opts,
+            without=[k for k in SECTIONS if k not in args.only or k in args.without],
+            files=args.files, title=args.title, opts=args.opts,
         )  # fmt: skip
         write_text(args.out, text)
     except USER_ERRORS as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lrreid_ext.errors import ImageError
@@ -53,19 +54,25 @@ def pictures(images: Images) -> list[Picture]:
     return found
 
 
-def read_picture(path: str | os.PathLike[str]) -> Image.Image:
+def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> Image.Image:
     """An image file as evaluation reads it: RGB, turned upright.
+
+    Args:
+        path: the file.
+        content: its bytes, where the caller has read them already.
 
     Raises:
         ImageError: it isn't there or can't be read; names it.
     """
     path = Path(path)
-    if not path.is_file():
+    if content is None and not path.is_file():
         what = "is a folder; give its images" if path.is_dir() else "no such file"
         raise ImageError(f"{path}: {what}")
     try:
-        with Image.open(path) as opened:
+        with Image.open(path if content is None else io.BytesIO(content)) as opened:
             return _upright_rgb(opened)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{path}: can't be read as an image: unknown format") from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise ImageError(f"{path}: can't be read as an image: {error}") from error
 

@@ -58,7 +58,7 @@ def low_resolution_cameras(data: Any, name: str, items: Sequence[Item]) -> Mappi
     known = {f"{name}_{r.pid}": r.pid for r in data.manifest.of_role("train")}
     images = [
         # As if they were test images, of which the recipe has to find queries and gallery.
-        SourceImage(path, known[pid], int(str(camera).rsplit("_", 1)[1]), "test", EITHER)
+        SourceImage(path, known[pid], int(str(camera).rsplit("_", 1)[1]), EITHER)
         for path, pid, camera in items
     ]
     cameras = data.recipe.lr_cameras(images)

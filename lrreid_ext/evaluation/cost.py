@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from lrreid_ext.modeling.modes import evaluating
+from lrreid_ext.modeling.inference import evaluating
 
 
 def parameters(module: nn.Module) -> int:

@@ -44,7 +44,7 @@ def build(
     left: list[Left] = []
     for key, (title, make) in SECTIONS.items():
         if key in without:
-            left.append(Left(key, title, "not wanted (--without)"))
+            left.append(Left(key, title, "not asked for"))
             continue
         progress(title)
         found = make(context)

@@ -18,7 +18,7 @@ from lrreid_ext.data.kernels import REALISTIC
 from lrreid_ext.data.kernels.steps import bell, blurred, compressed, gaussian, low_pass, noisy
 from lrreid_ext.data.paired import PairedDataset, TestDataset
 from lrreid_ext.data.recipes import build, build_recipe, load_manifest, test_set_of, verify
-from lrreid_ext.data.recipes.manifest import ImageRecord
+from lrreid_ext.data.recipes.manifest import RECORDS, ImageRecord
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.registry import DATASET_REGISTRY
 
@@ -257,7 +257,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_manifest_says_what_was_drawn(
     kernel: str, market: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 3)
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder.CHUNK", 3)
     recipe = build_recipe("mlr_folder", {"kernel": kernel, "seed": 3})
     one = build(recipe, market, tmp_path / "one", workers=1, progress=False)
     two = build(recipe, market, tmp_path / "two", workers=2, progress=False)
@@ -292,7 +292,7 @@ def test_records_without_parameters_are_written_as_before() -> None:
         *("file", "source", "pid", "camid", "split", "role", "factor", "kernel", "size"),
         *("sha256", "source_sha256"),
     ]
-    assert ImageRecord.from_json(record.to_json()) == record
+    assert RECORDS.validate_python([record.to_json()]) == (record,)
 
 
 def test_a_twin_degraded_at_test_time_is_the_built_query(market: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import partial, reduce
-from operator import truediv
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,12 +27,13 @@ from lrreid_ext.data.recipes import (
     add_recipe,
     build,
     build_recipe,
+    builder,
     load_manifest,
     preset,
     verify,
 )
 from lrreid_ext.data.recipes import synth as synth_recipe
-from lrreid_ext.data.recipes.builder import JOURNAL_FILE, _run, cores, encode_png
+from lrreid_ext.data.recipes.builder import JOURNAL_FILE, encode_png
 from lrreid_ext.data.recipes.dataset import build_command, find_source, test_set_of
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.errors import ManifestError, RecipeError
@@ -127,15 +128,15 @@ def test_unknown_names_and_options_are_answered_with_the_known() -> None:
         ("encoding", "webp", "png, jpeg"),
         ("rounding", "up", "nearest"),
         ("factors", [2, 0.5], "0.5"),
-        ("factors", "many", "takes numbers"),
+        ("factors", "many", "valid number"),
         ("factors", [], "empty"),
         ("span", [3], "low <= high"),
         ("span", [4, 2], "low <= high"),
         ("lr_camera", "first", "'random'"),
-        ("lr_camera", 1.5, "whole number"),
-        ("seed", "x", "whole number"),
-        ("split", -1, "at least 0"),
-        ("kernel", 3, "takes a word"),
+        ("lr_camera", 1.5, "valid integer"),
+        ("seed", "x", "valid integer"),
+        ("split", -1, "greater than or equal to 0"),
+        ("kernel", 3, "valid string"),
         ("train_identities", 971, "empty"),
     ],
 )
@@ -349,7 +350,7 @@ def test_png_is_lossless_and_standard() -> None:
 def test_bytes_do_not_depend_on_workers_place_or_time(
     cuhk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 4)
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder.CHUNK", 4)
     recipe = build_recipe("mlr_cuhk01", {**MINI_CUHK, "span": [1.5, 4]})
     one = quiet(recipe, cuhk, tmp_path / "one", workers=1)
     elsewhere = tmp_path / "elsewhere" / "CUHK01" / "campus"
@@ -412,7 +413,7 @@ def test_interrupted_build_goes_on_where_it_was(
 ) -> None:
     recipe = build_recipe("mlr_cuhk01", MINI_CUHK)
     whole = quiet(recipe, cuhk, tmp_path / "whole")
-    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 4)
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder.CHUNK", 4)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         failing_after(10, recipes.CUHK01Recipe, patch)
@@ -439,7 +440,7 @@ def test_a_damaged_line_of_the_journal_ends_it(
     damage: bytes, cuhk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = build_recipe("mlr_cuhk01", MINI_CUHK)
-    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 4)
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder.CHUNK", 4)
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(Interrupt):
         failing_after(10, recipes.CUHK01Recipe, patch)
@@ -508,30 +509,27 @@ def test_two_builds_into_one_folder_are_kept_apart(cuhk: Path, tmp_path: Path) -
             quiet(build_recipe("mlr_cuhk01", MINI_CUHK), cuhk, out)
 
 
-def test_workers_get_every_task_once_and_hand_back_errors(
-    monkeypatch: pytest.MonkeyPatch,
+def test_errors_of_workers_come_back(cuhk: Path, tmp_path: Path) -> None:
+    shutil.copytree(cuhk, tmp_path / "copy")
+    (tmp_path / "copy" / "0002002.png").write_bytes(b"")
+    with pytest.raises(RecipeError, match=r"0002002\.png: can't be read"):
+        quiet(build_recipe("mlr_cuhk01", MINI_CUHK), tmp_path / "copy", tmp_path / "out", workers=2)
+
+
+def test_many_images_are_made_on_all_cores(
+    cuhk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 2)
-    divide = partial(reduce, truediv)
-    assert sorted(_run(divide, [6, 2, 8, 2, 9, 3, 10, 2, 7, 1], 2)) == [3, 3, 4, 5, 7]
-    with pytest.raises(ZeroDivisionError):
-        list(_run(divide, [6, 2, 8, 0, 9, 3], 2))
+    def dies(workers: int, *how: object) -> None:
+        raise BrokenProcessPool(workers)
 
-
-def test_all_cores_take_over_where_it_is_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = "lrreid_ext.data.recipes.builder"
-    monkeypatch.setattr(f"{module}._CHUNK", 2)
-    monkeypatch.setattr(f"{module}.cores", lambda: 2)
-    assert cores() >= 1
-    # Four chunks that are to say in which process they are done; a worker knows reduce and eval.
-    work, tasks = partial(reduce, eval), ["__import__('os').getpid()", {}] * 4
-    assert list(_run(work, tasks, None)) == [os.getpid()] * 4
-    # Where much is to do after the first chunk, others do it.
-    monkeypatch.setattr(f"{module}._TRIED", 0.0)
-    monkeypatch.setattr(f"{module}._WORTH", 0.0)
-    first, *rest = _run(work, tasks, None)
-    assert first == os.getpid()
-    assert len(rest) == 3 and os.getpid() not in rest
+    monkeypatch.setattr(builder, "ProcessPoolExecutor", dies)
+    monkeypatch.setattr(builder, "cores", lambda: 7)
+    recipe = build_recipe("mlr_cuhk01", MINI_CUHK)
+    quiet(recipe, cuhk, tmp_path / "few", workers=None)
+    monkeypatch.setattr(builder, "MANY", 24)
+    with pytest.raises(RecipeError, match="a worker process died") as caught:
+        quiet(recipe, cuhk, tmp_path / "many", workers=None)
+    assert caught.value.__cause__.args == (7,)
 
 
 def test_verify_finds_each_kind_of_change(cuhk: Path, tmp_path: Path) -> None:

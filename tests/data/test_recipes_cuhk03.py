@@ -56,7 +56,7 @@ def test_identities_cameras_and_splits(folders: Path) -> None:
         for image in found:
             pair, person, view, _ = (int(part) for part in Path(image.path).stem.split("_"))
             assert (image.pid, image.camid) == (1000 * pair + person, 2 * pair - 2 + view)
-    with pytest.raises(RecipeError, match="option split: 20; there are 20, from 0"):
+    with pytest.raises(RecipeError, match=r"option split: .* less than 20"):
         of(split=20)
 
 
@@ -170,7 +170,7 @@ def test_of_the_whole_set_images_are_counted_where_no_file_names_them(
 def test_mat_and_folders_give_the_same_data_set(
     folders: Path, mat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lrreid_ext.data.recipes.builder._CHUNK", 8)
+    monkeypatch.setattr("lrreid_ext.data.recipes.builder.CHUNK", 8)
     recipe = of(split=4, factors=[2, 3])
     extracted = quiet(recipe, folders, tmp_path / "folders")
     stored = quiet(recipe, mat, tmp_path / "mat", workers=3)

@@ -19,7 +19,7 @@ from mini_runs import SYNTH, trained_run, untrained_run
 from PIL import Image
 
 from lrreid_ext.analysis.runs import Run, load_run
-from lrreid_ext.commands import ranked, report, tsne
+from lrreid_ext.commands import report
 from lrreid_ext.config import get_cfg, load_cfg
 from lrreid_ext.engine.trainer import build_model, set_step
 from lrreid_ext.errors import ConfigError
@@ -123,7 +123,7 @@ def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
     path.write_text(json.dumps(kept))
     text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
     assert "beside the checkpoint differs: MLR Rank-1" in text
-    assert text.count("not wanted (--without)") == len(SECTIONS) - 1
+    assert text.count("not asked for") == len(SECTIONS) - 1
 
     # Of later weights than those that are shown: nothing to compare.
     kept["info"]["training"] |= {"phase": "student", "epochs": 5}
@@ -195,20 +195,17 @@ def test_real_people_are_shown_only_if_asked_for(market_root: Path, tmp_path: Pa
     run = untrained_run(market_root, tmp_path / "run")
     options = {"factors": [2], "queries": 2, "depth": 2}
     options["without"] = [k for k in SECTIONS if k not in ("galleries", "failures", "restored")]
-    text = report.page([str(run)], **options)
+    files = tmp_path / "files"
+    text = report.page([str(run)], files=files, **options)
+    assert {p.suffix for p in files.iterdir()} == {".csv", ".json"}
     assert Outline(text).images == []
     assert "pictures of real people are left out" in text
     assert report.NOTICE not in text.replace("&#39;", "'")
-    text = report.page([str(run)], images=True, **options)
+    text = report.page([str(run)], images=True, files=files, **options)
+    assert (files / "galleries.png").is_file()
     assert len(Outline(text).images) >= 2 * (1 + 2)
     assert report.NOTICE in text.replace("&#39;", "'")
     assert "nobody is shown" not in text
-
-    out = tmp_path / "ranked"
-    assert ranked.main([str(run), "--out", str(out), "--queries", "1"]) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["ranked.csv", "ranked.json"]
-    assert ranked.main([str(run), "--out", str(out), "--queries", "1", "--images"]) == 0
-    assert (out / "ranked.png").is_file()
 
 
 def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, capsys) -> None:
@@ -230,24 +227,22 @@ def test_scored_is_what_the_evaluation_scores(runs) -> None:
     assert run.results().to_json()["groups"] == kept["groups"]
 
 
-def test_the_tools_write_their_files(runs, tmp_path: Path) -> None:
-    pair = [f"first={runs[0]}", f"second={runs[1]}"]
-    out = tmp_path / "tsne"
-    assert tsne.main([*pair, "--out", str(out), "--people", "3", "--factors", "2"]) == 0
+def test_sections_write_their_files(runs, tmp_path: Path) -> None:
+    out, page = tmp_path / "files", tmp_path / "page.html"
+    words = [f"first={runs[0]}", f"second={runs[1]}", "--out", str(page), "--files", str(out)]
+    words += ["--only", "galleries", "tsne", "--people", "3", "--factors", "2"]
+    assert report.main([*words, "--queries", "2", "--depth", "3"]) == 0
+    assert page.read_text().count("not asked for") == len(SECTIONS) - 2
     rows = list(csv.DictReader((out / "tsne.csv").open()))
     assert {row["run"] for row in rows} == {"first", "second"}
     assert {row["factor"] for row in rows} == {"1", "2"} and len({r["person"] for r in rows}) == 3
-    assert all(
-        (out / f"tsne_{n}.{e}").is_file() for n in ("first", "second") for e in ("svg", "png")
-    )
-    out = tmp_path / "ranked"
-    assert ranked.main([*pair, "--out", str(out), "--queries", "2", "--depth", "3"]) == 0
-    rows = list(csv.DictReader((out / "ranked.csv").open()))
-    assert len(rows) == 2 * 2 * 3
-    assert Image.open(out / "ranked.png").width > 100
-    kept = json.loads((out / "ranked.json").read_text())
-    assert set(kept["first_rank"]) == {"first", "second"}
-    assert ranked.main([str(tmp_path / "nothing")]) == 2
+    assert len(list(csv.DictReader((out / "galleries.csv").open()))) == 2 * 2 * 3
+    assert Image.open(out / "galleries.png").width > 100
+    origins = json.loads((out / "report.json").read_text())
+    assert set(origins["runs"]) == {"first", "second"} and origins["manifest_hash"]
+    planes = {f"tsne_{run}.{e}" for run in ("first", "second") for e in ("svg", "png")}
+    rest = {"tsne.csv", "galleries.csv", "galleries.png", "report.json"}
+    assert {p.name for p in out.iterdir()} == planes | rest
 
 
 # ---------------------------------------------------------------- parts

@@ -1,4 +1,4 @@
-"""What a recipe is, how one is asked for by name, and how it turns images into a plan."""
+"""What a recipe is, how one is built by name, and how it turns images into a plan."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from fastreid.utils.registry import Registry
 from PIL import Image
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.errors import ImageError, RecipeError
@@ -26,13 +27,16 @@ __all__ = [
     "QUERY",
     "RECIPE_REGISTRY",
     "TRAIN",
+    "Numbers",
     "PlannedImage",
     "Recipe",
     "SourceImage",
+    "WholeNumbers",
     "build_recipe",
     "file_digest",
-    "own_source",
+    "one_of",
     "preset",
+    "problem_in",
 ]
 
 RECIPE_REGISTRY = Registry("RECIPE")
@@ -45,13 +49,12 @@ together with the data set of the same name.
 # What a source image may become in the test split.
 TRAIN, QUERY, GALLERY, EITHER = "train", "query", "gallery", "either"
 
-#: Of an identity or a camera: evaluation keeps them in 64 bits.
+#: The largest identity or camera: evaluation keeps them in 64 bits.
 LARGEST_NUMBER = 2**63 - 1
 
-#: Bytes of a built file's name without its suffix: file systems hold 255, and while it is written
-#: there are a process's number and other marks in it.
+#: The most bytes in a built file's name without its suffix. File systems hold 255, and while the
+#: file is written its name has a process number and other marks too.
 LONGEST_STEM = 238
-
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 # The last chunk of a PNG, with its checksum.
@@ -66,22 +69,25 @@ class SourceImage:
         path: file below the source's root, with forward slashes; of a rendered image its name.
         pid: identity; 0 a distractor.
         camid: camera, numbered as the data set does.
-        split: ``train`` or ``test``.
         role: ``train``; ``query`` or ``gallery`` (only that, else left out); or ``either``.
-        name: what draws are made by and the built file is called; by default the path's last part.
-            A source whose folders repeat names gives others.
+        name: draws depend on it, and the built file is named after it; by default the path's last
+            part. A source whose folders repeat names gives others.
     """
 
     path: str
     pid: int
     camid: int
-    split: str
     role: str
     name: str = ""
 
     def __post_init__(self) -> None:
         if not self.name:
             object.__setattr__(self, "name", PurePosixPath(self.path).name)
+
+    @property
+    def split(self) -> str:
+        """``train`` or ``test``."""
+        return TRAIN if self.role == TRAIN else "test"
 
 
 @dataclass(frozen=True)
@@ -92,9 +98,9 @@ class PlannedImage:
         image: the source image.
         role: ``train``, ``query`` or ``gallery``.
         stem: of the built file's name.
-        factor: by which it is reduced, >= 1; None if it is low-resolution as it is, and nobody
-            knows by how much.
-        width: if above 0, the image is reduced to this width in the place of a given factor; an
+        factor: by which it is reduced, >= 1; None if it is low-resolution by nature, by no known
+            factor.
+        width: if above 0, the image is reduced to this width instead of by a given factor; an
             image that is narrower already stays as it is.
         kernel, rounding, encoding: how, where it is reduced.
         seed: of what the kernel draws, by a hash of it and ``stem``.
@@ -122,23 +128,64 @@ def file_digest(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe(ABC):
+def one_of(words: Sequence[str] | Callable[[], Sequence[str]]) -> AfterValidator:
+    """The check of an option that takes one of these words."""
+
+    def check(value: str) -> str:
+        known = words() if callable(words) else words
+        if value not in known:
+            raise ValueError(
+                f"{value!r} is unknown.{suggest(value, known)} Known: {', '.join(known)}"
+            )
+        return value
+
+    return AfterValidator(check)
+
+
+def _as_tuple(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+#: Types of options that take several numbers; one alone may be written without brackets.
+Numbers = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+WholeNumbers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+
+
+def problem_in(error: ValidationError) -> tuple[str, str]:
+    """The name of the first wrong field, and what is wrong with it."""
+    problem = error.errors()[0]
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    cause = problem.get("ctx", {}).get("error")
+    if cause is not None:
+        return field, str(cause)
+    return field, f"{problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+class Recipe(BaseModel, ABC):
     """How a cross-resolution data set is made from an ordinary one.
 
-    Two things make a recipe: a source (:meth:`locate`, :meth:`read`), where the images come from,
-    and a rule (:meth:`roles`, :meth:`treat`), which of them become queries and which are reduced.
-    The rules are in :mod:`lrreid_ext.data.recipes.rules`; a recipe inherits from a source and one
-    of them. Every field except ``name`` and ``description`` is an option.
+    A recipe combines a source (:meth:`holds`, :meth:`read`), where the images come from, with a
+    rule (:meth:`roles`, :meth:`treat`), which of them become queries and which are reduced. The
+    rules are in :mod:`lrreid_ext.data.recipes.rules`; a recipe inherits from a source and a rule.
+    Every field but those below is an option; pydantic checks its value.
 
     Attributes:
         name: name in the registry.
         description: one line.
+        file: the YAML file that the recipe is written in, if it is.
+        source: the source's folder, where the recipe names one.
+
+    Raises:
+        RecipeError: a value that an option doesn't take; names recipe and option.
     """
+
+    model_config = ConfigDict(frozen=True)
 
     source_name: ClassVar[str]
     where_to_get: ClassVar[str]
     terms: ClassVar[str]
+    #: What :meth:`holds` looks for, in words.
+    expected: ClassVar[str] = ""
     #: Folder names under which the source is looked for below the data set root.
     source_folders: ClassVar[tuple[str, ...]] = ()
     #: Whether the images show no real person.
@@ -147,59 +194,68 @@ class Recipe(ABC):
     needs_source: ClassVar[bool] = True
     #: Whether there must be training images; without, a set is for testing alone.
     needs_train: ClassVar[bool] = True
-    #: Whether a list names the images, and not the folders that hold them.
+    #: Whether a list names the images, so that other files in their folders don't matter.
     listed: ClassVar[bool] = False
     #: Height and width of every source image in pixels, or () if they may vary.
     image_size: ClassVar[tuple[int, ...]] = ()
-    #: Cameras whose images are low-resolution as they are, by no known factor.
+    #: Cameras whose images are low-resolution by nature, by no known factor.
     genuine_lr: ClassVar[frozenset[int]] = frozenset()
 
     name: str
     description: str = ""
+    file: Path | None = None
+    source: Path | None = None
 
-    def __post_init__(self) -> None:
-        for spec in fields(self):
-            if spec.name not in ("name", "description"):
-                value = _coerce(self.name, spec, getattr(self, spec.name))
-                object.__setattr__(self, spec.name, value)
-
-    def _at_least(self, option: str, least: int) -> None:
-        if getattr(self, option) < least:
-            raise self.error(option, f"{getattr(self, option)}; needs at least {least}")
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            cause = error.errors()[0].get("ctx", {}).get("error")
+            if isinstance(cause, RecipeError):
+                raise cause from None
+            raise _option_error(values["name"], *problem_in(error)) from None
 
     def error(self, option: str, what: str) -> RecipeError:
         """An error about one option of this recipe."""
-        return RecipeError(f"recipe {self.name}, option {option}: {what}.")
-
-    def _choice(self, option: str, known: Sequence[str]) -> None:
-        value = getattr(self, option)
-        if value not in known:
-            raise self.error(
-                option, f"{value!r} is unknown.{suggest(value, known)} Known: {', '.join(known)}"
-            )
+        return _option_error(self.name, option, what)
 
     def options(self) -> dict[str, Any]:
         """Every option and its value, by name and ready for JSON."""
-        values = asdict(self)
-        del values["name"], values["description"]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in sorted(values.items())}
+        values = self.model_dump(mode="json", exclude=set(Recipe.model_fields))
+        return dict(sorted(values.items()))
 
     def folder(self) -> str:
         """Folder of the built data set: the name, and with options changed a hash of all."""
         options = self.options()
         if options == build_recipe(self.name).options():
             return self.name
-        return f"{self.name}-{_canonical_hash(options)[:8]}"
+        text = json.dumps(options, sort_keys=True, separators=(",", ":"))
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     # ------------------------------------------------------------------ what a source gives
 
-    @abstractmethod
+    def holds(self, folder: Path) -> bool:
+        """Whether the data set is directly in this folder."""
+        raise NotImplementedError
+
     def locate(self, source: Path) -> Path:
-        """The folder below ``source`` that paths are relative to.
+        """The folder that paths are relative to: ``source``, or one of the usual names in it.
 
         Raises:
             RecipeError: ``source`` doesn't hold the data set; says what was expected.
         """
+        for folder in ("", *self.source_folders):
+            if self.holds(source / folder):
+                return source / folder
+        raise self.not_in(source)
+
+    def not_in(self, source: Path) -> RecipeError:
+        """The error about a folder that doesn't hold the data set."""
+        what = f"is not {self.source_name}" if source.is_dir() else "no such folder"
+        return RecipeError(
+            f"{source}: {what}; expected {self.expected}. "
+            f"Where to get {self.source_name}: {self.where_to_get}."
+        )
 
     @abstractmethod
     def read(self, root: Path) -> list[SourceImage]:
@@ -221,7 +277,7 @@ class Recipe(ABC):
             with open(path, "rb") as stream:
                 cut = stream.read(len(_PNG)) == _PNG and _PNG_END not in stream.read()
             if cut:
-                # Pillow doesn't miss it where the pixels are there.
+                # Pillow reads a PNG that has all pixels but no end.
                 raise ImageError(f"{path}: can't be read as an image: its end is missing")
         except ImageError as error:
             raise RecipeError(
@@ -295,18 +351,16 @@ class Recipe(ABC):
     def left_out(self, images: Sequence[SourceImage], planned: Iterable[PlannedImage]) -> list[str]:
         """What of ``images`` isn't in the plan, and why: ``8 query images: not of lr_camera 2``."""
         used = {one.image for one in planned}
-        lost = [image for image in images if image not in used]
-        if not lost:
-            return []
-        why = self.why_left_out(images)
-        counts = Counter((image.role, why(image)) for image in lost)
+        unused = [image for image in images if image not in used]
+        why = self.why_left_out(images) if unused else None
+        counts = Counter((image.role, why(image)) for image in unused if why)
         return [
             f"{n} {'test' if role == EITHER else role} image{'s' * (n > 1)}: {reason}"
             for (role, reason), n in sorted(counts.items())
         ]
 
     def _check_people(self, planned: Iterable[PlannedImage]) -> None:
-        """Whoever is trained on is found too easily."""
+        """Figures of people who were trained on would be too good."""
         example: dict[bool, dict[int, str]] = {True: {}, False: {}}
         for one in planned:
             if one.image.pid > 0:
@@ -320,6 +374,10 @@ class Recipe(ABC):
                 f"({example[True][pid]} and {example[False][pid]}). Figures must be of people "
                 "unknown in training; leave them out of one side, or number other people otherwise."
             )
+
+
+def _option_error(recipe: str, option: str, what: str) -> RecipeError:
+    return RecipeError(f"recipe {recipe}, option {option}: {what}.")
 
 
 def preset(
@@ -351,7 +409,7 @@ def build_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
         )
     if not options:
         return entry()
-    known = sorted(entry().options())
+    known = list(entry().options())
     for option in options:
         if option not in known:
             raise RecipeError(
@@ -359,46 +417,3 @@ def build_recipe(name: str, options: Mapping[str, Any] | None = None) -> Recipe:
                 f"Options: {', '.join(known)}."
             )
     return entry(**options)
-
-
-def own_source(recipe: Recipe) -> Path | None:
-    """The source folder that the recipe's registry entry names, if it does (``entry.source``)."""
-    source = getattr(registered(RECIPE_REGISTRY, recipe.name), "source", None)
-    return None if source is None else Path(source)
-
-
-def _canonical_hash(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _coerce(recipe: str, spec: Field[Any], value: Any) -> Any:
-    """``value`` in the type of the option, so that YAML, JSON and Python spell options alike."""
-    default = spec.default
-    if isinstance(value, str) and "str" in str(spec.type):
-        return value
-    if isinstance(default, tuple):
-        items = value if isinstance(value, (list, tuple)) else (value,)
-        whole = bool(default) and all(isinstance(item, int) for item in default)
-        if all(_is_number(item) and (not whole or float(item).is_integer()) for item in items):
-            return tuple(int(item) if whole else float(item) for item in items)
-        wanted = "whole numbers" if whole else "numbers"
-    elif isinstance(default, bool):
-        if isinstance(value, bool):
-            return value
-        wanted = "true or false"
-    elif isinstance(default, int):
-        if _is_number(value) and float(value).is_integer():
-            return int(value)
-        wanted = "a whole number"
-    elif isinstance(default, float):
-        if _is_number(value):
-            return float(value)
-        wanted = "a number"
-    else:
-        wanted = "a word"
-    raise RecipeError(f"recipe {recipe}, option {spec.name}: takes {wanted}, not {value!r}.")

@@ -1,8 +1,4 @@
-"""Build a recipe's data set: small files and a manifest, the same on every machine.
-
-PNGs are written uncompressed, for compressed bytes depend on the zlib that made them; images of
-people are small, and reading becomes faster. (The ``jpeg`` encoding's bytes, and those of kernels
-that compress, do depend on libjpeg, as what a JPEG source decodes to does.)
+"""Build a recipe into a folder: decode, degrade, encode, write the manifest.
 
 Each finished source image is noted in a journal. A build that was interrupted reads it and makes
 only what is missing, changed, or made from another source file. The manifest is written last, so
@@ -19,30 +15,25 @@ import multiprocessing
 import os
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from PIL import Image
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from lrreid_ext.data.degrade import Draws, degrade
 from lrreid_ext.data.kernels import Parameters
-from lrreid_ext.data.recipes.base import (
-    PlannedImage,
-    Recipe,
-    file_digest,
-    own_source,
-)
+from lrreid_ext.data.recipes.base import PlannedImage, Recipe, file_digest
 from lrreid_ext.data.recipes.manifest import (
     MANIFEST_FILE,
+    RECORDS,
     SCHEMA,
     ImageRecord,
     Manifest,
@@ -60,32 +51,37 @@ try:
 except ImportError:  # Windows: two builds into one folder aren't kept apart there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["build", "cores", "encode_png"]
+__all__ = ["JOURNAL_FILE", "build", "encode_png"]
 
 logger = logging.getLogger(__name__)
 
 JOURNAL_FILE = ".build.jsonl"
 JPEG_QUALITY = 95
-_CHUNK = 32
-# Workers take some seconds to start: they do so where this process has worked for _TRIED seconds,
-# and would work for _WORTH more.
-_TRIED, _WORTH = 2.0, 10.0
-_STORED = 0xFFFF
+# Images that a worker makes at a time.
+CHUNK = 32
+# Fewer images are made before worker processes, which take some seconds to start, have begun.
+MANY = 1000
+_LONGEST_BLOCK = 0xFFFF
 
-Records = list[ImageRecord]
+#: What is known of the files of one source image: its own, and its HR twin's.
+Records = tuple[ImageRecord, ...]
 Task = tuple[PlannedImage, Records]
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """An RGB image as a PNG without compression: the same bytes for the same pixels, anywhere."""
+    """An RGB image as a PNG without compression: the same bytes for the same pixels, anywhere.
+
+    Pillow's bytes depend on the zlib that it was built with (zlib-ng cuts even stored blocks
+    elsewhere), and manifests hash these bytes.
+    """
     stride = 3 * image.width
     pixels = image.tobytes()
-    # Each row is led by its filter type, 0.
+    # Each row begins with its filter type, 0.
     rows = b"".join(b"\0" + pixels[i : i + stride] for i in range(0, len(pixels), stride))
     blocks = [b"\x78\x01"]  # zlib header: deflate, 32 KB window, fastest
-    for start in range(0, len(rows), _STORED):
-        part = rows[start : start + _STORED]
-        last = start + _STORED >= len(rows)
+    for start in range(0, len(rows), _LONGEST_BLOCK):
+        part = rows[start : start + _LONGEST_BLOCK]
+        last = start + _LONGEST_BLOCK >= len(rows)
         blocks.append(struct.pack("<BHH", last, len(part), len(part) ^ 0xFFFF) + part)
     blocks.append(struct.pack(">I", zlib.adler32(rows)))
     header = struct.pack(">IIBBBBB", image.width, image.height, 8, 2, 0, 0, 0)
@@ -102,12 +98,7 @@ def _encode_jpeg(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
-    with atomic(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[ImageRecord]:
+def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> Records:
     """Write the files of one source image."""
     source = planned.image
     native = recipe.load(root, source)
@@ -122,7 +113,8 @@ def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[
     ) -> ImageRecord:
         data = encode_png(image) if encoding == "png" else _encode_jpeg(image)
         file = f"{role}/{planned.stem}.{'png' if encoding == 'png' else 'jpg'}"
-        _write(out / file, data)
+        with atomic(out / file) as temporary:
+            temporary.write_bytes(data)
         return ImageRecord(
             file=file,
             source=source.path,
@@ -143,10 +135,8 @@ def _make(recipe: Recipe, root: Path, out: Path, planned: PlannedImage) -> list[
     small = native
     if factor is not None:
         small = degrade(native, factor, planned.kernel, planned.rounding, draws)
-    records = [record(planned.role, small, factor, planned.encoding, draws.parameters)]
-    if planned.twin:
-        records.append(record(QUERY_HR, native, 1.0, "png", {}))
-    return records
+    records = (record(planned.role, small, factor, planned.encoding, draws.parameters),)
+    return (*records, record(QUERY_HR, native, 1.0, "png", {})) if planned.twin else records
 
 
 def _reusable(recipe: Recipe, root: Path, out: Path, planned: PlannedImage, old: Records) -> bool:
@@ -155,7 +145,7 @@ def _reusable(recipe: Recipe, root: Path, out: Path, planned: PlannedImage, old:
     facts = (image.path, image.pid, image.camid, image.split)
     return (
         bool(old)
-        # What factor brings an image to a width is the source's affair, which is checked too.
+        # A width gives a factor that depends on the source's width; the source is checked below.
         and (planned.width > 0 or old[0].factor == planned.factor)
         and all((r.source, r.pid, r.camid, r.split) == facts for r in old)
         and old[0].source_sha256 == recipe.source_digest(root, image)
@@ -163,9 +153,7 @@ def _reusable(recipe: Recipe, root: Path, out: Path, planned: PlannedImage, old:
     )
 
 
-def _work(
-    recipe: Recipe, root: Path, out: Path, tasks: Sequence[tuple[PlannedImage, Records]]
-) -> list[Records]:
+def _work(recipe: Recipe, root: Path, out: Path, tasks: Sequence[Task]) -> list[Records]:
     return [
         old if _reusable(recipe, root, out, planned, old) else _make(recipe, root, out, planned)
         for planned, old in tasks
@@ -173,16 +161,16 @@ def _work(
 
 
 def _begin(plugins: Sequence[str]) -> None:
-    """In a worker: end when the build is killed, instead of waiting for work for ever; and know
-    the recipes and kernels that plugins bring."""
+    """Prepare a worker: end it when the build is killed, and import the plugins, which may bring
+    recipes and kernels."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    assert parent is not None
 
-        def watch() -> None:
-            parent.join()
-            os._exit(1)
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
 
-        threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     for name in plugins:
         import_plugin(name, "the building process")
 
@@ -195,47 +183,24 @@ def cores() -> int:
 
 
 def _run(
-    work: Callable[[list[Task]], list[Records]], tasks: Sequence[Task], workers: int | None
+    work: Callable[[Sequence[Task]], list[Records]], tasks: Sequence[Task], workers: int
 ) -> Iterator[list[Records]]:
-    """The results of ``work`` on chunks of ``tasks``, as they finish.
-
-    With None, this process begins, and all cores take over if that is worth starting them.
-    """
-    chunks = [list(tasks[i : i + _CHUNK]) for i in range(0, len(tasks), _CHUNK)]
-    if workers is None:
-        workers = cores()
-        began = time.monotonic()
-        for done, chunk in enumerate(chunks, start=1):
-            yield work(chunk)
-            spent = time.monotonic() - began
-            if workers > 1 and spent > _TRIED and spent / done * (len(chunks) - done) > _WORTH:
-                chunks = chunks[done:]
-                break
-        else:
-            return
+    """The results of ``work`` on chunks of ``tasks``, in their order."""
+    chunks = [tasks[i : i + CHUNK] for i in range(0, len(tasks), CHUNK)]
     if workers == 1:
         yield from map(work, chunks)
         return
-    context = worker_context(__name__)
-    plugins = (imported_plugins(),)
-    with ProcessPoolExecutor(workers, context, initializer=_begin, initargs=plugins) as pool:
-        waiting = iter(chunks)
-        running = {pool.submit(work, chunk) for chunk in islice(waiting, 2 * workers)}
-        try:
-            while running:
-                done_now, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= {pool.submit(work, chunk) for chunk in islice(waiting, len(done_now))}
-                for future in done_now:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise RecipeError(
-                "a worker process died: for want of memory, because the calling script lacks "
-                '`if __name__ == "__main__"`, or because the recipe or kernel is in a module that '
-                "is no plugin and can't be imported by name. Run it again with 1 worker; finished "
-                "files are kept."
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    context, plugins = worker_context(__name__), imported_plugins()
+    try:
+        with ProcessPoolExecutor(workers, context, _begin, (plugins,)) as pool:
+            yield from pool.map(work, chunks)
+    except BrokenProcessPool as error:
+        raise RecipeError(
+            "a worker process died: for want of memory, because the calling script lacks "
+            '`if __name__ == "__main__"`, or because the recipe or kernel is in a module that '
+            "is no plugin and can't be imported by name. Run it again with 1 worker; finished "
+            "files are kept."
+        ) from error
 
 
 @contextmanager
@@ -257,16 +222,11 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
         stream.seek(0)
         first, *rest = stream.read().split("\n")
         records: list[Records] = []
-        try:
-            found = json.loads(first)
-            if found != header:
-                raise RecipeError(_foreign(out, dict(found).get("recipe", "?")))
+        if first and first != json.dumps(header):
+            raise _foreign(out, "a build that was begun")
+        with suppress(ValidationError):  # the line at which a build was cut off, or the empty last
             for line in rest:
-                records.append([ImageRecord.from_json(values) for values in json.loads(line)])
-        except RecipeError:
-            raise
-        except (ValueError, TypeError, LookupError):
-            pass  # the line at which a build was cut off, the empty last one, or a damaged one
+                records.append(RECORDS.validate_json(line))
         # Written anew, so that a cut-off line doesn't hide those after it.
         stream.truncate(0)
         stream.write(json.dumps(header) + "\n")
@@ -275,9 +235,9 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
         yield stream, records
 
 
-def _foreign(out: Path, recipe: str) -> str:
-    return (
-        f"{out}: holds {recipe} built with other options or by another recipe. "
+def _foreign(out: Path, what: str) -> RecipeError:
+    return RecipeError(
+        f"{out}: holds {what} with other options or by another recipe. "
         "Choose another folder, or remove this one."
     )
 
@@ -298,11 +258,12 @@ def _previous(out: Path, recipe: Recipe) -> list[Records]:
         logger.warning("%s Everything is made again.", error)
         return []
     if not manifest.fits(recipe):
-        raise RecipeError(_foreign(out, manifest.recipe))
+        raise _foreign(out, f"{manifest.recipe} built")
     grouped: dict[tuple[str, str], Records] = {}
     # A query's record precedes its twin's: "query/" sorts before "query_hr/".
     for record in manifest.images:
-        grouped.setdefault(_key(record), []).append(record)
+        key = _key(record)
+        grouped[key] = (*grouped.get(key, ()), record)
     return list(grouped.values())
 
 
@@ -329,9 +290,9 @@ def build(
         recipe: from :func:`~lrreid_ext.data.recipes.build_recipe`.
         source: folder of the ordinary data set; None for a recipe that needs none, or names it.
         out: an empty or new folder, or one that the same recipe was built into.
-        workers: processes; 1 works in this one; None uses all cores where there is more than
-            some seconds' work. More than one asks of the calling script what ``multiprocessing``
-            does, an ``if __name__ == "__main__"``.
+        workers: processes; 1 works in this one; None uses all cores if there are a thousand images
+            or more. More than one needs an ``if __name__ == "__main__"`` in the calling script, as
+            ``multiprocessing`` does.
         progress: show a bar.
         tell: called with a line for each kind of images that the recipe leaves out and the reason,
             before any is made; by default they are logged.
@@ -343,18 +304,18 @@ def build(
     if workers is not None and workers < 1:
         raise RecipeError(f"workers: {workers}; needs at least 1.")
     if source is None:
-        source = own_source(recipe)
+        source = recipe.source
     if recipe.needs_source and source is None:
         raise RecipeError(
             f"recipe {recipe.name} is built from {recipe.source_name}: name its folder. "
             f"Where to get it: {recipe.where_to_get}."
         )
     root = recipe.locate(Path(source or "."))
-    images = recipe.read(root)
+    sources = recipe.read(root)
     if recipe.needs_source and not recipe.listed:
-        warn_of_others({(root / image.path).parent for image in images})
-    planned = recipe.plan(images)
-    for line in recipe.left_out(images, planned):
+        warn_of_others({(root / image.path).parent for image in sources})
+    planned = recipe.plan(sources)
+    for line in recipe.left_out(sources, planned):
         (tell or logger.info)(f"left out: {line}")
     out = make_folder(out)
     previous = _previous(out, recipe)
@@ -362,24 +323,26 @@ def build(
         for records in previous:
             _note(journal, records)
         (out / MANIFEST_FILE).unlink(missing_ok=True)
-        known = {_key(records[0]): records for records in [*noted, *previous] if records}
-        tasks = [(p, known.get((p.role, p.stem), [])) for p in planned]
-        made: list[ImageRecord] = []
+        finished = {_key(records[0]): records for records in [*noted, *previous] if records}
+        tasks = [(p, finished.get((p.role, p.stem), ())) for p in planned]
+        if workers is None:
+            workers = cores() if len(tasks) >= MANY else 1
+        images: list[ImageRecord] = []
         results = _run(partial(_work, recipe, root, out), tasks, workers)
         # None: tqdm shows its bar on a terminal only, and so keeps log files clean.
         hidden = None if progress else True
         with tqdm(total=len(tasks), desc=recipe.name, unit="image", disable=hidden) as bar:
             for chunk in results:
                 for records in chunk:
-                    if records != known.get(_key(records[0])):
+                    if records != finished.get(_key(records[0])):
                         _note(journal, records)
-                    made += records
+                    images += records
                 bar.update(len(chunk))
         manifest = Manifest(
-            recipe.name, recipe.options(), tuple(sorted(made, key=lambda record: record.file))
+            recipe.name, recipe.options(), tuple(sorted(images, key=lambda record: record.file))
         )
         current = {record.file for record in manifest.images}
-        stale = {r.file for records in known.values() for r in records} - current
+        stale = {r.file for records in finished.values() for r in records} - current
         for path in [*(out / file for file in stale), *out.rglob(".*.tmp*")]:
             path.unlink(missing_ok=True)
         save_manifest(manifest, out)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+
+from pydantic import NonNegativeInt
 
 from lrreid_ext.data.recipes.base import EITHER, GALLERY, TRAIN, SourceImage
 from lrreid_ext.data.recipes.rules import ByCamera
-from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit, drawn_identities
 from lrreid_ext.errors import RecipeError
 
@@ -23,7 +23,6 @@ HR_CAMERA, LR_CAMERA = 1, 2
 SHOTS = 10
 
 
-@dataclass(frozen=True, kw_only=True)
 class CaviarRecipe(IdentitySplit, ByCamera):
     """CAVIAR4REID: LR queries from the far camera, HR gallery from the near one.
 
@@ -41,28 +40,19 @@ class CaviarRecipe(IdentitySplit, ByCamera):
             sorted names permuted as the others are.
     """
 
-    source_name: ClassVar[str] = "CAVIAR4REID"
-    where_to_get: ClassVar[str] = "http://www.lorisbazzani.info/caviar4reid.html"
-    terms: ClassVar[str] = "no licence is stated; made for research, cite Cheng et al. 2011"
-    source_folders: ClassVar[tuple[str, ...]] = ("CAVIAR4REID", "caviar", "CAVIARa")
-    genuine_lr: ClassVar[frozenset[int]] = frozenset({LR_CAMERA})
+    source_name = "CAVIAR4REID"
+    where_to_get = "http://www.lorisbazzani.info/caviar4reid.html"
+    terms = "no licence is stated; made for research, cite Cheng et al. 2011"
+    source_folders = ("CAVIAR4REID", "caviar", "CAVIARa")
+    expected = "a folder of files called PPPPIII.jpg (0001001.jpg ...)"
+    genuine_lr = frozenset({LR_CAMERA})
 
     identities: int = 50
     train_identities: int = 25
-    one_camera: int = 0
+    one_camera: NonNegativeInt = 0
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least("one_camera", 0)
-
-    def locate(self, source: Path) -> Path:
-        return first_folder(
-            self,
-            source,
-            ("", *self.source_folders),
-            lambda folder: any(_NAME.fullmatch(name) for name in image_names(folder)),
-            "a folder of files called PPPPIII.jpg (0001001.jpg ...)",
-        )
+    def holds(self, folder: Path) -> bool:
+        return any(_NAME.fullmatch(name) for name in image_names(folder))
 
     def read(self, root: Path) -> list[SourceImage]:
         found = []
@@ -90,7 +80,6 @@ class CaviarRecipe(IdentitySplit, ByCamera):
                 path=name,
                 pid=int(person),
                 camid=camid,
-                split="train" if person in train else "test",
                 role=TRAIN if person in train else EITHER,
             )
             for name, person, camid in found
@@ -108,7 +97,6 @@ class CaviarRecipe(IdentitySplit, ByCamera):
         return self.fixed_camera(images, LR_CAMERA)
 
 
-@dataclass(frozen=True, kw_only=True)
 class SALRCaviarRecipe(CaviarRecipe):
     """CAVIAR4REID as CSR-GAN has it: HR queries, LR gallery; 44 people train, 10 test.
 
@@ -116,7 +104,7 @@ class SALRCaviarRecipe(CaviarRecipe):
     Both hold if four of the 22 are kept, who can but train: 40 + 4 train here, 10 test.
     """
 
-    lr_role: ClassVar[str] = GALLERY
+    lr_role = GALLERY
 
     train_identities: int = 40
     one_camera: int = 4

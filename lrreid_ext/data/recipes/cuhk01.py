@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
-from lrreid_ext.data.recipes.rules import MLRRecipe
-from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.rules import Camera, MLRRecipe
+from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
 from lrreid_ext.errors import RecipeError
 
@@ -20,7 +18,6 @@ _NAME = re.compile(r"(\d{4})(00[1-4])\.png")
 CAMERA_A, CAMERA_B = 1, 2
 
 
-@dataclass(frozen=True, kw_only=True)
 class CUHK01Recipe(IdentitySplit, MLRRecipe):
     """CUHK01: 971 people, two cameras, two images each; camera B is low-resolution.
 
@@ -28,26 +25,19 @@ class CUHK01Recipe(IdentitySplit, MLRRecipe):
     003-004 from camera B (number 2), 160 x 60 pixels.
     """
 
-    source_name: ClassVar[str] = "CUHK01"
-    where_to_get: ClassVar[str] = (
-        "https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html (CUHK01.zip)"
-    )
-    terms: ClassVar[str] = "for academic research; ask the authors for any other use"
-    source_folders: ClassVar[tuple[str, ...]] = ("CUHK01", "cuhk01", "campus")
-    image_size: ClassVar[tuple[int, ...]] = (160, 60)
+    source_name = "CUHK01"
+    where_to_get = "https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html (CUHK01.zip)"
+    terms = "for academic research; ask the authors for any other use"
+    source_folders = ("CUHK01", "cuhk01", "campus", "CUHK01/campus")
+    expected = "a folder of files called PPPPKKK.png (0001001.png ...)"
+    image_size = (160, 60)
 
-    lr_camera: int | str = CAMERA_B
+    lr_camera: Camera = CAMERA_B
     identities: int = 971
     train_identities: int = 485
 
-    def locate(self, source: Path) -> Path:
-        return first_folder(
-            self,
-            source,
-            ("", "campus", "CUHK01/campus", "CUHK01"),
-            lambda folder: any(_NAME.fullmatch(name) for name in image_names(folder)),
-            "a folder of files called PPPPKKK.png (0001001.png ...)",
-        )
+    def holds(self, folder: Path) -> bool:
+        return any(_NAME.fullmatch(name) for name in image_names(folder))
 
     def read(self, root: Path) -> list[SourceImage]:
         names = image_names(root)
@@ -65,7 +55,6 @@ class CUHK01Recipe(IdentitySplit, MLRRecipe):
                 path=name,
                 pid=int(name[:4]),
                 camid=CAMERA_A if name[4:7] in ("001", "002") else CAMERA_B,
-                split="train" if name[:4] in train else "test",
                 role=TRAIN if name[:4] in train else EITHER,
             )
             for name in names

@@ -8,20 +8,20 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from lrreid_ext.data.degrade import hash_unit
-from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
+from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage, one_of
 from lrreid_ext.data.recipes.rules import MLRRule
-from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
 from lrreid_ext.errors import RecipeError
 
@@ -44,7 +44,6 @@ WHOLE = {"labeled": 14096, "detected": 14097}
 Person = tuple[int, int]
 
 
-@dataclass(frozen=True, kw_only=True)
 class CUHK03Recipe(IdentitySplit, MLRRule):
     """MLR-CUHK03: 1467 people, five camera pairs; of each pair one camera is low-resolution.
 
@@ -68,24 +67,19 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
             pair a ``random`` one, drawn by a hash of the pair and the seed.
     """
 
-    source_name: ClassVar[str] = "CUHK03"
-    where_to_get: ClassVar[str] = (
+    source_name = "CUHK03"
+    where_to_get = (
         "https://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html (cuhk03_release.zip)"
     )
-    terms: ClassVar[str] = "for academic research; ask the authors for any other use"
-    source_folders: ClassVar[tuple[str, ...]] = ("CUHK03", "cuhk03", "cuhk03_release")
+    terms = "for academic research; ask the authors for any other use"
+    expected = f"{MAT}, or the folders images_labeled and images_detected"
+    source_folders = ("CUHK03", "cuhk03", "cuhk03_release")
 
     identities: int = WHOLE_IDENTITIES
     train_identities: int = 1367
-    boxes: str = "merged"
-    lr_view: str = "random"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("boxes", BOXES)
-        self._choice("lr_view", LR_VIEWS)
-        if self.split >= SPLITS:
-            raise self.error("split", f"{self.split}; there are {SPLITS}, from 0")
+    split: Annotated[int, Field(ge=0, lt=SPLITS)] = 0
+    boxes: Annotated[str, one_of(BOXES)] = "merged"
+    lr_view: Annotated[str, one_of(LR_VIEWS)] = "random"
 
     # ------------------------------------------------------------------ the source
 
@@ -106,13 +100,9 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
             *(f for f in ("", *(f"{f}/{MAT}".lstrip("/") for f in folders)) if _mat(source / f)),
             *(f for f in folders if self._extracted(source / f)),
         ]
-        return first_folder(
-            self,
-            source,
-            fitting,
-            lambda _: True,
-            f"{MAT}, or the folders {' and '.join(f'images_{kind}' for kind in self._kinds)}",
-        )
+        if not fitting:
+            raise self.not_in(source)
+        return source / fitting[0]
 
     def read(self, root: Path) -> list[SourceImage]:
         found = [
@@ -130,7 +120,6 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
                 path=f"images_{kind}/{name}",
                 pid=1000 * pair + person,
                 camid=2 * (pair - 1) + view,
-                split="test" if (pair, person) in tests else "train",
                 role=EITHER if (pair, person) in tests else TRAIN,
                 name=f"{kind}_{name}",
             )

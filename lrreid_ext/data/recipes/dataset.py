@@ -18,7 +18,6 @@ from lrreid_ext.data.recipes.base import (
     Recipe,
     build_recipe,
     file_digest,
-    own_source,
 )
 from lrreid_ext.data.recipes.builder import build
 from lrreid_ext.data.recipes.manifest import (
@@ -28,7 +27,7 @@ from lrreid_ext.data.recipes.manifest import (
 )
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet, factor_group
 from lrreid_ext.errors import ManifestError, RecipeError
-from lrreid_ext.registry import DATASET_REGISTRY, registered
+from lrreid_ext.registry import DATASET_REGISTRY
 
 __all__ = ["RecipeDataset", "add_recipe", "build_command", "find_source", "test_set_of"]
 
@@ -38,9 +37,8 @@ logger = logging.getLogger(__name__)
 def find_source(recipe: Recipe, root: str | Path) -> Path | None:
     """The folder that holds the recipe's source, or None: the one that the recipe itself names, or
     one of its usual names below ``root``."""
-    own = own_source(recipe)
-    if own is not None:
-        return own
+    if recipe.source:
+        return recipe.source
     for folder in (*recipe.source_folders, ""):
         try:
             recipe.locate(Path(root) / folder)
@@ -59,7 +57,7 @@ def build_command(recipe: Recipe, source: str | Path, out: str | Path) -> str:
         if value != defaults[name]
     ]
     where = f" --source {source}" if recipe.needs_source else ""
-    name = getattr(registered(RECIPE_REGISTRY, recipe.name), "file", recipe.name)
+    name = recipe.file or recipe.name
     return f"python tools/build_dataset.py {name}{where} --out {out}{''.join(changed)}"
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from lrreid_ext.data.recipes.market1501 import MarketRecipe
 
 __all__ = ["DukeRecipe"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class DukeRecipe(MarketRecipe):
     """DukeMTMC-reID: eight cameras, 702 people train and 702 are queries; 408 more stand in the
     gallery only. Files are named nearly as Market-1501's, ``PPPP_cC_fFFFFFFF.jpg``.
@@ -19,10 +15,8 @@ class DukeRecipe(MarketRecipe):
     review board allowed.
     """
 
-    source_name: ClassVar[str] = "DukeMTMC-reID"
-    where_to_get: ClassVar[str] = "nowhere: its owners withdrew it in 2019"
-    terms: ClassVar[str] = (
-        "withdrawn by its owners; nobody gives leave to use it. Prefer another data set"
-    )
-    source_folders: ClassVar[tuple[str, ...]] = ("DukeMTMC-reID", "dukemtmc-reid")
-    whole: ClassVar[tuple[int, ...]] = (16522, 2228, 17661)
+    source_name = "DukeMTMC-reID"
+    where_to_get = "nowhere: its owners withdrew it in 2019"
+    terms = "withdrawn by its owners; nobody gives leave to use it. Prefer another data set"
+    source_folders = ("DukeMTMC-reID", "dukemtmc-reid")
+    whole = (16522, 2228, 17661)

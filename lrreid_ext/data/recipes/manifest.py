@@ -1,15 +1,16 @@
-"""The manifest of a built data set: what it holds, and whether the folder still agrees."""
+"""The manifest of a built data set: what it holds, and whether the folder still holds it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from lrreid_ext.data.kernels import Parameters
@@ -66,17 +67,17 @@ class ImageRecord:
     source_sha256: str
     parameters: Parameters = field(default_factory=dict)
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     def to_json(self) -> dict[str, Any]:
         values = {**asdict(self), "size": list(self.size)}
         if not self.parameters:
             del values["parameters"]
         return values
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> ImageRecord:
-        """Raises TypeError or KeyError if ``values`` isn't a record."""
-        record = cls(**values)
-        return cls(**{**values, "size": (int(record.size[0]), int(record.size[1]))})
+
+#: Reads records from JSON; raises pydantic's ValidationError.
+RECORDS = TypeAdapter(tuple[ImageRecord, ...])
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ class Manifest:
         """How it was built otherwise than by ``recipe``, as far as these options go."""
         if self.recipe != recipe.name:
             return [f"the recipe is {self.recipe}, not {recipe.name}"]
-        own, asked = self.options, recipe.options()
+        wanted = recipe.options()
         return [
-            f"{key} is {own.get(key, 'not there')}, not {asked.get(key, 'known')}"
+            f"{key} is {self.options.get(key, 'not there')}, not {wanted[key]}"
             for key in sorted(options)
-            if key not in own or key not in asked or own[key] != asked[key]
+            if self.options.get(key) != wanted[key]
         ]
 
 
@@ -168,23 +169,21 @@ def load_manifest(out: str | Path) -> Manifest:
     advice = "Build the data set again."
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        schema = content["schema"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ManifestError(f"{path}: can't be read as a manifest ({error}). {advice}") from error
-    if schema != SCHEMA:
-        raise ManifestError(f"{path}: schema {schema}; this version reads {SCHEMA}. {advice}")
-    try:
-        manifest = Manifest(
-            recipe=content["recipe"],
-            options=content["options"],
-            images=tuple(ImageRecord.from_json(image) for image in content["images"]),
-        )
+        if content["schema"] != SCHEMA:
+            raise ManifestError(
+                f"{path}: schema {content['schema']}; this version reads {SCHEMA}. {advice}"
+            )
+        images = RECORDS.validate_python(content["images"])
+        manifest = Manifest(content["recipe"], content["options"], images)
         written = content["hash"]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        known = ", ".join(spec.name for spec in fields(ImageRecord))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = " ".join(str(part) for part in problem["loc"])
         raise ManifestError(
-            f"{path}: not a whole manifest ({error}); an image has {known}. {advice}"
+            f"{path}: not a whole manifest (image {place}: {problem['msg']}). {advice}"
         ) from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ManifestError(f"{path}: can't be read as a manifest ({error!r}). {advice}") from error
     if written != manifest.hash:
         raise ManifestError(f"{path}: its content doesn't give its hash; it was changed. {advice}")
     return manifest
@@ -201,10 +200,8 @@ def verify(out: str | Path, progress: bool = False) -> list[str]:
     except ManifestError as error:
         return [str(error)]
     problems = []
-    bar: Iterable[ImageRecord] = tqdm(
-        manifest.images, desc=f"verify {out.name}", unit="image", disable=None if progress else True
-    )
-    for image in bar:
+    hidden = None if progress else True
+    for image in tqdm(manifest.images, f"verify {out.name}", unit="image", disable=hidden):
         path = out / image.file
         if not path.is_file():
             problems.append(f"{image.file}: missing")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from lrreid_ext.data.recipes.base import (
     EITHER,
@@ -16,9 +15,10 @@ from lrreid_ext.data.recipes.base import (
     TRAIN,
     Recipe,
     SourceImage,
+    one_of,
 )
 from lrreid_ext.data.recipes.rules import MLRRecipe, VariedWidthRecipe
-from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.errors import RecipeError
 
 __all__ = ["MARKET_NAME", "FolderRecipe", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
@@ -38,28 +38,23 @@ class MarketSource(Recipe):
     ``query`` holds possible queries, ``bounding_box_test`` the gallery.
     """
 
-    source_name: ClassVar[str] = "Market-1501"
-    where_to_get: ClassVar[str] = (
+    source_name = "Market-1501"
+    where_to_get = (
         "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html (Market-1501-v15.09.15.zip)"
     )
-    terms: ClassVar[str] = "for academic research only"
+    terms = "for academic research only"
     source_folders: ClassVar[tuple[str, ...]] = (
         "Market-1501-v15.09.15",
         "market1501",
         "Market-1501",
     )
+    expected = f"the folders {', '.join(FOLDERS)}"
     #: Image files in the three folders of the data set itself; () where there is no such set.
     whole: ClassVar[tuple[int, ...]] = (12936, 3368, 19732)
 
-    def locate(self, source: Path) -> Path:
+    def holds(self, folder: Path) -> bool:
         needed = FOLDERS if self.needs_train else FOLDERS[1:]
-        return first_folder(
-            self,
-            source,
-            ("", *self.source_folders[:1]),
-            lambda folder: all((folder / name).is_dir() for name in needed),
-            f"the folders {', '.join(needed)}",
-        )
+        return all((folder / name).is_dir() for name in needed)
 
     def read(self, root: Path) -> list[SourceImage]:
         listed = {
@@ -85,7 +80,6 @@ class MarketSource(Recipe):
                         path=f"{folder}/{name}",
                         pid=pid,
                         camid=camid,
-                        split="train" if folder == "bounding_box_train" else "test",
                         role=self._source_role(folder, pid),
                     )
                 )
@@ -119,7 +113,6 @@ class MarketSource(Recipe):
         return {"bounding_box_train": TRAIN, "query": QUERY}.get(folder, GALLERY)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MarketRecipe(MarketSource, MLRRecipe):
     """MLR-Market-1501. Queries are the LR camera's images; the gallery is what the other cameras
     took of ``bounding_box_test``, distractors included. Training images keep their resolution.
@@ -129,18 +122,13 @@ class MarketRecipe(MarketSource, MLRRecipe):
             ``bounding_box_test`` too (distractors excepted).
     """
 
-    queries: str = "query"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("queries", QUERIES)
+    queries: Annotated[str, one_of(QUERIES)] = "query"
 
     def _source_role(self, folder: str, pid: int) -> str:
         role = super()._source_role(folder, pid)
         return EITHER if role == GALLERY and self.queries == "all" and pid > 0 else role
 
 
-@dataclass(frozen=True, kw_only=True)
 class FolderRecipe(MarketRecipe):
     """Your own images, in folders and files named as Market-1501 names its own.
 
@@ -150,17 +138,17 @@ class FolderRecipe(MarketRecipe):
     testing alone.
     """
 
-    source_name: ClassVar[str] = "a folder in Market-1501's naming"
-    where_to_get: ClassVar[str] = (
+    source_name = "a folder in Market-1501's naming"
+    where_to_get = (
         "you name the files, bounding_box_train/0002_c1_<anything>.jpg: identity 2, camera 1"
     )
-    terms: ClassVar[str] = "those of your images; the people in them have a say"
-    source_folders: ClassVar[tuple[str, ...]] = ()
-    whole: ClassVar[tuple[int, ...]] = ()
-    needs_train: ClassVar[bool] = False
+    terms = "those of your images; the people in them have a say"
+    source_folders = ()
+    expected = f"the folders {' and '.join(FOLDERS[1:])}"
+    whole = ()
+    needs_train = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class VRMarketRecipe(MarketSource, VariedWidthRecipe):
     """VR-Market-1501: folder ``query`` against ``bounding_box_test``, all of them reduced.
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from lrreid_ext.data.recipes.base import GALLERY, QUERY, TRAIN, SourceImage
+from lrreid_ext.data.recipes.base import GALLERY, QUERY, TRAIN, SourceImage, WholeNumbers
 from lrreid_ext.data.recipes.rules import VariedWidthRecipe
-from lrreid_ext.data.recipes.sources import first_folder, read_text
+from lrreid_ext.data.recipes.sources import read_text
 from lrreid_ext.errors import RecipeError
 
 __all__ = ["VRMSMT17Recipe"]
@@ -21,7 +19,6 @@ LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 _LINE = re.compile(r"(\S*?\d+_\d+_(\d+)_[^/\s]*) (\d+)")
 
 
-@dataclass(frozen=True, kw_only=True)
 class VRMSMT17Recipe(VariedWidthRecipe):
     """VR-MSMT17: 15 cameras, 1041 people train and 3060 test.
 
@@ -37,27 +34,21 @@ class VRMSMT17Recipe(VariedWidthRecipe):
         train_identities, test_identities: how many the lists must name.
     """
 
-    source_name: ClassVar[str] = "MSMT17"
-    where_to_get: ClassVar[str] = "https://www.pkuvmc.com/dataset.html (signed release agreement)"
-    terms: ClassVar[str] = "release agreement: academic research only, not to be passed on"
-    source_folders: ClassVar[tuple[str, ...]] = ("MSMT17_V1", "MSMT17", "msmt17", "MSMT17_V2")
-    listed: ClassVar[bool] = True
+    source_name = "MSMT17"
+    where_to_get = "https://www.pkuvmc.com/dataset.html (signed release agreement)"
+    terms = "release agreement: academic research only, not to be passed on"
+    source_folders = ("MSMT17_V1", "MSMT17", "msmt17", "MSMT17_V2")
+    expected = f"{', '.join(LISTS)}, and the folders train and test"
+    listed = True
 
-    widths: tuple[int, ...] = (32, 128)
+    widths: WholeNumbers = (32, 128)
     val: bool = True
     train_identities: int = 1041
     test_identities: int = 3060
 
-    def locate(self, source: Path) -> Path:
-        return first_folder(
-            self,
-            source,
-            ("", *self.source_folders),
-            lambda folder: (
-                all((folder / name).is_file() for name in LISTS)
-                and any(_has(folder, version) for version in VERSIONS)
-            ),
-            f"{', '.join(LISTS)}, and the folders train and test",
+    def holds(self, folder: Path) -> bool:
+        return all((folder / name).is_file() for name in LISTS) and any(
+            _has(folder, version) for version in VERSIONS
         )
 
     def read(self, root: Path) -> list[SourceImage]:
@@ -74,11 +65,8 @@ class VRMSMT17Recipe(VariedWidthRecipe):
         self._check(root, "test", {pid for _, _, pid, _ in tests})
         after = max(pid for _, _, pid in training) + 1
         return [
-            *(SourceImage(path, pid + 1, camid, "train", TRAIN) for path, camid, pid in training),
-            *(
-                SourceImage(path, after + pid + 1, camid, "test", role)
-                for path, camid, pid, role in tests
-            ),
+            *(SourceImage(path, pid + 1, camid, TRAIN) for path, camid, pid in training),
+            *(SourceImage(path, after + pid + 1, camid, role) for path, camid, pid, role in tests),
         ]
 
     def _check(self, root: Path, split: str, people: set[int]) -> None:

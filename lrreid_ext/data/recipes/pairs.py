@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
-from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
 from lrreid_ext.errors import RecipeError
 
@@ -23,6 +23,7 @@ class PairSource(IdentitySplit):
     Built files are called after folder and file, ``cam_a_<name>``, for both folders use one name.
     """
 
+    expected = f"the folders {' and '.join(CAMERA_FOLDERS)}"
     #: What image files are called; its first group is the identity's number.
     file_name: ClassVar[re.Pattern[str]]
     #: What the names of images begin with, where folders hold other image files too.
@@ -55,14 +56,8 @@ class PairSource(IdentitySplit):
             found[match[1]] = name
         return found
 
-    def locate(self, source: Path) -> Path:
-        return first_folder(
-            self,
-            source,
-            ("", *self.source_folders),
-            lambda folder: all((folder / camera).is_dir() for camera in CAMERA_FOLDERS),
-            f"the folders {' and '.join(CAMERA_FOLDERS)} with files called {self.example}",
-        )
+    def holds(self, folder: Path) -> bool:
+        return all((folder / camera).is_dir() for camera in CAMERA_FOLDERS)
 
     def read(self, root: Path) -> list[SourceImage]:
         cameras = [self._people(root / camera) for camera in CAMERA_FOLDERS]
@@ -75,7 +70,6 @@ class PairSource(IdentitySplit):
                 path=f"{folder}/{name}",
                 pid=int(person) + self.pid_offset,
                 camid=camid,
-                split="train" if person in train else "test",
                 role=TRAIN if person in train else EITHER,
                 name=f"{folder}_{name}",
             )

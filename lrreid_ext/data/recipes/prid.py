@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar
 
 from lrreid_ext.data.recipes.pairs import PairSource
 from lrreid_ext.data.recipes.rules import SALRRecipe
@@ -12,7 +10,6 @@ from lrreid_ext.data.recipes.rules import SALRRecipe
 __all__ = ["SALRPridRecipe"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class SALRPridRecipe(PairSource, SALRRecipe):
     """SALR-PRID, of PRID450S: HR queries from camera A, LR gallery from camera B; 400 people
     train, 50 test.
@@ -22,15 +19,15 @@ class SALRPridRecipe(PairSource, SALRRecipe):
     brought all to 168 x 80 before reducing them, which the ratio doesn't depend on.
     """
 
-    source_name: ClassVar[str] = "PRID450S"
-    where_to_get: ClassVar[str] = (
+    source_name = "PRID450S"
+    where_to_get = (
         "https://www.tugraz.at/institute/icg/research/team-bischof/lrs/downloads/prid450s"
     )
-    terms: ClassVar[str] = "no licence is stated; made for research, cite Roth et al. 2014"
-    source_folders: ClassVar[tuple[str, ...]] = ("prid_450s", "prid450s", "PRID450S")
-    file_name: ClassVar[re.Pattern[str]] = re.compile(r"img_(\d*[1-9]\d*)\.png")
-    prefix: ClassVar[str] = "img_"
-    example: ClassVar[str] = "img_0001.png"
+    terms = "no licence is stated; made for research, cite Roth et al. 2014"
+    source_folders = ("prid_450s", "prid450s", "PRID450S")
+    file_name = re.compile(r"img_(\d*[1-9]\d*)\.png")
+    prefix = "img_"
+    example = "img_0001.png"
 
     identities: int = 450
     train_identities: int = 400

@@ -13,8 +13,10 @@ import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator
 
 from lrreid_ext.data.degrade import (
     ROUNDINGS,
@@ -28,14 +30,18 @@ from lrreid_ext.data.recipes.base import (
     GALLERY,
     QUERY,
     TRAIN,
+    Numbers,
     PlannedImage,
     Recipe,
     SourceImage,
+    WholeNumbers,
+    one_of,
 )
 
 __all__ = [
     "RANDOM_CAMERA",
     "ByCamera",
+    "Camera",
     "DegradedCamera",
     "DegradingRecipe",
     "MLRRecipe",
@@ -47,6 +53,16 @@ __all__ = [
 RANDOM_CAMERA = "random"
 FACTOR_MODES = ("per_image", "per_identity", "per_camera")
 ENCODINGS = ("png", "jpeg")
+
+
+def _camera(value: int | str) -> int | str:
+    if isinstance(value, str) and value != RANDOM_CAMERA:
+        raise ValueError(f"is {value!r}; a number or {RANDOM_CAMERA!r}")
+    return value
+
+
+#: The type of an option that names a camera for all identities, or draws one for each.
+Camera = Annotated[int | str, AfterValidator(_camera)]
 
 
 class ByCamera(Recipe):
@@ -83,7 +99,7 @@ class ByCamera(Recipe):
         return dict.fromkeys((image.pid for image in images), camera)
 
     def _can_be_lr(self, image: SourceImage) -> bool:
-        return image.pid > 0 and image.split == "test" and image.role in (self.lr_role, EITHER)
+        return image.pid > 0 and image.role in (self.lr_role, EITHER)
 
     def roles(self, images: Sequence[SourceImage]) -> Iterator[tuple[SourceImage, str]]:
         cameras = self.lr_cameras(images)
@@ -110,7 +126,6 @@ class ByCamera(Recipe):
         return why
 
 
-@dataclass(frozen=True, kw_only=True)
 class DegradingRecipe(Recipe):
     """A recipe that reduces some of its test images.
 
@@ -122,21 +137,15 @@ class DegradingRecipe(Recipe):
         seed: of everything that is drawn.
     """
 
-    kernel: str = "bicubic"
-    encoding: str = "png"
+    kernel: Annotated[str, one_of(known_kernels)] = "bicubic"
+    encoding: Annotated[str, one_of(ENCODINGS)] = "png"
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("kernel", known_kernels())
-        self._choice("encoding", ENCODINGS)
 
     def degraded(self, planned: PlannedImage, **how: Any) -> PlannedImage:
         """``planned``, reduced ``how`` (fields of :class:`PlannedImage`)."""
         return replace(planned, kernel=self.kernel, encoding=self.encoding, seed=self.seed, **how)
 
 
-@dataclass(frozen=True, kw_only=True)
 class DegradedCamera(ByCamera, DegradingRecipe):
     """The LR camera's test images are reduced by drawn factors; queries keep their HR twins.
 
@@ -144,11 +153,7 @@ class DegradedCamera(ByCamera, DegradingRecipe):
         rounding: one of :data:`lrreid_ext.data.degrade.ROUNDINGS`.
     """
 
-    rounding: str = "nearest"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("rounding", ROUNDINGS)
+    rounding: Annotated[str, one_of(ROUNDINGS)] = "nearest"
 
     @abstractmethod
     def factor_of(self, image: SourceImage) -> float:
@@ -165,7 +170,6 @@ class DegradedCamera(ByCamera, DegradingRecipe):
         )
 
 
-@dataclass(frozen=True, kw_only=True)
 class MLRRule(DegradedCamera):
     """MLR without saying which camera is low-resolution; see :class:`MLRRecipe`.
 
@@ -175,13 +179,12 @@ class MLRRule(DegradedCamera):
         span: if not empty, ``(low, high)``: factors are drawn from this range instead.
     """
 
-    factor_mode: str = "per_image"
-    factors: tuple[float, ...] = (2.0, 3.0, 4.0)
-    span: tuple[float, ...] = ()
+    factor_mode: Annotated[str, one_of(FACTOR_MODES)] = "per_image"
+    factors: Numbers = (2.0, 3.0, 4.0)
+    span: Numbers = ()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._choice("factor_mode", FACTOR_MODES)
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if not self.factors and not self.span:
             raise self.error("factors", "is empty, and no span is given")
         for factor in (*self.factors, *self.span):
@@ -201,7 +204,6 @@ class MLRRule(DegradedCamera):
         return draw_factor(name, self.seed, self.factors)
 
 
-@dataclass(frozen=True, kw_only=True)
 class MLRRecipe(MLRRule):
     """LR queries from one camera, an HR gallery from the others (SING, "Datasets").
 
@@ -210,12 +212,7 @@ class MLRRecipe(MLRRule):
             for each identity.
     """
 
-    lr_camera: int | str = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.lr_camera, str) and self.lr_camera != RANDOM_CAMERA:
-            raise self.error("lr_camera", f"is {self.lr_camera!r}; a number or {RANDOM_CAMERA!r}")
+    lr_camera: Camera = 1
 
     def lr_cameras(self, images: Sequence[SourceImage]) -> dict[int, int]:
         if isinstance(self.lr_camera, int):
@@ -237,7 +234,6 @@ class MLRRecipe(MLRRule):
         return chosen
 
 
-@dataclass(frozen=True, kw_only=True)
 class SALRRecipe(DegradedCamera):
     """HR queries, and an LR gallery from one camera (CSR-GAN, section 5.1).
 
@@ -250,13 +246,13 @@ class SALRRecipe(DegradedCamera):
         lr_camera: the camera whose test images are the low-resolution gallery.
     """
 
-    lr_role: ClassVar[str] = GALLERY
+    lr_role = GALLERY
 
-    ratios: tuple[float, ...] = (0.1, 0.25)
+    ratios: Numbers = (0.1, 0.25)
     lr_camera: int = 2
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if not (len(self.ratios) == 2 and 0 < self.ratios[0] <= self.ratios[1] <= 1):
             raise self.error(
                 "ratios", f"is {list(self.ratios)}; it takes two numbers, 0 < low <= high <= 1"
@@ -270,7 +266,6 @@ class SALRRecipe(DegradedCamera):
         return 1 / (low + hash_unit(image.name, self.seed) * (high - low))
 
 
-@dataclass(frozen=True, kw_only=True)
 class VariedWidthRecipe(DegradingRecipe):
     """Every query and gallery image is reduced to a drawn width, height in proportion (FFSR + RIFE,
     section 5.1). For a source that has its own queries and gallery.
@@ -284,10 +279,10 @@ class VariedWidthRecipe(DegradingRecipe):
             likely.
     """
 
-    widths: tuple[int, ...] = (8, 32)
+    widths: WholeNumbers = (8, 32)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if not (len(self.widths) == 2 and 1 <= self.widths[0] < self.widths[1]):
             raise self.error(
                 "widths", f"is {list(self.widths)}; it takes two whole numbers, 1 <= low < high"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from pydantic import NonNegativeInt
 
 from lrreid_ext.data.recipes.base import Recipe
 from lrreid_ext.errors import RecipeError
@@ -20,7 +21,6 @@ def drawn_identities(people: Collection[str], count: int, split: int) -> set[str
     return set(np.random.default_rng(split).permutation(sorted(people))[:count].tolist())
 
 
-@dataclass(frozen=True, kw_only=True)
 class IdentitySplit(Recipe):
     """A source whose identities are divided at random; see :func:`drawn_identities`.
 
@@ -30,13 +30,12 @@ class IdentitySplit(Recipe):
         train_identities: how many of them train.
     """
 
-    split: int = 0
+    split: NonNegativeInt = 0
     identities: int
     train_identities: int
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least("split", 0)
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
         if not 0 < self.train_identities < self.identities:
             raise self.error(
                 "train_identities",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
 from lrreid_ext.data.recipes.rules import MLRRecipe
@@ -30,7 +30,6 @@ def _renderer_digest() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in files)).hexdigest()
 
 
-@dataclass(frozen=True, kw_only=True)
 class SynthRecipe(MLRRecipe):
     """Rendered people; cameras are numbered from 0, identities from 1.
 
@@ -46,39 +45,21 @@ class SynthRecipe(MLRRecipe):
         train_fraction: share of the clusters that trains.
     """
 
-    source_name: ClassVar[str] = "nothing (rendered)"
-    where_to_get: ClassVar[str] = "made here, no download"
-    terms: ClassVar[str] = "this project's licence; no real person is shown"
-    needs_source: ClassVar[bool] = False
-    synthetic: ClassVar[bool] = True
+    source_name = "nothing (rendered)"
+    where_to_get = "made here, no download"
+    terms = "this project's licence; no real person is shown"
+    needs_source = False
+    synthetic = True
 
-    split: int = 0
-    identities: int = 240
-    cameras: int = 4
-    shots: int = 2
-    height: int = 128
-    width: int = 64
-    train_fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for option, least in (
-            ("split", 0),
-            ("seed", 0),
-            ("cameras", 2),
-            ("shots", 1),
-            ("height", 32),
-            ("width", 16),
-        ):
-            self._at_least(option, least)
-        if self.identities <= LOOK_ALIKES:
-            raise self.error(
-                "identities",
-                f"{self.identities}; needs more than {LOOK_ALIKES}, for {LOOK_ALIKES} look-alikes "
-                "at a time share a split",
-            )
-        if not 0 < self.train_fraction < 1:
-            raise self.error("train_fraction", f"{self.train_fraction:g}; lies between 0 and 1")
+    seed: NonNegativeInt = 0
+    split: NonNegativeInt = 0
+    # Look-alikes share a split, so that fewer people can't be divided.
+    identities: Annotated[int, Field(gt=LOOK_ALIKES)] = 240
+    cameras: Annotated[int, Field(ge=2)] = 4
+    shots: PositiveInt = 2
+    height: Annotated[int, Field(ge=32)] = 128
+    width: Annotated[int, Field(ge=16)] = 64
+    train_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
     def locate(self, source: Path) -> Path:
         from lrreid_ext.data.synth import NUM_CAMERAS
@@ -100,7 +81,6 @@ class SynthRecipe(MLRRecipe):
                     path=f"{identity + 1:05d}_c{camera}_{shot:03d}.png",
                     pid=identity + 1,
                     camid=camera,
-                    split="train" if trains else "test",
                     role=TRAIN if trains else EITHER,
                 )
                 for camera in range(self.cameras)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+
+from pydantic import PositiveInt
 
 from lrreid_ext.data.degrade import hash_unit
 from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
 from lrreid_ext.data.recipes.market1501 import MARKET_NAME
-from lrreid_ext.data.recipes.rules import MLRRecipe
-from lrreid_ext.data.recipes.sources import first_folder, image_names
+from lrreid_ext.data.recipes.rules import Camera, MLRRecipe
+from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
 from lrreid_ext.errors import RecipeError
 
@@ -20,7 +20,6 @@ __all__ = ["SysuRecipe"]
 CAMERA_FOLDERS = ("cam1", "cam2")
 
 
-@dataclass(frozen=True, kw_only=True)
 class SysuRecipe(IdentitySplit, MLRRecipe):
     """MLR-SYSU, of SYSU-mReID: 502 people, two cameras, camera 2 low-resolution.
 
@@ -37,32 +36,25 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
         shots: images of each identity and camera.
     """
 
-    source_name: ClassVar[str] = "SYSU-mReID"
-    where_to_get: ClassVar[str] = (
+    source_name = "SYSU-mReID"
+    where_to_get = (
         "its authors send it (Chen, Zheng, Lai and Yuen, TCSVT 2017; Sun Yat-sen University)"
     )
-    terms: ClassVar[str] = "for research, as agreed with its authors"
-    source_folders: ClassVar[tuple[str, ...]] = ("SYSU-mReID", "sysu-mreid", "SYSU")
+    terms = "for research, as agreed with its authors"
+    source_folders = ("SYSU-mReID", "sysu-mreid", "SYSU")
 
-    lr_camera: int | str = 2
+    expected = (
+        "cam1/<identity>/<file> and cam2/<identity>/<file>, or files called 0001_c1_<...>.jpg"
+    )
+
+    lr_camera: Camera = 2
     identities: int = 502
     train_identities: int = 251
-    shots: int = 3
+    shots: PositiveInt = 3
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least("shots", 1)
-
-    def locate(self, source: Path) -> Path:
-        return first_folder(
-            self,
-            source,
-            ("", *self.source_folders),
-            lambda folder: (
-                all((folder / camera).is_dir() for camera in CAMERA_FOLDERS)
-                or any(MARKET_NAME.fullmatch(name) for name in image_names(folder))
-            ),
-            "cam1/<identity>/<file> and cam2/<identity>/<file>, or files called 0001_c1_<...>.jpg",
+    def holds(self, folder: Path) -> bool:
+        return all((folder / camera).is_dir() for camera in CAMERA_FOLDERS) or any(
+            MARKET_NAME.fullmatch(name) for name in image_names(folder)
         )
 
     def read(self, root: Path) -> list[SourceImage]:
@@ -79,7 +71,6 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
                 path=path,
                 pid=person,
                 camid=camid,
-                split="train" if f"{person:04d}" in train else "test",
                 role=TRAIN if f"{person:04d}" in train else EITHER,
                 name=path.replace("/", "_"),
             )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
 
 from lrreid_ext.data.recipes.base import (
     EITHER,
@@ -19,7 +17,6 @@ from lrreid_ext.data.recipes.base import (
     SourceImage,
 )
 from lrreid_ext.data.recipes.rules import MLRRecipe
-from lrreid_ext.data.recipes.sources import first_folder
 from lrreid_ext.errors import RecipeError
 
 __all__ = ["TableRecipe"]
@@ -33,7 +30,6 @@ _NUMBER = re.compile(r"[+-]?[0-9]+(\.0*)?")
 Row = tuple[str, str, str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class TableRecipe(MLRRecipe):
     """Your own images, listed in a CSV file (UTF-8, with a header) of the source folder.
 
@@ -57,24 +53,19 @@ class TableRecipe(MLRRecipe):
         csv: the file's name, below the source folder.
     """
 
-    source_name: ClassVar[str] = "a CSV table of images"
-    where_to_get: ClassVar[str] = (
+    source_name = "a CSV table of images"
+    where_to_get = (
         "you write it, one line for each image, with the columns path,identity,camera,split"
     )
-    terms: ClassVar[str] = "those of your images; the people in them have a say"
-    needs_train: ClassVar[bool] = False
-    listed: ClassVar[bool] = True
+    terms = "those of your images; the people in them have a say"
+    needs_train = False
+    expected = f"a CSV file with the columns {', '.join(COLUMNS)} (option csv)"
+    listed = True
 
     csv: str = "images.csv"
 
-    def locate(self, source: Path) -> Path:
-        return first_folder(
-            self,
-            source,
-            ("",),
-            lambda folder: (folder / self.csv).is_file(),
-            f"the file {self.csv} with the columns {', '.join(COLUMNS)}",
-        )
+    def holds(self, folder: Path) -> bool:
+        return (folder / self.csv).is_file()
 
     def read(self, root: Path) -> list[SourceImage]:
         table = root / self.csv
@@ -86,7 +77,6 @@ class TableRecipe(MLRRecipe):
                 path=path,
                 pid=people[identity] if identity else 0,
                 camid=cameras[camera],
-                split="train" if split == "train" else "test",
                 role=SPLITS[split],
                 name=_name(path),
             )

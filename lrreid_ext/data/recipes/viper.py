@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar
 
 from lrreid_ext.data.recipes.pairs import PairSource
-from lrreid_ext.data.recipes.rules import MLRRecipe, SALRRecipe
+from lrreid_ext.data.recipes.rules import Camera, MLRRecipe, SALRRecipe
 
 __all__ = ["SALRViperRecipe", "ViperRecipe", "ViperSource"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ViperSource(PairSource):
     """VIPeR: 632 people, one image each from cameras A and B, 128 x 48 pixels.
 
@@ -20,27 +17,25 @@ class ViperSource(PairSource):
     numbers begin at 000, identity N is number N + 1 in the manifest.
     """
 
-    source_name: ClassVar[str] = "VIPeR"
-    where_to_get: ClassVar[str] = "https://vision.soe.ucsc.edu/node/178 (VIPeR.v1.0.zip)"
-    terms: ClassVar[str] = "no licence is stated; made for research, cite Gray and Tao 2008"
-    source_folders: ClassVar[tuple[str, ...]] = ("VIPeR", "viper", "VIPeR.v1.0")
-    image_size: ClassVar[tuple[int, ...]] = (128, 48)
-    file_name: ClassVar[re.Pattern[str]] = re.compile(r"(\d+)_\d+\.bmp")
-    example: ClassVar[str] = "000_45.bmp"
-    pid_offset: ClassVar[int] = 1
+    source_name = "VIPeR"
+    where_to_get = "https://vision.soe.ucsc.edu/node/178 (VIPeR.v1.0.zip)"
+    terms = "no licence is stated; made for research, cite Gray and Tao 2008"
+    source_folders = ("VIPeR", "viper", "VIPeR.v1.0")
+    image_size = (128, 48)
+    file_name = re.compile(r"(\d+)_\d+\.bmp")
+    example = "000_45.bmp"
+    pid_offset = 1
 
     identities: int = 632
     train_identities: int = 316
 
 
-@dataclass(frozen=True, kw_only=True)
 class ViperRecipe(ViperSource, MLRRecipe):
     """MLR-VIPeR: camera B is low-resolution, camera A the gallery; 316 train, 316 test."""
 
-    lr_camera: int | str = 2
+    lr_camera: Camera = 2
 
 
-@dataclass(frozen=True, kw_only=True)
 class SALRViperRecipe(ViperSource, SALRRecipe):
     """SALR-VIPeR: HR queries from camera A, LR gallery from camera B; 532 train, 100 test."""
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones.pretrained import build_backbone
-from lrreid_ext.modeling.modes import evaluating
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import BACKBONE_REGISTRY
 
 logger = logging.getLogger(__name__)

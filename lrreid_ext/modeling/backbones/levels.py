@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.contract import ConvertsMaps, HasLevelsRoot
-from lrreid_ext.modeling.modes import evaluating
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import suggest
 
 __all__ = ["Level", "find_levels", "levels_of", "tapped"]

@@ -15,7 +15,7 @@ from timm.models.volo import VOLO
 from torch import Tensor, nn
 
 from lrreid_ext.modeling.backbones.pretrained import hub_weights, load_pretrained
-from lrreid_ext.modeling.modes import evaluating
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import BACKBONE_REGISTRY
 
 

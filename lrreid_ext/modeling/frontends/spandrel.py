@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.frontends.interpolation import resampling
 from lrreid_ext.modeling.frontends.restoration import Restoration
-from lrreid_ext.modeling.modes import evaluating
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
 KEY = "MODEL.SR.SPANDREL.WEIGHTS"

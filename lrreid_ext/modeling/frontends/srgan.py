@@ -18,8 +18,8 @@ from lrreid_ext.modeling.frontends.base import (
     to_unit,
 )
 from lrreid_ext.modeling.frontends.restoration import check_loss, conv3x3, init_last
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.modeling.losses.functional import image_loss, no_loss, widen
-from lrreid_ext.modeling.modes import evaluating
 from lrreid_ext.modeling.routing import is_exporting, picked
 from lrreid_ext.registry import FRONTEND_REGISTRY
 

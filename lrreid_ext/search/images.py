@@ -1,8 +1,9 @@
-"""What a gallery knows of each image, and where identities and cameras come from."""
+"""Image files, their contents and their labels."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -11,17 +12,19 @@ from typing import Any, NamedTuple
 
 from lrreid_ext.data.recipes.market1501 import MARKET_NAME
 from lrreid_ext.data.recipes.sources import IMAGE_SUFFIXES
-from lrreid_ext.errors import GalleryError
+from lrreid_ext.errors import GalleryError, ImageError
 
 __all__ = [
     "Entry",
     "Label",
     "Labels",
     "Paths",
+    "content_hash",
     "each_path",
+    "failure",
     "find_images",
+    "read_content",
     "read_labels",
-    "shown_name",
 ]
 
 # Files and folders.
@@ -30,7 +33,7 @@ Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 Label = tuple[str, str]
 
 LABEL_COLUMNS = ("path", "identity", "camera")
-# Bytes of UTF-8; Milvus has to be told how long a text may be.
+# Bytes of UTF-8. Milvus needs a limit.
 LONGEST_LABEL = 256
 
 
@@ -39,7 +42,7 @@ class Labels(NamedTuple):
 
     Attributes:
         of: the label of an image file.
-        overrule: whether these labels count more than those that a gallery has.
+        overrule: whether these labels replace those that a gallery has.
     """
 
     of: Callable[[Path], Label]
@@ -51,15 +54,13 @@ class Entry:
     """One image of a gallery.
 
     Attributes:
-        id: number in the gallery, never used again after a removal; 0: none yet.
-        sha256: of the file's bytes.
+        sha256: hash of the file's bytes.
         file: absolute path.
-        height, width: native size in pixels; the file's, or with INPUT.NATIVE_SIZE estimated what
-            its spectrum speaks for.
-        identity, camera: as the names or the table say; "" is unknown.
+        height, width: native size in pixels: the file's, or the estimate from the image's spectrum
+            with INPUT.NATIVE_SIZE estimated.
+        identity, camera: from the file name or the table; "" is unknown.
     """
 
-    id: int
     sha256: str
     file: str
     height: int
@@ -67,16 +68,9 @@ class Entry:
     identity: str = ""
     camera: str = ""
 
-    @property
-    def junk(self) -> bool:
-        """A bad detection, by Market-1501's convention: never ranked."""
-        return self.identity.startswith("-")
-
     def plain(self) -> dict[str, Any]:
-        """For JSON, without the number."""
-        content = asdict(self)
-        del content["id"]
-        return content
+        """For JSON."""
+        return asdict(self)
 
 
 def each_path(paths: Paths) -> list[str | os.PathLike[str]]:
@@ -85,18 +79,18 @@ def each_path(paths: Paths) -> list[str | os.PathLike[str]]:
 
 
 def find_images(paths: Paths) -> list[Path]:
-    """Image files in the order named, each once; of folders all in and below them, sorted.
+    """Absolute paths of image files, each once, in the order given; files of a folder sorted.
 
     Args:
-        paths: a file or folder, or several.
+        paths: a file or folder, or several. Folders are searched recursively.
 
     Raises:
-        GalleryError: a path that isn't there, or a folder without images.
+        GalleryError: a path that doesn't exist, or a folder without images.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in map(Path, each_path(paths)):
         if path.is_dir():
-            # A built file's name begins with a dot while it is being written.
+            # Names of half-written files begin with a dot.
             inside = [
                 Path(folder, name)
                 for folder, _, names in os.walk(path)
@@ -105,19 +99,48 @@ def find_images(paths: Paths) -> list[Path]:
             ]
             if not inside:
                 raise GalleryError(f"{path}: holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
-            # What a broken link leads to is nothing; it is left out by its own name.
-            found |= dict.fromkeys(
+            # A broken link keeps its own name, so that the error can name it.
+            files |= dict.fromkeys(
                 p.resolve() if p.is_file() else p.absolute() for p in sorted(inside)
             )
         elif path.exists():
-            found[path.resolve()] = None
+            files[path.resolve()] = None
         else:
             raise GalleryError(f"{path}: no such file or folder")
-    return list(found)
+    return list(files)
 
 
-def shown_name(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed: bytes that aren't UTF-8 as escapes, such as ``\\xe9``."""
+def read_content(path: str | os.PathLike[str]) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        ImageError: the file can't be read, or its name can't be stored; begins with the name.
+    """
+    if any(letter < " " and letter not in "\t\n\r\f\b" for letter in str(path)):
+        # Milvus can't store one.
+        raise ImageError(f"{path!r}: its name holds a control character; rename it")
+    try:
+        str(path).encode()
+        return Path(path).read_bytes()
+    except UnicodeEncodeError as error:
+        raise ImageError(f"{_printable(path)}: its name isn't in UTF-8; rename it") from error
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def content_hash(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def failure(path: str | os.PathLike[str], error: ImageError) -> tuple[str, str]:
+    """A file's printable name, and the error's message without that name."""
+    name = _printable(path)
+    return name, str(error).removeprefix(f"{name}: ")
+
+
+def _printable(path: str | os.PathLike[str]) -> str:
+    """A path with bytes that aren't UTF-8 as escapes, such as ``\\xe9``."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -125,10 +148,10 @@ def read_labels(how: str) -> Labels:
     """Where identities and cameras come from.
 
     Args:
-        how: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, other names being
-            unlabelled; or the path of a CSV file (UTF-8) with the columns ``path`` (relative to the
-            file, or absolute), ``identity`` and ``camera``. Other columns are passed over. A table
-            overrules what a gallery has, but for lines that have neither.
+        how: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, where other names
+            have no label; or the path of a CSV file (UTF-8) with the columns ``path`` (relative to
+            the CSV file, or absolute), ``identity`` and ``camera``. Other columns are ignored. A
+            table replaces a gallery's labels, except in lines with neither identity nor camera.
 
     Raises:
         GalleryError: a table that can't be read; names the line.
@@ -139,9 +162,9 @@ def read_labels(how: str) -> Labels:
         return Labels(_market)
     table = Path(how)
     if not table.is_file():
-        raise GalleryError(f"--labels {how}: is neither none, market nor a CSV file that is there")
-    known = _table(table)
-    return Labels(lambda path: known.get(path, ("", "")), overrule=True)
+        raise GalleryError(f"--labels {how}: is neither none, market nor an existing CSV file")
+    labels = _table(table)
+    return Labels(lambda path: labels.get(path, ("", "")), overrule=True)
 
 
 def _market(path: Path) -> Label:
@@ -150,7 +173,7 @@ def _market(path: Path) -> Label:
 
 
 def _table(table: Path) -> dict[Path, Label]:
-    known: dict[Path, Label] = {}
+    labels: dict[Path, Label] = {}
     try:
         with open(table, encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
@@ -170,8 +193,8 @@ def _table(table: Path) -> dict[Path, Label]:
                 if max(len(identity.encode()), len(camera.encode())) > LONGEST_LABEL:
                     raise GalleryError(f"{where}: a label has more than {LONGEST_LABEL} bytes")
                 path = (table.parent / name).resolve()
-                if known.setdefault(path, (identity, camera)) != (identity, camera):
+                if labels.setdefault(path, (identity, camera)) != (identity, camera):
                     raise GalleryError(f"{where}: {name} has other labels in an earlier line")
     except (csv.Error, UnicodeDecodeError) as error:
         raise GalleryError(f"{table}: can't be read as CSV in UTF-8 ({error})") from error
-    return known
+    return labels

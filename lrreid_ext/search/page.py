@@ -1,4 +1,4 @@
-"""Ranked matches to look at: a table for the screen, and one HTML page that needs nothing else."""
+"""Ranked matches as a table for the screen, or as one HTML page without other files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tabulate import tabulate
 
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.errors import ImageError
-from lrreid_ext.retrieval.entries import Entry
-from lrreid_ext.retrieval.gallery import Answer, Match
+from lrreid_ext.search.gallery import Answer, Match
+from lrreid_ext.search.images import Entry
 
 __all__ = ["html_page", "screen"]
 
