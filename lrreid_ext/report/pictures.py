@@ -17,9 +17,9 @@ from torch import Tensor
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
-from lrreid_ext.evaluation.inference import Isolated
 from lrreid_ext.evaluation.ranking import nearest, rank_statistics
 from lrreid_ext.files import write_text
+from lrreid_ext.modeling.inference import Isolated
 from lrreid_ext.report import ranked
 from lrreid_ext.report.blocks import (
     Block,
