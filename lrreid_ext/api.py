@@ -47,11 +47,11 @@ from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.samples import Batch
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.devices import check_device
-from lrreid_ext.engine.trainer import score
 from lrreid_ext.errors import ConfigError, ImageError
-from lrreid_ext.evaluation.inference import Isolated, evaluating
+from lrreid_ext.evaluation.run import score
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.hub import HUB
+from lrreid_ext.modeling.inference import Isolated, evaluating
 from lrreid_ext.registry import DATASET_REGISTRY, EVALUATOR_REGISTRY, lookup, names
 from lrreid_ext.results.provenance import config_hash, weights_hash
 
@@ -117,7 +117,7 @@ class TrainedModel:
         sizes = _native_sizes(native_size, len(found))
         factors = _factors(factor, len(found))
         rows = []
-        with evaluating(self.module), torch.no_grad():
+        with evaluating(self.module):
             for start in range(0, len(found), batch_size):
                 part = slice(start, start + batch_size)
                 own = None if sizes is None else sizes[part]
@@ -153,7 +153,7 @@ class TrainedModel:
         if len(found) > 1:
             raise ImageError(f"{len(found)} images were given; restore takes one at a time")
         batch = self._batch(found, _native_sizes(native_size, 1), _factors(None, 1))
-        with evaluating(self.module), torch.no_grad():
+        with evaluating(self.module):
             out = Isolated(_Restore(self.module))(batch).images
         pixels = out[0].float().round().clamp(0, 255).to("cpu", torch.uint8)
         return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import load_script
-
-from lrreid_ext.results import Figure, Figures, Group, Results
+from conftest import load_script, run_script
+from mini_results import results
 
 demo = load_script("tools/demo.py")
 
@@ -24,26 +23,22 @@ TINY = [
 
 def test_demo_runs_once_and_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     args = ["--out", str(tmp_path / "runs"), "--data", str(tmp_path / "data"), *TINY]
-    assert demo.main(args) == 0
+    assert run_script(demo, args) == 0
     first = capfd.readouterr().out
     for row in ("HR only", "HR and LR copies", "PS-HRNet", "x2", "points of Rank-1"):
         assert row in first
     weights = tmp_path / "runs" / "pshrnet" / "model_final.pth"
     made = weights.stat().st_mtime_ns
-    assert demo.main(args) == 0
+    assert run_script(demo, args) == 0
     again = capfd.readouterr().out
     assert again.count("done before") == 2
     assert weights.stat().st_mtime_ns == made
 
 
 def test_verdict():
-    def result(rank: float, spread: float) -> Results:
-        figures = Figures(named={"Rank-1": Figure(rank, spread)})
-        groups = {"query": Group(8, protocols={"single_shot": figures})}
-        return Results("demo", "", ["single_shot"], 10, 0, "cosine", groups)
-
-    lines = demo.verdict([result(20, 1), result(31, 4), result(30, 2)])
-    assert "HR only: +10.0" in lines[0]
+    runs = [results(20), results(31), results(30.5)]
+    lines = demo.verdict(runs)
+    assert "HR only: +10.5" in lines[0]
     assert "more than the spread" in lines[0]
-    assert "copies: -1.0" in lines[1]
+    assert "copies: -0.5" in lines[1]
     assert "within the spread" in lines[1]

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
-import copy
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import load_script
+from conftest import load_script, run_script
+from mini_results import results
 
-from lrreid_ext.results import Results, mean_of, portable
+from lrreid_ext.results import Figure, Results, Training, mean_of, portable
 
 ROOT = Path(__file__).resolve().parent.parent
 MACHINE = {"processors": 2, "cpu": "Some CPU", "torch": "2.9", "python": "3.11.1"}
@@ -22,48 +23,22 @@ def tool() -> ModuleType:
     return load_script("tools/update_tables.py")
 
 
-def results(rank1: float, groups: tuple[str, ...] = ("query", "query_hr", "x2")) -> dict[str, Any]:
-    entry = {
-        "queries": 8,
-        "junk": 0,
-        "single_shot": {
-            "unmatched": 0,
-            "Rank-1": rank1,
-            "Rank-1_std": 1.0,
-            "trials": [[rank1 - 1], [rank1 + 1]],
-        },
-        "multi_shot": {"unmatched": 0, "Rank-1": rank1, "mAP": rank1 / 2},
-    }
-    return {
-        "test_set": "demo",
-        "manifest_hash": "0123456789abcdef",
-        "info": {
-            "folder": "/data/sets/my demo",
-            "training": {
-                "command": COMMAND,
-                "commit": "aaa1111",
-                "machine": {**MACHINE, "gpu": "Some GPU", "gpus": 2},
-                "seed": 3,
-                "phase": "student",
-                "epochs": 10,
-                "of": 10,
-            },
-        },
-        "protocols": ["single_shot", "multi_shot"],
-        "trials": 2,
-        "seed": 0,
-        "metric": "cosine",
-        "groups": {name: copy.deepcopy(entry) for name in groups},
-        "command": "tools/train_net.py --eval-only '--weights=/my runs/model.pth'",
-        "commit": "bbb2222",
-        "machine": MACHINE,
-        "checkpoint": "/my runs/model.pth",
-    }
+TRAINING = Training(
+    command=COMMAND, commit="aaa1111", machine={**MACHINE, "gpu": "Some GPU", "gpus": 2},
+    seed=3, phase="student", epochs=10, of=10,
+)  # fmt: skip
 
 
-def run_folder(folder: Path, content: Any) -> Path:
-    folder.mkdir(parents=True)
-    (folder / "results_demo.json").write_text(json.dumps(content))
+def measured(rank1: float, **changes: Any) -> Results:
+    return results(
+        rank1, info={"folder": "/data/sets/my demo"}, training=TRAINING, commit="bbb2222",
+        command="tools/train_net.py --eval-only '--weights=/my runs/model.pth'",
+        machine=MACHINE, checkpoint="/my runs/model.pth", **changes,
+    )  # fmt: skip
+
+
+def run_folder(folder: Path, content: Results) -> Path:
+    content.save(folder / "results_demo.json")
     return folder
 
 
@@ -71,12 +46,11 @@ def run_folder(folder: Path, content: Any) -> Path:
 def project(tool: ModuleType, tmp_path: Path) -> Path:
     """A folder with a README and two collected results, added out of order."""
     for name, rank1, order in (("b", 40.0, "1"), ("a", 45.0, "2")):
-        content = results(rank1)
-        if name == "a":
-            content["groups"]["x4"] = content["groups"].pop("x2")
+        twins = "x4" if name == "a" else "x2"
+        content = measured(rank1, groups=("query", "query_hr", twins))
         run = run_folder(tmp_path / "logs" / name, content)
         to = tmp_path / "project" / "results" / f"{name}.json"
-        assert tool.main(
+        assert run_script(tool, 
             ["add", str(run), "--to", str(to), "--title", f"Run {name}", "--order", order]
         ) == 0  # fmt: skip
     readme = tmp_path / "project" / "README.md"
@@ -112,13 +86,13 @@ def test_no_collected_file_names_a_machine_path(tool: ModuleType) -> None:
 
 
 def test_add_keeps_figures_and_drops_paths(tool: ModuleType, tmp_path: Path) -> None:
-    content = results(40.0)
+    content = measured(40.0)
     to = tmp_path / "new" / "a.json"
     run = run_folder(tmp_path / "run", content)
     words = ["add", str(run), "--to", str(to), "--title", "A", "--note", "on /tmp/x only"]
-    assert tool.main(words) == 0
+    assert run_script(tool, words) == 0
     added = json.loads(to.read_text())
-    assert added["groups"] == content["groups"]
+    assert added["groups"] == content.to_json()["groups"]
     assert (added["title"], added["note"], "order" in added) == ("A", "on /tmp/x only", False)
     assert added["info"]["folder"] == ".../my demo"
     assert added["checkpoint"] == ".../model.pth"
@@ -130,26 +104,25 @@ def test_add_keeps_figures_and_drops_paths(tool: ModuleType, tmp_path: Path) -> 
 
 
 def test_a_mean_over_splits_names_each_of_them(tool: ModuleType, tmp_path: Path) -> None:
-    one, two = results(40.0), results(60.0)
-    two["manifest_hash"] = "fedcba9876543210"
-    mean = mean_of({"one": Results.from_json(one), "two": Results.from_json(two)}).to_json()
+    one, two = measured(40.0), measured(60.0, manifest_hash="fedcba9876543210")
+    mean = mean_of({"one": one, "two": two})
     to = tmp_path / "mean.json"
     run = run_folder(tmp_path / "run", mean)
-    assert tool.main(["add", str(run), "--to", str(to), "--title", "Mean"]) == 0
+    assert run_script(tool, ["add", str(run), "--to", str(to), "--title", "Mean"]) == 0
     page = tmp_path / "page.md"
     page.write_text("<!-- table: mean.json columns=single_shot/query/Rank-1 -->\n<!-- /table -->\n")
-    assert tool.main(["write", str(page)]) == 0
+    assert run_script(tool, ["write", str(page)]) == 0
     text = page.read_text()
     # 39 and 41, 59 and 61.
     assert "50.0 ± 11.6" in text
     assert "2 splits x 2 trials, manifest 0123456789ab, fedcba987654." in text
     assert "the first of 2 splits):" in text
-    assert one["info"]["training"]["command"].split()[0] in text
+    assert COMMAND.split()[0] in text
 
 
 def test_large_files_leave_their_trials_behind(tool: ModuleType, tmp_path: Path) -> None:
-    content = results(40.0)
-    content["groups"]["x2"]["single_shot"]["trials"] = [[1.0] * 4] * 1000
+    content = measured(40.0)
+    content.groups["x2"].protocols["single_shot"].trials = [[1.0] * 4] * 1000
     to = tmp_path / "a.json"
     tool.collect(run_folder(tmp_path / "run", content), to, "A")
     assert to.stat().st_size < tool.MOST_BYTES
@@ -187,11 +160,11 @@ def test_write_then_check(
 ) -> None:
     readme = project / "README.md"
     before = readme.read_text()
-    assert tool.main(["write", str(readme), "--check"]) == 1
+    assert run_script(tool, ["write", str(readme), "--check"]) == 1
     assert f"{readme}: stale" in capsys.readouterr().err
     assert readme.read_text() == before
 
-    assert tool.main(["write", str(readme)]) == 0
+    assert run_script(tool, ["write", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("# P\n\n<!-- table: results/*.json -->\n\n|")
     assert text.endswith("\n<!-- /table -->\n\nAfter.\n") and "old" not in text
@@ -199,12 +172,12 @@ def test_write_then_check(
     assert header == ["run", "MLR Rank-1", "HR -> HR", "x2", "x4", "MLR mAP (multi-shot)"]
     assert first == ["Run b", "40.0 ± 1.0", "40.0 ± 1.0", "40.0 ± 1.0", "", "20.0"]
     assert second == ["Run a", "45.0 ± 1.0", "45.0 ± 1.0", "", "45.0 ± 1.0", "22.5"]
-    assert tool.main(["write", str(readme), "--check"]) == 0
+    assert run_script(tool, ["write", str(readme), "--check"]) == 0
 
-    changed = json.loads((project / "results" / "a.json").read_text())
-    changed["groups"]["query"]["single_shot"]["Rank-1"] = 46.0
-    (project / "results" / "a.json").write_text(json.dumps(changed))
-    assert tool.main(["write", str(readme), "--check"]) == 1
+    changed = Results.load(project / "results" / "a.json")
+    changed.groups["query"].protocols["single_shot"].named["Rank-1"] = Figure(46.0)
+    changed.save(project / "results" / "a.json")
+    assert run_script(tool, ["write", str(readme), "--check"]) == 1
     assert sorted(p.name for p in project.iterdir()) == ["README.md", "results"]
 
 
@@ -223,16 +196,14 @@ def test_where_the_figures_came_from(tool: ModuleType, project: Path) -> None:
     ) in details
     assert "Evaluated:\n\n```\ntools/train_net.py --eval-only --weights=.../model.pth\n```" in text
 
-    other = json.loads((project / "results" / "a.json").read_text())
-    other |= {"commit": "", "note": "a < b | c"}
-    other["info"]["training"]["epochs"] = 5
-    (project / "results" / "a.json").write_text(json.dumps(other))
+    other = Results.load(project / "results" / "a.json")
+    other = replace(other, commit="", note="a < b | c")
+    replace(other, training=replace(TRAINING, epochs=5)).save(project / "results" / "a.json")
     _, text = tool.updated(project / "README.md")
     assert f"\n- Run b: measured at {source}\n- Run a: measured at commit unknown; 2 x" in text
     assert "\n- Run a: a &lt; b \\| c\n- Run a: weights after 5 of 10 epochs.\n" in text
 
-    del other["info"], other["machine"], other["note"]
-    (project / "results" / "a.json").write_text(json.dumps(other))
+    replace(other, training=None, machine={}, note="").save(project / "results" / "a.json")
     _, text = tool.updated(project / "README.md")
     assert text.count("Trained (") == 1 and "commit unknown; machine unknown;" in text
 
@@ -292,13 +263,11 @@ def test_markers_that_cannot_be_followed(
     message: str,
 ) -> None:
     (project / "bad").mkdir()
-    (project / "bad" / "untitled.json").write_text(json.dumps(results(1.0)))
+    results().save(project / "bad" / "untitled.json")
     (project / "bad" / "broken.json").write_text("{")
     readme = project / "README.md"
     readme.write_text(text)
-    with pytest.raises(SystemExit) as caught:
-        tool.main(["write", str(readme)])
-    assert caught.value.code == 2
+    assert run_script(tool, ["write", str(readme)]) == 2
     assert message in capsys.readouterr().err
     assert readme.read_text() == text
 
@@ -306,13 +275,11 @@ def test_markers_that_cannot_be_followed(
 def test_runs_that_cannot_be_added(
     tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = run_folder(tmp_path / "run", results(40.0))
+    run = run_folder(tmp_path / "run", results())
     to = tmp_path / "out.json"
 
     def refused(*words: str) -> str:
-        with pytest.raises(SystemExit) as caught:
-            tool.main(["add", *words])
-        assert caught.value.code == 2
+        assert run_script(tool, ["add", *words]) == 2
         assert not to.exists()
         return capsys.readouterr().err
 
@@ -326,4 +293,7 @@ def test_runs_that_cannot_be_added(
     assert "not a results file" in refused(
         str(run / "results_other.json"), "--to", str(to), "--title", "A"
     )
-    assert tool.main(["add", str(run / "results_demo.json"), "--to", str(to), "--title", "A"]) == 0
+    assert (
+        run_script(tool, ["add", str(run / "results_demo.json"), "--to", str(to), "--title", "A"])
+        == 0
+    )

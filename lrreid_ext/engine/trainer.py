@@ -12,9 +12,7 @@ import json
 import logging
 import os
 import time
-from collections import OrderedDict
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +33,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lrreid_ext.config import CfgNode, Phase, phase_at, phase_cfg, phases_of
 from lrreid_ext.data.loaders import (
-    build_test_loader,
-    build_test_set,
     build_train_dataset,
     build_train_loader,
     to_device,
 )
 from lrreid_ext.data.paired import select
-from lrreid_ext.data.samples import TestSet
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.engine.checkpoint import (
@@ -56,10 +51,8 @@ from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
 from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers
 from lrreid_ext.engine.phases import check_copy, copy_modules, freeze_for, set_modes
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.cache import cached_features, feed
-from lrreid_ext.evaluation.inference import extract
+from lrreid_ext.evaluation.run import evaluate
 from lrreid_ext.modeling.contract import (
-    Attaches,
     ChecksConfig,
     ChecksPhase,
     HasSteps,
@@ -444,67 +437,6 @@ class Trainer(TrainerBase):
             "epochs": self.epoch + 1,
             "of": self.max_epoch,
         }
-
-
-def evaluate(
-    cfg: CfgNode, model: nn.Module, output_dir: str = "", training: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Evaluate a model on every data set of DATASETS.TESTS with every evaluator.
-
-    All processes must call it; each looks at its share of the images.
-
-    Args:
-        cfg: the config.
-        model: the model.
-        output_dir: where the results are written; "" is OUTPUT_DIR.
-        training: how the weights came about, to stand beside the figures.
-
-    Returns:
-        ``{data set: {figure: value}}`` in the main process, empty dicts in the others.
-    """
-    if comm.get_world_size() > 1:
-        # Batch-norm statistics differ between processes until the next step.
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, 0)
-    results: dict[str, Any] = OrderedDict()
-    for name in cfg.DATASETS.TESTS:
-        test_set = build_test_set(cfg, name)
-        if training:
-            test_set = replace(test_set, info={**test_set.info, "training": training})
-        results[name] = score(cfg, model, test_set, output_dir or cfg.OUTPUT_DIR)
-    return results
-
-
-def score(
-    cfg: CfgNode, model: nn.Module, test_set: TestSet, output_dir: str | None
-) -> dict[str, Any]:
-    """One test set's figures by every evaluator of TEST.EVALUATORS.
-
-    All processes must call it; each looks at its share of the images.
-
-    Args:
-        cfg: the keys INPUT.SIZE_TEST and TEST.
-        model: the model.
-        test_set: the images.
-        output_dir: where the evaluators write their results; None for nowhere.
-
-    Returns:
-        The figures by name in the main process, an empty dict in the others.
-    """
-    loader = build_test_loader(cfg, test_set)
-    figures: dict[str, Any] = OrderedDict()
-    # Weights that no file holds are still in training, and change.
-    cache = cfg.TEST.CACHE if cfg.MODEL.WEIGHTS else ""
-    for name in cfg.TEST.EVALUATORS:
-        evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")(cfg, test_set, output_dir)
-        attaches = isinstance(evaluator, Attaches)
-        if cache and not attaches:
-            figures.update(feed(evaluator, cached_features(cfg, model, test_set, cache)))
-            continue
-        run = evaluator.attach(model) if attaches else model
-        flip = cfg.TEST.FLIP.ENABLED and not attaches
-        figures.update(extract(run, loader, evaluator, flip))
-    return figures
 
 
 def eval_only(cfg: CfgNode) -> dict[str, Any]:

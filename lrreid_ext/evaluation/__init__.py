@@ -3,8 +3,8 @@
 from lrreid_ext.evaluation.bootstrap import bootstrap_intervals
 from lrreid_ext.evaluation.distance import METRICS, distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.features import Features, extract, extract_features
 from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator, psnr, ssim, twin_files
-from lrreid_ext.evaluation.inference import Isolated, extract
 from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.ranking import Matches, RankStatistics, cmc, nearest, rank_statistics
 from lrreid_ext.evaluation.reranking import expand, k_reciprocal
@@ -17,8 +17,8 @@ __all__ = [
     "FARS",
     "METRICS",
     "CrossResolutionEvaluator",
+    "Features",
     "ImageQualityEvaluator",
-    "Isolated",
     "Matches",
     "Matching",
     "NoPairsError",
@@ -33,6 +33,7 @@ __all__ = [
     "distance_matrix",
     "expand",
     "extract",
+    "extract_features",
     "k_reciprocal",
     "nearest",
     "psnr",

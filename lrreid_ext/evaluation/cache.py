@@ -46,8 +46,7 @@ __all__ = [
 SCHEMA = 1
 # What of this package images pass through on their way to features.
 CODE = (
-    "compat.py", "data/**/*.py", "modeling/**/*.py", "evaluation/collect.py",
-    "evaluation/features.py", "evaluation/inference.py",
+    "compat.py", "data/**/*.py", "modeling/**/*.py", "evaluation/features.py",
 )  # fmt: skip
 SUFFIX = ".safetensors"
 

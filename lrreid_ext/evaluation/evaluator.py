@@ -17,9 +17,8 @@ from lrreid_ext.data.resolution import check_native_size
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
-from lrreid_ext.evaluation.collect import FeatureCollector
 from lrreid_ext.evaluation.distance import METRICS
-from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.features import FeatureCollector, Features
 from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
 from lrreid_ext.evaluation.fusion import check_fusion
 from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
@@ -96,11 +95,11 @@ class CrossResolutionEvaluator(FeatureCollector):
             ConfigError: features that are not finite, or no query with a right answer.
             ValueError: images missing or scored twice.
         """
-        gathered = self.gathered()
-        if gathered is None:
+        features = self.gathered()
+        if features is None:
             return OrderedDict()
         start = time.perf_counter()
-        results = self.score(Features(*gathered))
+        results = self.score(features)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
         logger.info("%s\n%s", _headline(results), tables(results))
         if self.output_dir:

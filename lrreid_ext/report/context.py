@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,6 +44,7 @@ class Context:
         depth: matches shown of each.
         people: persons in the t-SNE.
         seed: of everything drawn at random.
+        files: folder that sections write their tables and figures into; None for nowhere.
     """
 
     runs: Sequence[ScoredRun]
@@ -50,10 +53,12 @@ class Context:
     depth: int = 8
     people: int = tsne.PEOPLE
     seed: int = 0
-    results: list[Results] = field(default_factory=list)
+    files: Path | None = None
 
-    def __post_init__(self) -> None:
-        self.results = [run.results() for run in self.runs]
+    @cached_property
+    def results(self) -> list[Results]:
+        """Each run's results."""
+        return [run.results() for run in self.runs]
 
     @property
     def test_set(self) -> TestSet:

@@ -1,4 +1,4 @@
-"""Training curves, from the ``metrics.json`` that a training writes as it goes."""
+"""Training curves, from the ``metrics.json`` that training writes."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def read_history(path: Path) -> dict[str, Curve]:
-    """Every figure that was logged, by its name, over the iterations.
+    """Every logged figure over the iterations, by name.
 
-    Where a training was interrupted and resumed, what was logged last of an iteration counts.
+    If an iteration was logged twice, because training was resumed before it, the last line counts.
 
     Args:
         path: lines of JSON objects, each with an ``iteration``.
 
     Raises:
         FileNotFoundError: no such file.
-        ConfigError: a line that isn't such an object. (A last line without an end was cut off as it
-            was written, and is passed over.)
+        ConfigError: a line that isn't such an object. A last line without a line end was cut off
+            while it was written, and is ignored.
     """
-    found: dict[str, dict[int, float]] = {}
+    logged: dict[str, dict[int, float]] = {}
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(True), start=1):
         try:
             row = json.loads(text)
@@ -46,8 +46,8 @@ def read_history(path: Path) -> dict[str, Curve]:
             raise ConfigError(f"{path}, line {number}: not a logged figure: {error}") from error
         for name, value in row.items():
             if name != "iteration" and isinstance(value, (int, float)):
-                found.setdefault(name, {})[iteration] = float(value)
-    return {name: _sorted(values) for name, values in found.items()}
+                logged.setdefault(name, {})[iteration] = float(value)
+    return {name: _sorted(values) for name, values in logged.items()}
 
 
 def _sorted(values: dict[int, float]) -> Curve:
@@ -56,14 +56,14 @@ def _sorted(values: dict[int, float]) -> Curve:
 
 
 def phase_starts(cfg: CfgNode, last_iteration: float) -> list[tuple[str, float]]:
-    """Each phase's name and the iteration that it began at.
+    """Name and first iteration of each phase.
 
     Args:
         cfg: the run's config.
-        last_iteration: of a training that was finished.
+        last_iteration: of a finished training.
 
     Returns:
-        Nothing where there is one phase, or where epochs of several phases may differ in length.
+        Nothing if there is one phase, or if epochs may differ in length between phases.
     """
     phases = phases_of(cfg)
     if len(phases) < 2 or any("IMS_PER_BATCH" in phase.solver for phase in phases):
@@ -73,7 +73,7 @@ def phase_starts(cfg: CfgNode, last_iteration: float) -> list[tuple[str, float]]
 
 
 def until(history: Mapping[str, Curve], last: float) -> dict[str, Curve]:
-    """The curves up to an iteration; without those that begin later."""
+    """Cut the curves after an iteration, and drop those that start later."""
     cut = {
         name: (iterations[iterations <= last], values[iterations <= last])
         for name, (iterations, values) in history.items()
@@ -82,8 +82,7 @@ def until(history: Mapping[str, Curve], last: float) -> dict[str, Curve]:
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """(N,) mean of each value and its neighbours, ``width`` of them in the middle, fewer at the
-    ends."""
+    """(N,) running mean over ``width`` neighbours, fewer at both ends."""
     half = max(width, 1) // 2
     total = np.concatenate([[0.0], np.cumsum(values)])
     place = np.arange(len(values))
@@ -92,7 +91,7 @@ def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
 
 
 def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: str = "") -> Any:
-    """A matplotlib figure: losses, shares of right classifications, and the learning rate.
+    """A matplotlib figure of losses, training accuracy and learning rate.
 
     Args:
         history: of :func:`read_history`.
@@ -133,7 +132,7 @@ def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: s
 
 def _curve(axis: Any, x: NDArray[Any], y: NDArray[Any], label: str, index: int) -> None:
     line(axis, x, y, label, index)
-    # Markers on a few points: they tell the curves apart, and hide nothing.
+    # A few markers tell the curves apart without hiding them.
     axis.lines[-1].set(markevery=max(len(x) // 6, 1), markersize=3.5)
 
 

@@ -1,4 +1,4 @@
-"""Sections that look into the models: feature space, gates, training."""
+"""Sections that look into the models: feature space, training."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ from pathlib import Path
 
 import numpy as np
 
-from lrreid_ext.analysis import gates
-from lrreid_ext.commands.gates import measure
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.files import write_text
 from lrreid_ext.report import history, tsne
 from lrreid_ext.report.blocks import Block, Note, figure_of
 from lrreid_ext.report.context import Context, Found
+from lrreid_ext.report.plots import save
 
-__all__ = ["gate_weights", "planes", "training"]
-
-# Images that the gates are read from, at each factor.
-GATE_IMAGES = 200
+__all__ = ["planes", "training"]
 
 
 def planes(context: Context) -> Found:
     """t-SNE by identity and by factor."""
+    try:
+        embeddings = {r.name: tsne.embed(r, context.people, context.seed) for r in context.runs}
+    except ValueError as error:
+        return str(error)
     blocks: list[Block] = []
-    for k, run in enumerate(context.runs):
-        try:
-            found = tsne.embed(run, context.people, context.seed)
-        except (ConfigError, ValueError) as error:
-            return str(error)
+    for k, (name, embedding) in enumerate(embeddings.items()):
+        figure = tsne.draw(embedding, name)
+        if context.files:
+            for ending in ("svg", "png"):
+                save(figure, context.files / f"tsne_{name.replace('/', '_')}.{ending}")
         alt = (
-            f"t-SNE of {run.name}: {len(found.points)} images of "
-            f"{len(np.unique(found.pids))} persons, once by person and once by factor"
+            f"t-SNE of {name}: {len(embedding.points)} images of "
+            f"{len(np.unique(embedding.pids))} persons, once by person and once by factor"
         )
-        blocks.append(figure_of(tsne.draw(found, run.name), f"tsne{k}", alt))
+        blocks.append(figure_of(figure, f"tsne{k}", alt))
+    if context.files:
+        write_text(context.files / "tsne.csv", tsne.table(embeddings))
     blocks.append(
         Note(
             "Each point is an image: gallery, and the queries at each factor, of persons drawn at "
@@ -40,32 +42,6 @@ def planes(context: Context) -> Found:
             "axes, sizes and distances of clusters mean nothing."
         )
     )
-    return blocks
-
-
-def gate_weights(context: Context) -> Found:
-    """Weights of dual streams against resolution."""
-    blocks: list[Block] = []
-    whys = []
-    for k, run in enumerate(context.runs):
-        try:
-            gates.dual_stream_of(run.run.model)
-            rows, _, verdict = measure(
-                run.cfg, run.run.model, run.data_set, gates.FACTORS, GATE_IMAGES
-            )
-        except ConfigError as error:
-            whys.append(str(error))
-            continue
-        alt = f"Gates of {run.name} against the resolution r. {verdict}"
-        drawn = gates.draw(rows)
-        drawn.suptitle(run.name, fontsize="medium")
-        blocks += [
-            figure_of(drawn, f"gates{k}", alt, "Bands: a standard deviation over the images."),
-            Note(verdict + ". Numbers are Spearman's rank correlations with r."),
-        ]
-    if not blocks:
-        dual = [w for w in whys if "DUAL" in w]
-        return dual[0] if dual else "no run has a dual-stream backbone"
     return blocks
 
 
@@ -78,25 +54,25 @@ def training(context: Context) -> Found:
         if not path.is_file():
             missing.append(run.name)
             continue
-        found = history.read_history(path)
-        if "total_loss" not in found:
+        curves = history.read_history(path)
+        if "total_loss" not in curves:
             missing.append(run.name)
             continue
-        last = float(found["total_loss"][0][-1])
+        last = float(curves["total_loss"][0][-1])
         done = (path.parent / "model_final.pth").is_file()
         starts = history.phase_starts(run.cfg, last) if done else []
-        told = run.run.training
-        if starts and told.get("epochs", 0) < told.get("of", 0):
-            # The folder's training went on behind this checkpoint.
-            last = (last + 1) * told["epochs"] / told["of"] - 1
-            found = history.until(found, last)
+        info = run.run.training
+        if starts and info.get("epochs", 0) < info.get("of", 0):
+            # The training in the folder went on after this checkpoint.
+            last = (last + 1) * info["epochs"] / info["of"] - 1
+            curves = history.until(curves, last)
             starts = [(phase, at) for phase, at in starts if at < last]
-        losses = found["total_loss"][1]
+        losses = curves["total_loss"][1]
         alt = (
             f"Training of {run.name}: total loss from {losses[0]:.2f} to {losses[-1]:.2f} in "
             f"{last + 1:.0f} iterations"
         )
-        blocks.append(figure_of(history.draw(found, starts, run.name), f"training{k}", alt))
+        blocks.append(figure_of(history.draw(curves, starts, run.name), f"training{k}", alt))
     if not blocks:
         return f"no {history.METRICS_FILE} in the runs' folders"
     caption = "Smoothed over a twenty-fifth of the training. Dotted lines: a phase begins."

@@ -17,8 +17,10 @@ from torch import Tensor
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import QUERY, QUERY_HR, Batch, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
-from lrreid_ext.evaluation.inference import Isolated
 from lrreid_ext.evaluation.ranking import nearest, rank_statistics
+from lrreid_ext.files import write_text
+from lrreid_ext.modeling.inference import Isolated
+from lrreid_ext.report import ranked
 from lrreid_ext.report.blocks import (
     Block,
     Cell,
@@ -32,6 +34,7 @@ from lrreid_ext.report.blocks import (
     picture_of,
 )
 from lrreid_ext.report.context import Context, Found, Rows, batch_of, front_end
+from lrreid_ext.report.plots import save
 from lrreid_ext.report.ranked import draw_queries, hardest
 from lrreid_ext.report.scored import ScoredRun
 from lrreid_ext.report.tsne import factor_name
@@ -174,12 +177,13 @@ def _quality(context: Context, able: Sequence[ScoredRun]) -> Table | None:
 
 
 def galleries(context: Context) -> Found:
-    """What each run ranks first, of queries drawn at random."""
-    if not context.images:
-        return PRIVACY
+    """What each run ranks first, for queries drawn at random."""
     matching = context.runs[0].matching
     valid = rank_statistics(matching).valid
     drawn = draw_queries(matching.query.factors, valid, context.queries, context.seed)
+    rankings = _rankings(context, "galleries", drawn)
+    if not context.images:
+        return PRIVACY
     return [
         Note(
             "LR queries drawn at random, each factor in its turn "
@@ -187,7 +191,7 @@ def galleries(context: Context) -> Found:
             "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
             "Numbers are distances; sizes are height x width."
         ),
-        *_rankings(context, drawn),
+        *rankings,
     ]
 
 
@@ -213,22 +217,41 @@ def failures(context: Context) -> Found:
         rows,
         words=[1, 2],
     )
+    rankings = _rankings(context, "failures", worst)
     if not context.images:
         return [table, Note(f"No pictures: {PRIVACY}.")]
-    return [table, *_rankings(context, worst)]
+    return [table, *rankings]
 
 
-def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
-    """What each run ranks first for some of the queries, by their positions among them."""
-    part, gallery = context.runs[0].matching.part(index), context.runs[0].gallery.samples
+def _rankings(context: Context, name: str, index: NDArray[np.int64]) -> list[Block]:
+    """What each run ranks first for some of the queries.
+
+    Args:
+        context: the runs. Its folder ``files`` gets the table, and the figure if pictures may be
+            shown.
+        name: of the files.
+        index: positions of the queries among all.
+
+    Returns:
+        Nothing if no pictures may be shown.
+    """
+    first = context.runs[0]
+    queries, gallery = first.matching.part(index).query, first.gallery.samples
     nearest_of = {r.name: nearest(r.matching.part(index), context.depth) for r in context.runs}
+    if context.files:
+        write_text(context.files / f"{name}.csv", ranked.table(queries, first.gallery, nearest_of))
+    if not context.images:
+        return []
+    if context.files:
+        figure = ranked.draw(queries, first.gallery, nearest_of)
+        save(figure, context.files / f"{name}.png")
     blocks: list[Block] = []
-    for q, query in enumerate(part.query.samples):
+    for q, query in enumerate(queries.samples):
         small = sample_image(query)
         title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
         shown = picture_of(small, f"query: {title}, {_size(small)}", [_size(small)], lossless=True)
         runs = []
-        for name, matches in nearest_of.items():
+        for run_name, matches in nearest_of.items():
             row = [
                 _match(gallery[place], k + 1, bool(matches.right[q, k]),
                        float(matches.distance[q, k]))
@@ -239,7 +262,7 @@ def _rankings(context: Context, index: NDArray[np.int64]) -> list[Block]:
                 sample = gallery[matches.first_right[q]]
                 row.append(_match(sample, rank, True, float(matches.first_distance[q])))
             note = f"right at rank {rank}" if rank else "no right match in the gallery"
-            runs.append((name, note, row))
+            runs.append((run_name, note, row))
         blocks.append(Gallery(title, shown, runs))
     return blocks
 

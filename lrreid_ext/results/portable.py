@@ -1,4 +1,4 @@
-"""Figures and their provenance without the paths of the machine that they come from."""
+"""Results without the paths of the machine that measured them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["COMMAND", "portable"]
 
 COMMAND = "command"
 
-# How an absolute path begins, also after "key:" or a bracket; not the slashes of a/b or http://a.
+# The start of an absolute path, also after "key:" or a bracket; not the slashes of a/b or http://a.
 _ROOT = r"(?:file:///|(?<![\w./~-])(?!(?<=:)//)(?:~?/|[A-Za-z]:[\\/]))"
 _QUOTED = re.compile(rf"""(?P<quote>['"])(?P<path>{_ROOT}[^'"]+)(?P=quote)""")
 _BARE = re.compile(rf"""{_ROOT}[^\s'",;:)\]}}]+""")
@@ -19,11 +19,11 @@ _OPTION = re.compile(r"--?[\w.-]+=")
 
 
 def portable(value: Any, key: str = "") -> Any:
-    """JSON content whose strings hold no absolute path: of each, ``.../`` and its last part stay.
+    """Shorten every absolute path in JSON content to ``.../`` and its last part.
 
     Args:
         value: anything JSON holds.
-        key: the key that it stands under; a ``command`` is taken apart word by word.
+        key: its key in the mapping; a ``command`` is handled word by word.
     """
     if isinstance(value, Mapping):
         return {k: portable(v, k) for k, v in value.items()}
@@ -35,7 +35,7 @@ def portable(value: Any, key: str = "") -> Any:
         return _shortened(value)
     try:
         words = shlex.split(value)
-    except ValueError:  # quotes that don't close: not a command after all
+    except ValueError:  # unclosed quotes: not a command
         return _shortened(value)
     return shlex.join(_shortened(word) for word in words)
 
@@ -43,7 +43,7 @@ def portable(value: Any, key: str = "") -> Any:
 def _shortened(text: str) -> str:
     option = _OPTION.match(text)
     start = option.end() if option else 0
-    if re.match(_ROOT, text[start:]):  # all of it is one path, which may hold blanks
+    if re.match(_ROOT, text[start:]):  # one path, which may contain spaces
         return text[:start] + _last(text[start:])
     text = _QUOTED.sub(lambda m: m["quote"] + _last(m["path"]) + m["quote"], text)
     return _BARE.sub(lambda m: _last(m[0]), text)

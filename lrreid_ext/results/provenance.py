@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What of a config has no bearing on the features of a given set of weights: how they were trained,
-# on what, and where they came from and run.
+# Keys that don't change the features that given weights compute: training, data, and where the
+# weights come from and run.
 _NOT_OF_FEATURES = frozenset(
     (
         *("DATASETS", "DATALOADER", "INPUT", "SOLVER", "PHASES", "START_PHASE", "HOOKS", "TEST"),
@@ -48,7 +48,7 @@ def provenance(checkpoint: str = "", device: str = "cpu") -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """This process's command as it could be typed again in the same folder."""
+    """The command of this process, as one could type it again in the same folder."""
     return shlex.join(relative_path(word) for word in sys.argv)
 
 
@@ -80,26 +80,26 @@ def commit(root: Path | None = None) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return ""  # no usable git: the figure is worth as much without a commit beside it
+        return ""  # git does not work here
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Processors, their model, the GPU if ``device`` is one, and the versions that matter."""
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "processors": os.cpu_count() or 1,
         "cpu": _cpu_model(),
         "torch": str(torch.__version__),
         "python": platform.python_version(),
     }
     if str(device).startswith("cuda") and torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-        found["gpus"] = torch.cuda.device_count()
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+        facts["gpus"] = torch.cuda.device_count()
+    return facts
 
 
 def weights_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and values of everything that a model's file holds."""
+    """SHA-256 over names, types, shapes and values of a model's parameters and buffers."""
     return tensors_hash(model.state_dict())
 
 
@@ -114,10 +114,10 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def config_hash(cfg: Mapping[str, Any]) -> str:
-    """SHA-256 over what of a config decides the features that given weights make.
+    """SHA-256 over the keys of a config that decide the features that given weights compute.
 
-    That is MODEL (without losses, files of weights and the device), the size that images are
-    brought to, where their native sizes come from, and the keys that plugins have added at the top.
+    They are MODEL (without losses, files of weights and the device), the size that images
+    are resized to, where native sizes come from, and the top-level keys of plugins.
     """
 
     def kept(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
     content["MODEL"] = {k: v for k, v in content["MODEL"].items() if k not in _NOT_OF_MODEL}
     crop = cfg["INPUT"]["CROP"]
     content["INPUT"] = [list(cfg["INPUT"]["SIZE_TEST"]), crop["ENABLED"] and list(crop["SIZE"])]
-    if cfg["INPUT"]["NATIVE_SIZE"] != "file":  # so hashes from before there was a choice stay true
+    if cfg["INPUT"]["NATIVE_SIZE"] != "file":  # hashes of earlier versions stay valid
         content["INPUT"].append(cfg["INPUT"]["NATIVE_SIZE"])
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -139,7 +139,7 @@ def config_hash(cfg: Mapping[str, Any]) -> str:
 def _cpu_model() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        named = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        if named:
-            return named.group(1).strip()
+        model = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if model:
+            return model.group(1).strip()
     return platform.processor() or platform.machine()

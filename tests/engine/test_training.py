@@ -14,7 +14,7 @@ from lrreid_ext.config import load_cfg, phases_of
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
 from lrreid_ext.errors import ConfigError, WeightsError
-from lrreid_ext.evaluation.inference import extract
+from lrreid_ext.evaluation.features import extract
 
 OSNET = "configs/osnet_copies.yml"
 PSHRNET = "projects/PSHRNet/mlr_market.yml"

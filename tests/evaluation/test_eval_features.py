@@ -13,8 +13,7 @@ from torch import nn
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
-from lrreid_ext.evaluation.features import Features, extract_features
-from lrreid_ext.evaluation.inference import extract
+from lrreid_ext.evaluation.features import Features, extract, extract_features
 
 
 class Means(nn.Module):

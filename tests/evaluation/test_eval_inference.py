@@ -9,7 +9,8 @@ from fastreid.evaluation import DatasetEvaluator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from lrreid_ext.evaluation import Isolated, extract
+from lrreid_ext.evaluation import extract
+from lrreid_ext.modeling.inference import Isolated
 
 
 class Images(Dataset):

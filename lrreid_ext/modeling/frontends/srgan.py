@@ -18,6 +18,7 @@ from lrreid_ext.modeling.frontends.base import (
     to_unit,
 )
 from lrreid_ext.modeling.frontends.restoration import check_loss, conv3x3, init_last
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.modeling.losses.functional import image_loss, no_loss, widen
 from lrreid_ext.modeling.routing import is_exporting, picked
 from lrreid_ext.registry import FRONTEND_REGISTRY
@@ -239,9 +240,7 @@ class CascadedSRGAN(Frontend):
             return self._graph(images, entry)
         if self.mode == "joint" or not self.training:
             return self._cascade(images, entry)
-        from lrreid_ext.evaluation.inference import evaluating
-
-        with evaluating(self), torch.no_grad():
+        with evaluating(self):
             return self._cascade(images, entry)
 
     def _cascade(self, images: Tensor, entry: Tensor) -> FrontendOutput:

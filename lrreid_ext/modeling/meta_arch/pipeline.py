@@ -64,7 +64,7 @@ def take(outputs: dict[str, Any], rows: slice | Tensor, total: int) -> dict[str,
 class Pipeline(nn.Module):
     """Front-end -> normalise -> backbone -> head.
 
-    A batch is what :func:`lrreid_ext.data.select.select` returns, or in evaluation what
+    A batch is what :func:`lrreid_ext.data.paired.select` returns, or in evaluation what
     :class:`lrreid_ext.data.paired.TestDataset` gives; ``images`` are RGB, 0-255, at the input size,
     and are never changed in place.
 
