@@ -64,8 +64,8 @@ class SING(Pipeline):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
-        own = {"streams": cfg.SING.STREAMS, "lr_stream": cfg.SING.LR_STREAM}
-        return {**super().from_config(cfg), **own}
+        keys = {"streams": cfg.SING.STREAMS, "lr_stream": cfg.SING.LR_STREAM}
+        return {**super().from_config(cfg), **keys}
 
     def check_phase(self, cfg: CfgNode) -> None:
         """Raise ConfigError if a phase of step ``joint`` lacks the third twin."""
@@ -126,10 +126,10 @@ class SING(Pipeline):
         twin = {"h": "hr", "h2l": "synthetic", "l": "lr"}[name]
         if f"images_{twin}" not in batch:
             raise ConfigError(NO_TWIN)
-        seen = batch["has_hr"]
+        chosen = batch["has_hr"]
         if name == "l":
-            seen = ~seen if self.lr_stream == "small" else torch.ones_like(seen)
-        part = {k: v[seen] for k, v in batch.items() if isinstance(v, Tensor)}
+            chosen = ~chosen if self.lr_stream == "small" else torch.ones_like(chosen)
+        part = {k: v[chosen] for k, v in batch.items() if isinstance(v, Tensor)}
         for key in ("images", "native_size", "factor"):
             part[key] = part[f"{key}_{twin}"]
         return part
