@@ -93,7 +93,7 @@ def run_features(
         cfg = with_num_classes(cfg, classes_in(state))
     ready = find_cache(cache, cache_key(cfg, tensors_hash(state), test_set), test_set)
     if ready is not None:
-        return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.found, True
+        return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.features, True
     cfg, model, _ = load_trained(cfg)
     found = cached_features(cfg, model, test_set, cache)
     assert found is not None  # this is the only process
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 cached = open_file(path)
                 cfg = file_cfg(cached, args.opts)
                 check_config(cfg)
-                results.append(score(cfg, cached.test_set, cached.found, args.out / name))
+                results.append(score(cfg, cached.test_set, cached.features, args.out / name))
                 labels.append(name)
                 continue
             cfg = run_cfg(text, args.opts)
