@@ -45,10 +45,7 @@ test: install-dev lint
 
 bench: install
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
-	$(BIN)/python benchmarks/ranking.py
-	$(BIN)/python benchmarks/search.py
-	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/training.py
+	$(BIN)/lrreid bench
 
 clean:
 	rm -rf $(VENV) logs build *.egg-info

@@ -47,7 +47,7 @@ setup(
         "cuhk03": ["h5py>=3.8"],
         # Galleries in Milvus, embedded in a file or on a server.
         "milvus": ["pymilvus>=3.0", "milvus-lite>=3.0"],
-        # tools/export.py --to onnx; its exporter, and the runtime that the file is checked with.
+        # lrreid export --to onnx; its exporter, and the runtime that the file is checked with.
         "export": EXPORT,
         # Models of the Hugging Face hub, and uploading to it.
         "hub": HUB,

@@ -23,14 +23,6 @@ import torch
 from tabulate import tabulate
 
 from lrreid_ext.analysis.runs import Run
-from lrreid_ext.benchmark import (
-    MEGABYTE,
-    BenchmarkError,
-    command_line,
-    in_fresh_process,
-    machine_line,
-    save,
-)
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
@@ -39,6 +31,14 @@ from lrreid_ext.export.deployable import Deployable, pack
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.parity import TOLERANCE, Parity
 from lrreid_ext.results.provenance import provenance
+from shared import (
+    MEGABYTE,
+    BenchmarkError,
+    command_line,
+    in_fresh_process,
+    machine_line,
+    save,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SYSTEMS = ("SING", "CSRGAN", "FFSR_RIFE", "RAIN", "PSHRNet")

@@ -36,22 +36,22 @@ from tabulate import tabulate
 from torch import Tensor
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
-from lrreid_ext.benchmark import (
-    MEGABYTE,
-    BenchmarkError,
-    command_line,
-    in_fresh_process,
-    machine_line,
-    save,
-)
 from lrreid_ext.evaluation.matching import Matching
-from lrreid_ext.evaluation.memory import PeakMemory
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal
 from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
 from lrreid_ext.evaluation.verification import tar_at_far
 from lrreid_ext.results.provenance import provenance
+from shared import (
+    MEGABYTE,
+    BenchmarkError,
+    PeakMemory,
+    command_line,
+    in_fresh_process,
+    machine_line,
+    save,
+)
 
 CAMERAS = 6
 # Market-1501 has 15913 gallery images of its 750 test people and of distractors.

@@ -26,21 +26,21 @@ from numpy.typing import NDArray
 from tabulate import tabulate
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
-from lrreid_ext.benchmark import (
-    MEGABYTE,
-    BenchmarkError,
-    command_line,
-    in_fresh_process,
-    machine_line,
-    save,
-)
-from lrreid_ext.evaluation.memory import PeakMemory
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.search import Entry
 from lrreid_ext.search.index import KINDS
 from lrreid_ext.search.space import Queries
 from lrreid_ext.search.sqlite import SqliteStore
 from lrreid_ext.search.store import Settings
+from shared import (
+    MEGABYTE,
+    BenchmarkError,
+    PeakMemory,
+    command_line,
+    in_fresh_process,
+    machine_line,
+    save,
+)
 
 # As many images of a person as Market-1501's gallery has.
 IMAGES_PER_IDENTITY = 21

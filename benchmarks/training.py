@@ -24,18 +24,18 @@ from fastreid.utils.events import EventStorage
 from tabulate import tabulate
 
 from lrreid_ext import build_dataset
-from lrreid_ext.benchmark import (
+from lrreid_ext.config import load_cfg
+from lrreid_ext.engine.trainer import Trainer, prepare
+from lrreid_ext.results.provenance import provenance
+from shared import (
     MEGABYTE,
     BenchmarkError,
+    PeakMemory,
     command_line,
     in_fresh_process,
     machine_line,
     save,
 )
-from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import Trainer, prepare
-from lrreid_ext.evaluation.memory import PeakMemory
-from lrreid_ext.results.provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 # A system's project, and what its YAML needs to run without files from elsewhere.

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from lrreid_ext.compat import import_host
+from lrreid_ext.compat import prepare_host
 
 if TYPE_CHECKING:
     from lrreid_ext.api import TrainedModel, build_dataset, evaluate, load_model
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["TrainedModel", "build_dataset", "evaluate", "load_model"]
 
-import_host()
+prepare_host()
 
 
 def __getattr__(name: str) -> Any:

@@ -115,7 +115,7 @@ class TrainedModel:
         sizes = _native_sizes(native_size, len(found))
         factors = _factors(factor, len(found))
         rows = []
-        with evaluating(self.module), torch.no_grad():
+        with evaluating(self.module):
             for start in range(0, len(found), batch_size):
                 part = slice(start, start + batch_size)
                 own = None if sizes is None else sizes[part]
@@ -151,7 +151,7 @@ class TrainedModel:
         if len(found) > 1:
             raise ImageError(f"{len(found)} images were given; restore takes one at a time")
         batch = self._batch(found, _native_sizes(native_size, 1), _factors(None, 1))
-        with evaluating(self.module), torch.no_grad():
+        with evaluating(self.module):
             out = Isolated(_Restore(self.module))(batch).images
         pixels = out[0].float().round().clamp(0, 255).to("cpu", torch.uint8)
         return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

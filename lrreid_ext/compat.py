@@ -11,11 +11,12 @@ from __future__ import annotations
 import collections
 import collections.abc
 import importlib
-import importlib.util
+import importlib.abc
+import importlib.machinery
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 FASTREID_VERSION = "1.4.0"
@@ -45,29 +46,49 @@ def _lend_removed_names() -> Iterator[None]:
             del sys.modules["torch._six"]
 
 
-def import_host() -> None:
-    """Import fastreid with the removed names lent to it. Safe to call any number of times.
+class _HostLoader(importlib.machinery.SourceFileLoader):
+    """Loads the package ``fastreid`` and, with the removed names lent to it, what needs them."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        super().exec_module(module)
+        try:
+            with _lend_removed_names(), warnings.catch_warnings():
+                # It recommends its Cython ranking, which this project has no use for.
+                warnings.filterwarnings("ignore", message="Cython rank evaluation")
+                # The trainer imports data, modelling, solver and evaluation; the predictor too.
+                for name in ("fastreid.engine", "fastreid.modeling", "fastreid.evaluation.rank"):
+                    importlib.import_module(name)
+        except ImportError as error:
+            raise HostNotFoundError(
+                f"fastreid is installed but can't be imported: {error}. Install this project with "
+                f"its dependencies (`pip install -e .`) and fastreid {FASTREID_VERSION}:\n\n"
+                f"    {INSTALL_COMMAND}\n"
+            ) from error
+
+
+class _HostFinder(importlib.abc.MetaPathFinder):
+    """Finds ``fastreid`` before any other finder does.
 
     Raises:
-        HostNotFoundError: with the command that installs what is missing.
+        HostNotFoundError: it isn't installed; the message has the command that installs it.
     """
-    if "fastreid.engine" in sys.modules:
-        return
-    if importlib.util.find_spec("fastreid") is None:
-        raise HostNotFoundError(
-            "lrreid_ext runs on fastreid, which is not installed. Its published pins would replace "
-            f"your PyTorch, so install it on its own:\n\n    {INSTALL_COMMAND}\n"
-        )
-    try:
-        with _lend_removed_names(), warnings.catch_warnings():
-            # It recommends its Cython ranking, which this project has no use for.
-            warnings.filterwarnings("ignore", message="Cython rank evaluation")
-            # The trainer pulls in data, modelling, solver and evaluation; the predictor likewise.
-            for name in ("fastreid.engine", "fastreid.modeling", "fastreid.evaluation.rank"):
-                importlib.import_module(name)
-    except ImportError as error:
-        raise HostNotFoundError(
-            f"fastreid is installed but can't be imported: {error}. Install this project with its "
-            f"dependencies (`pip install -e .`) and fastreid {FASTREID_VERSION}:\n\n"
-            f"    {INSTALL_COMMAND}\n"
-        ) from error
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != "fastreid":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        if spec is None or spec.origin is None:
+            raise HostNotFoundError(
+                "lrreid_ext runs on fastreid, which is not installed. Its published pins would "
+                f"replace your PyTorch, so install it on its own:\n\n    {INSTALL_COMMAND}\n"
+            )
+        spec.loader = _HostLoader(name, spec.origin)
+        return spec
+
+
+def prepare_host() -> None:
+    """Let fastreid be imported, whenever somebody first does. Safe to call any number of times."""
+    if not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _HostFinder())

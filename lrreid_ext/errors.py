@@ -5,7 +5,9 @@ Commands catch :data:`USER_ERRORS` and print one line. Any other error is a faul
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -67,3 +69,10 @@ class ParityError(UserError):
 
 
 USER_ERRORS = (UserError, FileNotFoundError, PermissionError)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest known name, or an empty string."""
+    folded = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""

@@ -8,6 +8,7 @@ merged. A plugin may also be a file; :data:`FILE_HANDLERS` says what loads it.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -17,10 +18,12 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
-
-from fastreid.config import CfgNode
+from typing import TYPE_CHECKING
 
 from lrreid_ext.errors import ConfigError, PluginError
+
+if TYPE_CHECKING:
+    from fastreid.config import CfgNode
 
 GROUP = "lrreid_ext.plugins"
 
@@ -88,6 +91,39 @@ def _add_keys(cfg: CfgNode, plugin: ModuleType, what: str) -> None:
             raise PluginError(f"{what}: its add_config fails: {error!r}") from error
 
 
+def plugin_commands() -> dict[str, tuple[str, str]]:
+    """Commands of bundled projects and of installed plugins, without importing the plugins.
+
+    A plugin declares its commands in a literal of its module (for a package, ``__init__.py``)::
+
+        COMMANDS = {"gates": ("projects.FFSR_RIFE.commands.gates", "show what the gates learned")}
+
+    Returns:
+        For each command the name of its module and a line of help. :mod:`lrreid_ext.cli` says what
+        the module has to define.
+    """
+    commands: dict[str, tuple[str, str]] = {}
+    for name in bundled_projects():
+        commands |= _declared_commands(Path(str(projects_root()), name, "__init__.py"))
+    for point in entry_points(group=GROUP):
+        try:
+            spec = importlib.util.find_spec(point.value)
+        except ImportError:  # loading the plugin will say what is wrong
+            continue
+        if spec is not None and spec.origin is not None:
+            commands |= _declared_commands(Path(spec.origin))
+    return commands
+
+
+def _declared_commands(path: Path) -> dict[str, tuple[str, str]]:
+    if path.suffix != ".py":
+        return {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMMANDS":
+            return ast.literal_eval(node.value)
+    return {}
+
+
 def projects_root() -> Path | None:
     """The folder ``projects/`` of a source checkout or an editable install, if there is one."""
     root = Path(__file__).resolve().parent.parent / "projects"
@@ -119,17 +155,21 @@ def import_plugin(name: str, origin: str) -> object:
         if name.endswith(FILE_SUFFIXES):
             plugin = FILE_HANDLERS[Path(name).suffix](name)
         else:
-            if name.startswith("projects."):
-                # Found beside the package, whatever the working directory is.
-                root = str(projects_root().parent)  # type: ignore[union-attr]
-                if root not in sys.path:
-                    sys.path.append(root)
-            plugin = importlib.import_module(name)
+            plugin = import_module(name)
     except (ImportError, OSError, SyntaxError, ConfigError) as error:
         raise PluginError(f"plugin {name!r} ({origin}) can't be imported: {error}") from error
     if not name.startswith("projects."):
         _imported[name] = None
     return plugin
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module; ``projects.*`` is found beside this package in any working directory."""
+    if name.startswith("projects."):
+        root = str(projects_root().parent)  # type: ignore[union-attr]
+        if root not in sys.path:
+            sys.path.append(root)
+    return importlib.import_module(name)
 
 
 def imported_plugins() -> list[str]:

@@ -9,8 +9,6 @@ ours. A plugin registers into either in the same way::
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from typing import Any
 
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -19,7 +17,7 @@ from fastreid.modeling.heads import REID_HEADS_REGISTRY
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils.registry import Registry
 
-from lrreid_ext.errors import ConfigError
+from lrreid_ext.errors import ConfigError, suggest
 
 __all__ = [
     "BACKBONE_REGISTRY",
@@ -31,6 +29,7 @@ __all__ = [
     "LOSS_REGISTRY",
     "META_ARCH_REGISTRY",
     "REID_HEADS_REGISTRY",
+    "REPORT_REGISTRY",
     "lookup",
     "names",
     "registered",
@@ -77,6 +76,14 @@ the same draws give the same bytes.
 """
 
 
+REPORT_REGISTRY = Registry("REPORT")
+REPORT_REGISTRY.__doc__ = """
+Sections that a plugin adds to ``lrreid report``. Called as ``obj(context)`` with a
+:class:`lrreid_ext.report.Context`; returns a list of :mod:`lrreid_ext.report.blocks`, or a string
+that says why the section is left out. The first line of its docstring is the section's title.
+"""
+
+
 def names(registry: Registry) -> list[str]:
     """The registered names, sorted."""
     return sorted(registry._obj_map)
@@ -90,14 +97,6 @@ def registered(registry: Registry, name: str) -> Any:
 def unregister(registry: Registry, name: str) -> None:
     """Remove the entry called ``name``, so that another can take its place."""
     del registry._obj_map[name]
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"`` for the nearest known name, or an empty string."""
-    known = list(known)
-    folded = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
-    return f" Did you mean {folded[near[0]]!r}?" if near else ""
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
+from lrreid_ext.cli import run_command
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.engine.trainer import Trainer
 
@@ -44,8 +46,14 @@ def load_script(path: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
     spec.loader.exec_module(module)
     return module
+
+
+def run_script(module: ModuleType, words: Sequence[str]) -> int:
+    """Run a script that :func:`load_script` loaded; its exit status."""
+    return run_command(module.__name__, module.__name__, words)
 
 
 def _person(pid: int, camera: int, shot: int) -> Image.Image:

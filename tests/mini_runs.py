@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from conftest import ROOT, TINY_OSNET
 
+from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.cli import main as train_net
 from lrreid_ext.engine.trainer import build_model
 
 SYNTH = [
@@ -36,14 +36,12 @@ DUAL = [
 
 def trained_run(root: Path, folder: Path) -> Path:
     """A folder that ``tools/train_net.py`` trained into: SRCNN and dual streams, two epochs."""
-    status = train_net(
-        [
+    status = main(["train", 
             "--config-file", str(ROOT / "configs/osnet_copies.yml"), *TINY_OSNET, *SYNTH, *DUAL,
             "SOLVER.LOG_PERIOD", "1", "TEST.EVAL_PERIOD", "2",
             "DATASETS.ROOT", str(root), "OUTPUT_DIR", str(folder),
             "TEST.EVALUATORS", "['CrossResolutionEvaluator', 'ImageQualityEvaluator']",
-        ]
-    )  # fmt: skip
+        ])  # fmt: skip
     assert status == 0
     return folder
 

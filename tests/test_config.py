@@ -92,34 +92,34 @@ def test_a_missing_file_is_named():
 
 
 def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture[str]):
-    from lrreid_ext.engine.cli import main
+    from lrreid_ext.cli import main
 
-    assert main(["--config-file", SYNTH, "SOLVER.BASE_RL", "1"]) == 2
+    assert main(["train", "--config-file", SYNTH, "SOLVER.BASE_RL", "1"]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: command line: SOLVER.BASE_RL")
     assert "SOLVER.BASE_LR" in err
     assert len(err.splitlines()) == 1
-    assert main(["--config-file", SYNTH, "PHASES.studnt.EPOCHS", "1"]) == 2
+    assert main(["train", "--config-file", SYNTH, "PHASES.studnt.EPOCHS", "1"]) == 2
     err = capsys.readouterr().err
     assert "no phase is called 'studnt'. Did you mean 'student'? Phases: teacher, student" in err
 
 
 def test_evaluation_has_its_own_help(capsys: pytest.CaptureFixture[str]):
-    from lrreid_ext.commands import eval as command
+    from lrreid_ext.cli import main
 
     with pytest.raises(SystemExit):
-        command.main(["--help"])
+        main(["eval", "--help"])
     said = capsys.readouterr().out
     assert "Evaluate a trained model" in said and "--resume" not in said
-    assert command.main(["--config-file", SYNTH, "MODEL.WEIGHTS", "nowhere.pth"]) == 2
+    assert main(["eval", "--config-file", SYNTH, "MODEL.WEIGHTS", "nowhere.pth"]) == 2
     assert "nowhere.pth" in capsys.readouterr().err
 
 
 def test_an_output_folder_that_is_a_file_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    from lrreid_ext.engine.cli import main
+    from lrreid_ext.cli import main
 
     (tmp_path / "run").touch()
-    assert main(["--config-file", SYNTH, "OUTPUT_DIR", str(tmp_path / "run")]) == 2
+    assert main(["train", "--config-file", SYNTH, "OUTPUT_DIR", str(tmp_path / "run")]) == 2
     assert f"OUTPUT_DIR: {tmp_path / 'run'} is a file" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import load_script
+from conftest import load_script, run_script
 from mini_results import results
 
 demo = load_script("tools/demo.py")
@@ -23,13 +23,13 @@ TINY = [
 
 def test_demo_runs_once_and_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     args = ["--out", str(tmp_path / "runs"), "--data", str(tmp_path / "data"), *TINY]
-    assert demo.main(args) == 0
+    assert run_script(demo, args) == 0
     first = capfd.readouterr().out
     for row in ("HR only", "HR and LR copies", "PS-HRNet", "x2", "points of Rank-1"):
         assert row in first
     weights = tmp_path / "runs" / "pshrnet" / "model_final.pth"
     made = weights.stat().st_mtime_ns
-    assert demo.main(args) == 0
+    assert run_script(demo, args) == 0
     again = capfd.readouterr().out
     assert again.count("done before") == 2
     assert weights.stat().st_mtime_ns == made

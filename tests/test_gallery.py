@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -480,26 +482,18 @@ def test_readers_see_what_others_write(kind: str, model: Pixels, tmp_path: Path)
             act(files[:1] if act == reader.search else drawn(crops, more=50))
 
 
-def test_a_writer_waits_for_a_replacement(
+def test_a_writer_that_waits_too_long_is_told_why(
     model: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crops, where = tmp_path / "crops", str(tmp_path / "g")
-    files = drawn(crops, a=1, b=2, c=3)
-    Gallery.create(where, model, files[:2])
+    files = drawn(tmp_path / "crops", a=1, b=2)
     monkeypatch.setattr(sqlite, "PATIENCE", 0.1)
-    other = Gallery.open(where, model)
-
-    class Busy(Pixels):
-        def embed(self, images: Any, *args: Any, **kwargs: Any) -> Any:
-            if isinstance(images, list) and len(self.training["sizes"]):
-                with pytest.raises(GalleryError, match="another process is writing; wait"):
-                    other.add(files)
-                assert_finds_itself(other)  # the old gallery
-            return super().embed(images, *args, **kwargs)
-
-    busy = Busy("pixels", model.cfg, model.module, {"sizes": [], "breaks_after": 9})
-    Gallery.create(where, busy, files[1:], batch_size=1, replace=True)
-    assert stems(Gallery.open(where)) == {"b", "c"} and len(busy.training["sizes"]) == 2
+    gallery, _ = Gallery.create(str(tmp_path / "g"), model, files[:1])
+    with closing(sqlite3.connect(tmp_path / "g" / "gallery.sqlite")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(GalleryError, match="another process is writing; wait"):
+            gallery.add(files)
+        assert_finds_itself(gallery)
+    assert gallery.add(files).added == 1
 
 
 KILLED = """

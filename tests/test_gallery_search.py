@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OSNET, load_script
+from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
 from lrreid_ext import TrainedModel, load_model
 from lrreid_ext.analysis import runs as runs_module
+from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import GalleryError
@@ -211,7 +212,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def tool() -> Callable[..., int]:
-    return load_script("tools/gallery.py").main
+    return lambda words: main(["gallery", *words])
 
 
 def test_the_command(

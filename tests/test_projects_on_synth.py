@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lrreid_ext.engine.cli import main
+from lrreid_ext.cli import main
 
 SMALL = [
     "DATASETS.OPTIONS.synth_pedestrians.identities", "8",
@@ -54,7 +54,7 @@ def train_net(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     torch.set_num_threads(1)
 
     def run(*words: str, status: int = 0) -> None:
-        assert main(words) == status
+        assert main(["train", *words]) == status
 
     return run
 

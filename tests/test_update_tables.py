@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import load_script
+from conftest import load_script, run_script
 from mini_results import results
 
 from lrreid_ext.results import Figure, Results, Training, mean_of, portable
@@ -50,7 +50,7 @@ def project(tool: ModuleType, tmp_path: Path) -> Path:
         content = measured(rank1, groups=("query", "query_hr", twins))
         run = run_folder(tmp_path / "logs" / name, content)
         to = tmp_path / "project" / "results" / f"{name}.json"
-        assert tool.main(
+        assert run_script(tool, 
             ["add", str(run), "--to", str(to), "--title", f"Run {name}", "--order", order]
         ) == 0  # fmt: skip
     readme = tmp_path / "project" / "README.md"
@@ -90,7 +90,7 @@ def test_add_keeps_figures_and_drops_paths(tool: ModuleType, tmp_path: Path) -> 
     to = tmp_path / "new" / "a.json"
     run = run_folder(tmp_path / "run", content)
     words = ["add", str(run), "--to", str(to), "--title", "A", "--note", "on /tmp/x only"]
-    assert tool.main(words) == 0
+    assert run_script(tool, words) == 0
     added = json.loads(to.read_text())
     assert added["groups"] == content.to_json()["groups"]
     assert (added["title"], added["note"], "order" in added) == ("A", "on /tmp/x only", False)
@@ -108,10 +108,10 @@ def test_a_mean_over_splits_names_each_of_them(tool: ModuleType, tmp_path: Path)
     mean = mean_of({"one": one, "two": two})
     to = tmp_path / "mean.json"
     run = run_folder(tmp_path / "run", mean)
-    assert tool.main(["add", str(run), "--to", str(to), "--title", "Mean"]) == 0
+    assert run_script(tool, ["add", str(run), "--to", str(to), "--title", "Mean"]) == 0
     page = tmp_path / "page.md"
     page.write_text("<!-- table: mean.json columns=single_shot/query/Rank-1 -->\n<!-- /table -->\n")
-    assert tool.main(["write", str(page)]) == 0
+    assert run_script(tool, ["write", str(page)]) == 0
     text = page.read_text()
     # 39 and 41, 59 and 61.
     assert "50.0 ± 11.6" in text
@@ -160,11 +160,11 @@ def test_write_then_check(
 ) -> None:
     readme = project / "README.md"
     before = readme.read_text()
-    assert tool.main(["write", str(readme), "--check"]) == 1
+    assert run_script(tool, ["write", str(readme), "--check"]) == 1
     assert f"{readme}: stale" in capsys.readouterr().err
     assert readme.read_text() == before
 
-    assert tool.main(["write", str(readme)]) == 0
+    assert run_script(tool, ["write", str(readme)]) == 0
     text = readme.read_text()
     assert text.startswith("# P\n\n<!-- table: results/*.json -->\n\n|")
     assert text.endswith("\n<!-- /table -->\n\nAfter.\n") and "old" not in text
@@ -172,12 +172,12 @@ def test_write_then_check(
     assert header == ["run", "MLR Rank-1", "HR -> HR", "x2", "x4", "MLR mAP (multi-shot)"]
     assert first == ["Run b", "40.0 ± 1.0", "40.0 ± 1.0", "40.0 ± 1.0", "", "20.0"]
     assert second == ["Run a", "45.0 ± 1.0", "45.0 ± 1.0", "", "45.0 ± 1.0", "22.5"]
-    assert tool.main(["write", str(readme), "--check"]) == 0
+    assert run_script(tool, ["write", str(readme), "--check"]) == 0
 
     changed = Results.load(project / "results" / "a.json")
     changed.groups["query"].protocols["single_shot"].named["Rank-1"] = Figure(46.0)
     changed.save(project / "results" / "a.json")
-    assert tool.main(["write", str(readme), "--check"]) == 1
+    assert run_script(tool, ["write", str(readme), "--check"]) == 1
     assert sorted(p.name for p in project.iterdir()) == ["README.md", "results"]
 
 
@@ -267,9 +267,7 @@ def test_markers_that_cannot_be_followed(
     (project / "bad" / "broken.json").write_text("{")
     readme = project / "README.md"
     readme.write_text(text)
-    with pytest.raises(SystemExit) as caught:
-        tool.main(["write", str(readme)])
-    assert caught.value.code == 2
+    assert run_script(tool, ["write", str(readme)]) == 2
     assert message in capsys.readouterr().err
     assert readme.read_text() == text
 
@@ -281,9 +279,7 @@ def test_runs_that_cannot_be_added(
     to = tmp_path / "out.json"
 
     def refused(*words: str) -> str:
-        with pytest.raises(SystemExit) as caught:
-            tool.main(["add", *words])
-        assert caught.value.code == 2
+        assert run_script(tool, ["add", *words]) == 2
         assert not to.exists()
         return capsys.readouterr().err
 
@@ -297,4 +293,7 @@ def test_runs_that_cannot_be_added(
     assert "not a results file" in refused(
         str(run / "results_other.json"), "--to", str(to), "--title", "A"
     )
-    assert tool.main(["add", str(run / "results_demo.json"), "--to", str(to), "--title", "A"]) == 0
+    assert (
+        run_script(tool, ["add", str(run / "results_demo.json"), "--to", str(to), "--title", "A"])
+        == 0
+    )

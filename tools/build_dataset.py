@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
-"""Build a cross-resolution data set from an ordinary one, or check a built one.
+"""The same as ``lrreid build``, for a checkout that isn't installed."""
 
-The same as ``lrreid build``; --help says more.
-"""
+import sys
 
-from lrreid_ext.cli import guarded
-from lrreid_ext.commands.build import main
+from lrreid_ext.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main))
+    raise SystemExit(main(["build", *sys.argv[1:]]))

@@ -10,20 +10,20 @@ again and only the table is printed.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.engine.cli import main as train_net
+from lrreid_ext.cli import run_command
+from lrreid_ext.commands.common import add_overrides, pairs
+from lrreid_ext.engine.sweep import Training, complete
 from lrreid_ext.results import Results, results_file, results_table
 
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT = ROOT / "projects" / "PSHRNet"
+PROJECT = Path(__file__).resolve().parent.parent / "projects" / "PSHRNet"
 DATA_SET = "synth_pedestrians"
 
 # Config, and folder below --out.
-RUNS = (("synth.yml", "pshrnet"), ("synth_copies.yml", "copies"))
+TRAININGS = (("synth.yml", "pshrnet"), ("synth_copies.yml", "copies"))
 
 # Name in the table, and folder of its results.
 ROWS = (
@@ -32,47 +32,29 @@ ROWS = (
     ("PS-HRNet", "pshrnet"),
 )
 
+INTERRUPTED = "the same command goes on"
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo; 0 if every training ran, else what the failing one returned."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
     parser.add_argument("--out", type=Path, default=Path("logs/demo"), help="folder of the runs")
     parser.add_argument("--data", type=Path, default=Path("datasets"), help="folder of data sets")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
-    args = parser.parse_args(argv)
+    add_overrides(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train, evaluate and print the table."""
     start = time.perf_counter()
-    for config, folder in RUNS:
-        out = args.out / folder
-        if (out / "model_final.pth").is_file() and _results(out).is_file():
-            print(f"== {config}: done before, kept in {out}")
-            continue
-        print(f"== {config}, into {out}", flush=True)
-        resume = ["--resume"] if (out / "last_checkpoint").is_file() else []
-        failed = train_net(
-            [
-                "--config-file", str(PROJECT / config), *resume,
-                "DATASETS.ROOT", str(args.data), "OUTPUT_DIR", str(out), *args.opts,
-            ]
-        )  # fmt: skip
-        if failed:
-            return failed
-    paths = [_results(args.out / folder) for _, folder in ROWS]
-    missing = [str(p) for p in paths if not p.is_file()]
-    if missing:
-        print(f"error: no results at {', '.join(missing)}; remove {args.out} and run again")
-        return 1
+    options = {"DATASETS.ROOT": str(args.data), **pairs(args.opts)}
+    for config, folder in TRAININGS:
+        complete(Training(config, PROJECT / config, options, args.out / folder))
+    paths = [args.out / folder / results_file(DATA_SET) for _, folder in ROWS]
     results = [Results.load(path) for path in paths]
-    table = results_table(results, names=[name for name, _ in ROWS], style="plain")
-    print(f"\n{table}\n")
+    print(f"\n{results_table(results, names=[name for name, _ in ROWS], style='plain')}\n")
     for line in verdict(results):
         print(line)
-    print(f"\nFigures: {', '.join(str(p) for p in paths)}")
+    print(f"\nFigures: {', '.join(map(str, paths))}")
     print(f"This took {(time.perf_counter() - start) / 60:.1f} minutes.")
-    return 0
-
-
-def _results(out: Path) -> Path:
-    return out / results_file(DATA_SET)
 
 
 def verdict(results: Sequence[Results]) -> list[str]:
@@ -93,4 +75,4 @@ def verdict(results: Sequence[Results]) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(run_command("__main__", "demo.py"))

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Train or evaluate: tools/train_net.py --config-file projects/PSHRNet/synth.yml [KEY VALUE ...]"""
+"""The same as ``lrreid train``, for a checkout that isn't installed."""
 
-from lrreid_ext.cli import guarded
-from lrreid_ext.engine.cli import main
+import sys
+
+from lrreid_ext.cli import main
 
 if __name__ == "__main__":
-    raise SystemExit(guarded(main))
+    raise SystemExit(main(["train", *sys.argv[1:]]))

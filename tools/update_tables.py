@@ -35,6 +35,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lrreid_ext.cli import run_command
 from lrreid_ext.errors import UserError
 from lrreid_ext.files import write_text
 from lrreid_ext.results import RESULTS_FILES, Results, Training, results_table
@@ -163,8 +164,6 @@ def matching(folder: Path, pattern: str) -> list[Results]:
         results = Results.load(path)
         if not results.title:
             raise TableError(f"{path}: no title; add it with tools/update_tables.py add")
-        if not isinstance(results.order, int | None):
-            raise TableError(f"{path}: order {results.order!r} is not a whole number")
         order = float("inf") if results.order is None else results.order
         rows.append((order, path.name, results))
     return [results for _, _, results in sorted(rows, key=lambda row: row[:2])]
@@ -269,54 +268,41 @@ def _escaped(text: str) -> str:
 
 
 # ---------------------------------------------------------------- command line
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="update_tables.py",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = out.add_subparsers(dest="action", required=True)
-    add = commands.add_parser("add", help="collect a run's results file")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their options."""
+    actions = parser.add_subparsers(dest="action", required=True)
+    add = actions.add_parser("add", help="collect a run's results file")
     add.add_argument("run", type=Path, metavar="RUN_DIR", help="folder of a run, or results file")
     add.add_argument("--to", type=Path, required=True, metavar="FILE.json", help="file to write")
     add.add_argument("--title", required=True, help="the row's name")
     add.add_argument("--note", help="a remark to be shown under the table")
     add.add_argument("--order", type=int, metavar="N", help="the row's place (default: last)")
-    write = commands.add_parser("write", help="make the tables of Markdown files anew")
+    write = actions.add_parser("write", help="make the tables of Markdown files anew")
     write.add_argument("files", type=Path, nargs="+", metavar="FILE.md")
     write.add_argument(
         "--check", action="store_true", help="write nothing; status 1 if a table is stale"
     )
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, 1 for a stale table under --check, 2 for an error."""
-    cli = parser()
-    args = cli.parse_args(argv)
+def run(args: argparse.Namespace) -> int:
+    """Do the action; returns 1 for a stale table under --check."""
+    if args.action == "add":
+        collect(args.run, args.to, args.title, note=args.note, order=args.order)
+        print(f"written: {args.to}, {args.to.stat().st_size} bytes")
+        return 0
     status = 0
-    try:
-        if args.action == "add":
-            collect(args.run, args.to, args.title, note=args.note, order=args.order)
-            print(f"{args.to}: written, {args.to.stat().st_size} bytes")
-            return 0
-        for path in args.files:
-            before, after = updated(path)
-            if before == after:
-                print(f"{path}: up to date")
-            elif args.check:
-                print(f"{path}: stale; run tools/update_tables.py write {path}", file=sys.stderr)
-                status = 1
-            else:
-                write_text(path, after)
-                print(f"{path}: written")
-    except (UserError, OSError) as error:
-        cli.error(str(error))
+    for path in args.files:
+        before, after = updated(path)
+        if before == after:
+            print(f"{path}: up to date")
+        elif args.check:
+            print(f"{path}: stale; run tools/update_tables.py write {path}", file=sys.stderr)
+            status = 1
+        else:
+            write_text(path, after)
+            print(f"written: {path}")
     return status
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_command("__main__", "update_tables.py"))

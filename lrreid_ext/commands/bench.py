@@ -5,37 +5,29 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.registry import suggest
+from lrreid_ext.errors import UserError, suggest
 
 ROOT = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(prog="lrreid bench", description=__doc__)
-    out.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all)")
-    return out
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run (default: all)")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run them one after another; the first exit status that isn't 0, or 2 without a checkout."""
-    args = parser().parse_args(argv)
-    known = sorted(p.stem for p in ROOT.glob("*.py"))
-    if not known:
-        print(f"error: {ROOT}: no benchmarks here; run this in a checkout", file=sys.stderr)
-        return 2
+def run(args: argparse.Namespace) -> int:
+    """Run one after another, up to the first that fails; return its status."""
+    names = sorted({p.stem for p in ROOT.glob("*.py")} - {"shared"})
+    if not names:
+        raise UserError(f"{ROOT}: no benchmarks here; run this in a checkout")
     for name in args.names:
-        if name not in known:
-            print(
-                f"error: no benchmark {name!r}.{suggest(name, known)} There are: "
-                f"{', '.join(known)}",
-                file=sys.stderr,
+        if name not in names:
+            raise UserError(
+                f"no benchmark {name!r}.{suggest(name, names)} Benchmarks: {', '.join(names)}"
             )
-            return 2
-    for name in args.names or known:
+    for name in args.names or names:
         status = subprocess.run([sys.executable, str(ROOT / f"{name}.py")], check=False).returncode
         if status:
             return status

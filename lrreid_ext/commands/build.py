@@ -1,12 +1,12 @@
 """Build a cross-resolution data set from an ordinary one, or check a built one.
 
-python tools/build_dataset.py list
-python tools/build_dataset.py list mlr_cuhk01
-python tools/build_dataset.py synth_pedestrians
-python tools/build_dataset.py mlr_market1501 --source Market-1501-v15.09.15
-python tools/build_dataset.py mlr_csv --source my_images --option lr_camera=2
-python tools/build_dataset.py my_recipe.yml
-python tools/build_dataset.py mlr_market1501 --verify
+lrreid build list
+lrreid build list mlr_cuhk01
+lrreid build synth_pedestrians
+lrreid build mlr_market1501 --source Market-1501-v15.09.15
+lrreid build mlr_csv --source my_images --option lr_camera=2
+lrreid build my_recipe.yml
+lrreid build mlr_market1501 --verify
 """
 
 from __future__ import annotations
@@ -34,58 +34,53 @@ from lrreid_ext.data.recipes import (
     recipe_named,
     verify,
 )
-from lrreid_ext.errors import ManifestError, RecipeError, UserError
+from lrreid_ext.errors import ManifestError, RecipeError
 from lrreid_ext.registry import names
+
+INTERRUPTED = "run the same command again to go on"
 
 # A docstring's reference, and in it the name.
 _ROLE = re.compile(r":\w+:`(?:[\w.]*\.)?(\w+)`")
 DEFAULT_ROOT = os.environ.get("FASTREID_DATASETS", "datasets")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="lrreid build",
-        description=description,
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
         "recipe",
         metavar="RECIPE",
         help="a recipe's name or YAML file; or `list`: all of them, or the one called NAME",
     )
-    out.add_argument("name", metavar="NAME", nargs="?", help="with `list`: the recipe to show")
-    out.add_argument(
+    parser.add_argument("name", metavar="NAME", nargs="?", help="with `list`: the recipe to show")
+    parser.add_argument(
         "--source", metavar="DIR", help="the ordinary data set (default: looked for beside --out)"
     )
-    out.add_argument(
+    parser.add_argument(
         "--out",
         metavar="DIR",
         help=f"folder to build into, or to verify (default: {DEFAULT_ROOT}/<recipe>, with options "
         "changed <recipe>-<hash>)",
     )
-    out.add_argument(
+    parser.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes (default: all cores for a thousand images or more, else 1)",
     )
-    out.add_argument(
+    parser.add_argument(
         "--verify",
         action="store_true",
         help="check the built folder against its manifest, build nothing; status 1 if it differs, "
         "2 if it was built by another recipe or with other options than are given",
     )
-    out.add_argument(
+    parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         help="change an option of the recipe, e.g. factors=[2,3,4] or lr_camera=3; repeatable",
     )
-    out.add_argument(
+    parser.add_argument(
         "--plugin",
         action="append",
         default=[],
@@ -93,7 +88,6 @@ def parser() -> argparse.ArgumentParser:
         help="import this module (or .py or .yml file) first, for a recipe or kernel of your own; "
         "repeatable",
     )
-    return out
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -164,39 +158,29 @@ def _check_recipe(recipe: Recipe, out: Path, given: Iterable[str]) -> None:
         raise RecipeError(f"{out}: was built otherwise: {'; '.join(differences)}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status (2 for an error, by way of argparse)."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    try:
-        if args.plugin:
-            get_cfg(args.plugin)
-        if args.recipe in ("list", "show"):
-            print(describe(recipe_named(args.name)) if args.name else overview())
-            return 0
-        if args.name:
-            raise RecipeError(f"{args.name}: one recipe at a time; to see one: list {args.recipe}")
-        options = parse_options(args.option)
-        recipe = build_recipe(recipe_named(args.recipe), options)
-        out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
-        if args.verify:
-            _check_recipe(recipe, out, options)
-            problems = verify(out, progress=True)
-            for problem in problems:
-                print(problem, file=sys.stderr)
-            if not problems:
-                print(f"{out}: as its manifest says, hash {load_manifest(out).hash}")
-            return 1 if problems else 0
-        left_out: list[str] = []
-        source = _source(recipe, args.source, out)
-        manifest = build(recipe, source, out, workers=args.workers, tell=left_out.append)
-    except BrokenPipeError:
-        raise
-    except (UserError, OSError) as error:
-        cli.error(" ".join(str(error).split()))
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+def run(args: argparse.Namespace) -> int:
+    """Build, verify or list; returns 1 if a folder differs from its manifest."""
+    if args.plugin:
+        get_cfg(args.plugin)
+    if args.recipe in ("list", "show"):
+        print(describe(recipe_named(args.name)) if args.name else overview())
+        return 0
+    if args.name:
+        raise RecipeError(f"{args.name}: one recipe at a time; to see one: list {args.recipe}")
+    options = parse_options(args.option)
+    recipe = build_recipe(recipe_named(args.recipe), options)
+    out = Path(args.out) if args.out else Path(DEFAULT_ROOT) / recipe.folder()
+    if args.verify:
+        _check_recipe(recipe, out, options)
+        problems = verify(out, progress=True)
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        if not problems:
+            print(f"{out}: as its manifest says, hash {load_manifest(out).hash}")
+        return 1 if problems else 0
+    left_out: list[str] = []
+    source = _source(recipe, args.source, out)
+    manifest = build(recipe, source, out, workers=args.workers, tell=left_out.append)
     counts = ", ".join(f"{value} {key}" for key, value in manifest.counts().items())
     print("\n".join([f"{out}: {counts}", *left_out, f"manifest hash {manifest.hash}"]))
     return 0

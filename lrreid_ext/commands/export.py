@@ -1,6 +1,6 @@
 """Write a trained model for other runtimes: ONNX, torch.export, or a folder of safetensors.
 
-tools/export.py logs/pshrnet --to onnx torch
+lrreid export logs/pshrnet --to onnx torch
 
 writes <RUN>/export/model.onnx and model.pt2: from 8-bit crops of any size to the embedding that is
 compared, resize and normalisation inside. Each is compared with the model in PyTorch, on batches of
@@ -12,13 +12,11 @@ models; --push owner/name uploads it. docs/deploy.md says how each is used.
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import Run, load_run, run_parser, run_path
-from lrreid_ext.errors import USER_ERRORS
+from lrreid_ext.analysis.runs import Run, load_run, run_path
+from lrreid_ext.commands.common import add_run
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
@@ -30,58 +28,43 @@ KINDS = ("onnx", "torch", "safetensors")
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "hub"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid export", __doc__, several=False)
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser, None)
+    parser.add_argument(
         "--to", nargs="+", required=True, choices=KINDS, metavar="KIND",
         help=f"any of {', '.join(KINDS)}",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="(default: <RUN>/export; for hub:owner/name owner--name/export)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--resized", action="store_true",
         help="images come at the network's input size, resized outside: for runtimes without "
         "float64 or sizes that change",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--tolerance", type=float, default=TOLERANCE, metavar="X",
         help="largest difference let pass, as a share of the largest value (default: %(default)g)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--push", default="", metavar="OWNER/NAME", help="upload the folder to this hub repository"
     )
-    out.add_argument(
+    parser.add_argument(
         "--license", default=LICENSE, metavar="ID",
         help="the model card's license, by the hub's identifier (default: %(default)s)",
     )  # fmt: skip
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write and say how far each agrees; 0, or 2 for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Write the files, and print how far each agrees with the model in PyTorch."""
     if not args.tolerance > 0:
-        cli.error("--tolerance must be above 0")
+        raise ConfigError("--tolerance must be above 0")
     if args.push and "safetensors" not in args.to:
-        cli.error("--push uploads what --to safetensors writes")
-    # fastreid's way to make tensors.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        export(args)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def export(args: argparse.Namespace) -> None:
-    """Do what the command line says."""
+        raise ConfigError("--push uploads what --to safetensors writes")
     if "onnx" in args.to:
-        runtime()  # said before the model is loaded, as a folder that can't be is
+        runtime()  # what lacks is better known before the model is loaded; so is a wrong folder
     given = make_folder(args.out) if args.out else None
     run = load_run(args.run, args.opts, "cpu")
     folder = given or make_folder(_home(args.run, run) / "export")
@@ -112,7 +95,3 @@ def _home(text: str, run: Run) -> Path:
     if not named.startswith(HUB):
         return Path(run.cfg.OUTPUT_DIR)
     return Path(named.removeprefix(HUB).replace("/", "--").replace("@", "--"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,10 +1,10 @@
 """Put images of people into a gallery, and rank it for low-resolution queries.
 
-tools/gallery.py build people crops/ --model logs/demo/pshrnet
-tools/gallery.py add people more_crops/
-tools/gallery.py search people query.png --top 5 --json answers.json --html answers.html
-tools/gallery.py remove people crops/0007.png
-tools/gallery.py info people
+lrreid gallery build people crops/ --model logs/demo/pshrnet
+lrreid gallery add people more_crops/
+lrreid gallery search people query.png --top 5 --json answers.json --html answers.html
+lrreid gallery remove people crops/0007.png
+lrreid gallery info people
 
 A gallery is a folder, searched by faiss; or milvus:FILE.db (Milvus's embedded form), or
 milvus:http://HOST:19530 (a server or cluster), with #NAME for another collection than `gallery`.
@@ -15,12 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.api import TrainedModel, load_model
-from lrreid_ext.errors import USER_ERRORS, GalleryError
+from lrreid_ext.commands.common import at_least
+from lrreid_ext.errors import GalleryError
 from lrreid_ext.files import check_place, write_json, write_text
 from lrreid_ext.hub import HUB
 from lrreid_ext.results.provenance import provenance
@@ -30,16 +30,9 @@ from lrreid_ext.search.page import html_page, screen
 from lrreid_ext.search.store import Settings, Store
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    description, _, examples = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="lrreid gallery",
-        description=description,
-        epilog="examples:\n" + examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    actions = out.add_subparsers(dest="action", required=True, metavar="ACTION")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions and their options."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="embed images into a new gallery")
     add = actions.add_parser("add", help="embed what of images isn't in it yet")
     search = actions.add_parser("search", help="rank the gallery for query images")
@@ -53,12 +46,16 @@ def parser() -> argparse.ArgumentParser:
         action.add_argument(name, nargs="+", metavar="PATH", help="image files, and folders")
         action.add_argument(
             "--model", metavar="RUN", required=action is build,
-            help="folder that tools/train_net.py trained into, or a checkpoint in it"
+            help="folder that `lrreid train` trained into, or a checkpoint in it"
             + ("" if action is build else " (default: the one that the gallery was built with)"),
         )  # fmt: skip
         action.add_argument("--device", default="cpu", help="cpu, cuda ... (default: %(default)s)")
         action.add_argument(
-            "--batch", type=int, default=64, metavar="N", help="images at a time (default: 64)"
+            "--batch",
+            type=at_least(1),
+            default=64,
+            metavar="N",
+            help="images at a time (default: 64)",
         )
         action.add_argument(
             "--labels", default="market", metavar="HOW",
@@ -92,25 +89,15 @@ def parser() -> argparse.ArgumentParser:
         "files", nargs="*", metavar="FILE", help="or folders, or hashes' beginnings"
     )
     remove.add_argument("--identity", metavar="ID", help="all images of this identity")
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+def run(args: argparse.Namespace) -> int:
+    """Do the action."""
     act = {"build": _build, "add": _add, "search": _search, "remove": _remove, "info": _info}
     if args.action == "remove" and bool(args.files) == bool(args.identity):
-        cli.error("remove: name files, or an --identity")
-    if getattr(args, "batch", 1) < 1:
-        cli.error("--batch must be at least 1")
+        raise GalleryError("remove: name files, or an --identity")
     try:
         act[args.action](args)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         done = "" if args.action == "search" else "; repeating the command completes it"
         print(f"interrupted{done}", file=sys.stderr)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from tabulate import tabulate
 
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY
-from lrreid_ext.errors import USER_ERRORS
+from lrreid_ext.errors import UserError
 from lrreid_ext.plugins import bundled_projects, projects_root
 from lrreid_ext.registry import (
     BACKBONE_REGISTRY,
@@ -96,31 +95,20 @@ KINDS: dict[str, tuple[str, Callable[[], Rows]]] = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = argparse.ArgumentParser(prog="lrreid list", description=__doc__)
-    out.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; or all")
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}; or all")
+    parser.add_argument(
         "--plugins", nargs="+", default=[], metavar="MODULE", help="load these first, as PLUGINS do"
     )
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print; 0, or 2 for a kind that there isn't or a plugin that can't be imported."""
-    args = parser().parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Print a table for each kind."""
     for kind in args.kinds:
         if kind not in KINDS:
-            print(
-                f"error: {kind!r} is no kind.{suggest(kind, KINDS)} Kinds: {', '.join(KINDS)}",
-                file=sys.stderr,
-            )
-            return 2
-    try:
-        get_cfg(args.plugins)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+            raise UserError(f"{kind!r} is no kind.{suggest(kind, KINDS)} Kinds: {', '.join(KINDS)}")
+    get_cfg(args.plugins)
     blocks = []
     for kind in args.kinds or KINDS:
         key, rows = KINDS[kind]
@@ -131,4 +119,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             blocks.append(f"{kind} ({key})\n\n{table}")
     print("\n\n".join(blocks))
-    return 0

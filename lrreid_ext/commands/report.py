@@ -27,19 +27,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.analysis.runs import load_run, run_names, run_parser
-from lrreid_ext.engine.cli import add_data_set
-from lrreid_ext.errors import USER_ERRORS
+from lrreid_ext.analysis.runs import load_run, run_names
+from lrreid_ext.commands.common import add_data_set, add_run, at_least
+from lrreid_ext.config import get_cfg
 from lrreid_ext.files import check_place, write_json, write_text
 from lrreid_ext.report.context import Context
 from lrreid_ext.report.page import render
 from lrreid_ext.report.scored import score_runs
-from lrreid_ext.report.sections import SECTIONS, build
+from lrreid_ext.report.sections import build, sections
 from lrreid_ext.report.tsne import PEOPLE
 from lrreid_ext.results.provenance import commit, provenance
 
@@ -88,7 +87,7 @@ def page(
     context = Context(
         scored, images or test_set.synthetic, queries, depth, people, seed=seed, files=files
     )
-    sections, left = build(context, without, _say)
+    blocks, left = build(context, without, _say)
     heading = title or f"{' and '.join(names) if len(names) < 3 else f'{len(names)} runs'} on "
     heading = heading if title else heading + test_set.name
     count = len({s.pid for s in test_set.samples if s.pid > 0})
@@ -103,7 +102,7 @@ def page(
     if files:
         write_json(files / "report.json", _origins(context))
     notice = NOTICE if context.images and not test_set.synthetic else ""
-    return render(heading, subtitle, sections, left, notice=notice, written=written)
+    return render(heading, subtitle, blocks, left, notice=notice, written=written)
 
 
 def _origins(context: Context) -> dict[str, Any]:
@@ -123,74 +122,67 @@ def _say(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid report", __doc__)
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    get_cfg()  # the plugins, which may have sections
+    names = list(sections())
+    add_run(parser)
+    parser.add_argument(
         "--out", type=Path, default=Path("logs/report.html"), metavar="FILE",
         help="page to write (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--images", action="store_true",
         help="show pictures of people, also of real ones: such a page is personal data (default: "
         "of synthetic people only)",
     )  # fmt: skip
-    add_data_set(out, "the first of the first run's tests")
-    out.add_argument(
+    add_data_set(parser, "the first of the first run's tests")
+    parser.add_argument(
         "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
         help="the queries' HR twins are reduced by each (default: "
         f"{' '.join(f'{f:g}' for f in FACTORS)})",
     )  # fmt: skip
-    out.add_argument(
-        "--queries", type=int, default=8, metavar="N",
+    parser.add_argument(
+        "--queries", type=at_least(1), default=8, metavar="N",
         help="ranked galleries, failures and restored images shown, at most (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
-        "--depth", type=int, default=8, metavar="N", help="matches of each (default: %(default)s)"
+    parser.add_argument(
+        "--depth",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="matches of each (default: %(default)s)",
     )
-    out.add_argument(
+    parser.add_argument(
         "--people", type=int, default=PEOPLE, metavar="N",
         help="persons in the t-SNE (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument("--seed", type=int, default=0, help="of all that is drawn at random")
-    out.add_argument(
-        "--only", nargs="+", default=list(SECTIONS), choices=list(SECTIONS), metavar="SECTION",
-        help=f"sections to make (default: {' '.join(SECTIONS)})",
+    parser.add_argument(
+        "--seed", type=at_least(0), default=0, help="of all that is drawn at random"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=names, choices=names, metavar="SECTION",
+        help=f"sections to make (default: {' '.join(names)})",
     )  # fmt: skip
-    out.add_argument(
-        "--without", nargs="+", default=[], choices=list(SECTIONS), metavar="SECTION",
+    parser.add_argument(
+        "--without", nargs="+", default=[], choices=names, metavar="SECTION",
         help="sections to leave out",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--files", type=Path, metavar="DIR",
         help="also write tables and figures of galleries, failures and t-SNE into this folder",
     )  # fmt: skip
-    out.add_argument("--title", default="", help="the page's heading")
-    return out
+    parser.add_argument("--title", default="", help="the page's heading")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    for name in ("queries", "depth"):
-        if getattr(args, name) < 1:
-            cli.error(f"--{name} must be at least 1")
-    if args.seed < 0:
-        cli.error("--seed must be at least 0")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        check_place(args.out)
-        text = page(
-            args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
-            queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
-            without=[k for k in SECTIONS if k not in args.only or k in args.without],
-            files=args.files, title=args.title, opts=args.opts,
-        )  # fmt: skip
-        write_text(args.out, text)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{args.out}: written, {len(text.encode()) / 1e6:.1f} MB")
-    return 0
+def run(args: argparse.Namespace) -> None:
+    """Measure and write."""
+    check_place(args.out)
+    text = page(
+        args.runs, data_set=args.data_set, factors=args.factors, images=args.images,
+        queries=args.queries, depth=args.depth, people=args.people, seed=args.seed,
+        without=[k for k in sections() if k not in args.only or k in args.without],
+        files=args.files, title=args.title, opts=args.opts,
+    )  # fmt: skip
+    write_text(args.out, text)
+    print(f"written: {args.out}, {len(text.encode()) / 1e6:.1f} MB")

@@ -162,12 +162,12 @@ def add_config(cfg: CfgNode) -> None:
     # first one reported).
     cfg.TEST.BEST_METRIC = ""
     # Folder where the features of evaluated checkpoints are kept ("": nowhere), so that they can be
-    # scored again by other protocols without images or network; see tools/score.py.
+    # scored again by other protocols without images or network; see lrreid eval.
     cfg.TEST.CACHE = ""
     # Evaluate the training identities that DATASETS.FOLD left out, and not the test set.
     cfg.TEST.ON_FOLD = False
     # Fusion of a model with anchors (MODEL.ANCHORS): which anchors, by factor ([]: all that are
-    # trained), and sigma of SING's Eq. 8 (0: all weigh the same; tools/choose_sigma.py chooses).
+    # trained), and sigma of SING's Eq. 8 (0: all weigh the same; lrreid choose-sigma chooses).
     cfg.TEST.FUSION = CfgNode()
     cfg.TEST.FUSION.ANCHORS = []
     cfg.TEST.FUSION.SIGMA = 0.0

@@ -3,8 +3,8 @@
 Enlarging by a factor f leaves little power beyond the frequency 0.5 / f (in cycles a pixel) that
 the small image could hold. So of an image's power spectrum the shares beyond a few such cut-offs
 are measured, and a quadratic in their logarithms gives log2 f. Its few coefficients were fitted on
-rendered people alone (``tools/resolution.py --fit``); how wrong it is on a recipe's images, real
-ones too, is measured by the same tool and recorded in benchmarks/resolution.
+rendered people alone (``benchmarks/resolution.py --fit``); how wrong it is on a recipe's images,
+real ones too, is measured by the same script and recorded in benchmarks/resolution.
 
 Nothing is random, nothing is trained, and no file is needed.
 """

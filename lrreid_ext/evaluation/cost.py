@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from lrreid_ext.modeling.inference import evaluating
 
 
 def parameters(module: nn.Module) -> int:
@@ -30,7 +30,7 @@ def parameters_used(module: nn.Module, *inputs: Any) -> int:
         inputs: what it is called with.
     """
     watch = _Watch({id(p) for p in module.parameters()})
-    with _evaluating(module), watch:
+    with evaluating(module), watch:
         module(*inputs)
     return sum(p.numel() for p in module.parameters() if id(p) in watch.seen)
 
@@ -47,7 +47,7 @@ def passes(module: nn.Module, part: str, *inputs: Any) -> bool:
     parts = [child for name, child in module.named_modules() if name.split(".")[-1] == part]
     wanted = {id(p) for child in parts for p in child.parameters()}
     watch = _Watch(wanted)
-    with _evaluating(module), watch:
+    with evaluating(module), watch:
         module(*inputs)
     return bool(watch.seen) or not wanted
 
@@ -69,19 +69,6 @@ class _Watch(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule is in its own mode again."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True
-
-
 def gmacs(module: nn.Module, *inputs: Any) -> float:
     """Multiply-accumulates of one forward pass in evaluation mode, in units of 10^9.
 
@@ -93,7 +80,7 @@ def gmacs(module: nn.Module, *inputs: Any) -> float:
         module: the network.
         inputs: what it is called with.
     """
-    with _evaluating(module), FlopCounterMode(display=False) as counter:
+    with evaluating(module), FlopCounterMode(display=False) as counter:
         module(*inputs)
     return counter.get_total_flops() / 2 / 1e9
 
@@ -119,7 +106,7 @@ def latency(module: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3)
             torch.cuda.synchronize(device)
 
     times = []
-    with _evaluating(module):
+    with evaluating(module):
         for _ in range(warmup):
             module(*inputs)
         for _ in range(repeats):

@@ -46,16 +46,17 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards every module's training flag is as it was.
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in its own mode again.
 
-    Also when something raises. fastreid switches all of them to the outermost one's, and so wakes
-    frozen parts.
+    fastreid's evaluation switches all modules to the outermost one's mode, frozen parts too.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    flags = [(m, m.training) for module in modules for m in module.modules()]
     try:
-        model.eval()
-        yield
+        for module in modules:
+            module.eval()
+        with torch.no_grad():
+            yield
     finally:
         for module, training in flags:
             module.training = training

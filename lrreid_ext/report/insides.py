@@ -1,4 +1,4 @@
-"""Sections that look into the models: feature space, gates, training."""
+"""Sections that look into the models: feature space, training."""
 
 from __future__ import annotations
 
@@ -6,19 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lrreid_ext.analysis import gates
-from lrreid_ext.commands.gates import measure
-from lrreid_ext.errors import ConfigError
 from lrreid_ext.files import write_text
 from lrreid_ext.report import history, tsne
 from lrreid_ext.report.blocks import Block, Note, figure_of
 from lrreid_ext.report.context import Context, Found
 from lrreid_ext.report.plots import save
 
-__all__ = ["gate_weights", "planes", "training"]
-
-# Images that the gates are read from, at each factor.
-GATE_IMAGES = 200
+__all__ = ["planes", "training"]
 
 
 def planes(context: Context) -> Found:
@@ -48,32 +42,6 @@ def planes(context: Context) -> Found:
             "axes, sizes and distances of clusters mean nothing."
         )
     )
-    return blocks
-
-
-def gate_weights(context: Context) -> Found:
-    """Weights of dual streams against resolution."""
-    blocks: list[Block] = []
-    whys = []
-    for k, run in enumerate(context.runs):
-        try:
-            gates.dual_stream_of(run.run.model)
-            rows, _, verdict = measure(
-                run.cfg, run.run.model, run.data_set, gates.FACTORS, GATE_IMAGES
-            )
-        except ConfigError as error:
-            whys.append(str(error))
-            continue
-        alt = f"Gates of {run.name} against the resolution r. {verdict}"
-        drawn = gates.draw(rows)
-        drawn.suptitle(run.name, fontsize="medium")
-        blocks += [
-            figure_of(drawn, f"gates{k}", alt, "Bands: a standard deviation over the images."),
-            Note(verdict + ". Numbers are Spearman's rank correlations with r."),
-        ]
-    if not blocks:
-        dual = [w for w in whys if "DUAL" in w]
-        return dual[0] if dual else "no run has a dual-stream backbone"
     return blocks
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from lrreid_ext.registry import REPORT_REGISTRY, names, registered
 from lrreid_ext.report.blocks import Left, Section
 from lrreid_ext.report.context import Context, Found
-from lrreid_ext.report.insides import gate_weights, planes, training
+from lrreid_ext.report.insides import planes, training
 from lrreid_ext.report.origins import differences, origins
 from lrreid_ext.report.pictures import failures, galleries, restored
 from lrreid_ext.report.scores import by_factor, cameras, cmc, cost, results
 
-__all__ = ["SECTIONS", "build"]
+__all__ = ["build", "sections"]
 
-SECTIONS: dict[str, tuple[str, Callable[[Context], Found]]] = {
+Make = Callable[[Context], Found]
+
+_MODELS: dict[str, tuple[str, Make]] = {
     "results": ("Results", results),
     "cmc": ("CMC curves", cmc),
     "factors": ("Rank-1 against resolution", by_factor),
@@ -22,12 +25,25 @@ SECTIONS: dict[str, tuple[str, Callable[[Context], Found]]] = {
     "galleries": ("Ranked galleries", galleries),
     "failures": ("Hardest failures", failures),
     "tsne": ("Feature space", planes),
-    "gates": ("Gate weights", gate_weights),
+}
+_ORIGINS: dict[str, tuple[str, Make]] = {
     "cost": ("Cost against accuracy", cost),
     "training": ("Training", training),
     "config": ("Config", differences),
     "origins": ("Where the figures come from", origins),
 }
+
+
+def sections() -> dict[str, tuple[str, Make]]:
+    """Title and function of every section, in the page's order; those of plugins that are loaded
+    come after the sections on the models."""
+    plugins = {
+        name: ((make.__doc__ or name).strip().splitlines()[0], make)
+        for name, make in (
+            (name, registered(REPORT_REGISTRY, name)) for name in names(REPORT_REGISTRY)
+        )
+    }
+    return {**_MODELS, **plugins, **_ORIGINS}
 
 
 def build(
@@ -42,7 +58,7 @@ def build(
     """
     there: list[Section] = []
     left: list[Left] = []
-    for key, (title, make) in SECTIONS.items():
+    for key, (title, make) in sections().items():
         if key in without:
             left.append(Left(key, title, "not asked for"))
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +210,7 @@ class Gallery:
         settings = _settings(model, files, kind, recall, run, opts)
         gallery = cls(_store_class(where).create(where, settings, replace), model)
         try:
-            return gallery, gallery._add(files, label, batch_size)
+            return gallery, gallery._add(files, label, batch_size, at_once=replace)
         except BaseException:
             gallery.close()
             raise
@@ -238,14 +238,30 @@ class Gallery:
         """
         return self._add(find_images(images), read_labels(labels), batch_size)
 
-    def _add(self, files: Sequence[Path], labels: Labels, batch_size: int) -> Change:
+    def _add(
+        self, files: Sequence[Path], labels: Labels, batch_size: int, at_once: bool = False
+    ) -> Change:
+        """See :meth:`add`; ``at_once`` stores nothing before all is embedded."""
         change = Change()
         fresh = self._add_stored(files, labels, change)
+        waiting: list[tuple[list[Entry], Floats]] = []
         with tqdm(total=len(fresh), desc="features", unit="image", disable=None) as bar:
             for start in range(0, len(fresh), batch_size):
                 part = fresh[start : start + batch_size]
-                self._add_fresh(part, labels, change)
+                waiting.append(self._embedded(part, labels, change))
                 bar.update(len(part))
+                if at_once and start + batch_size < len(fresh):
+                    continue
+                entries = [entry for batch, _ in waiting for entry in batch]
+                vectors = np.concatenate([values for _, values in waiting])
+                waiting.clear()
+                if entries:
+                    change.replaced += [e.file for e in self.store.put(entries, vectors)]
+                    change.added += len(entries)
+        # Copies of fresh contents have lost what they held, unless they can't be read.
+        outdated = self.store.with_files([file for file, _ in change.duplicates])
+        self.store.remove(outdated)
+        change.replaced += [e.file for e in outdated]
         self.store.refresh()
         if not len(self):
             first = "; {}: {}".format(*change.damaged[0]) if change.damaged else ""
@@ -307,15 +323,14 @@ class Gallery:
             if entry.file == file or not _is_there(entry, contents):
                 gone[sha256] = entry
         change.discarded += [e.file for e in gone.values() if e.file not in change.replaced]
-        if gone:
-            self.store.remove(list(gone.values()))
+        self.store.remove(list(gone.values()))
         return list(fresh.items())
 
-    def _add_fresh(
+    def _embedded(
         self, fresh: Sequence[tuple[str, list[str]]], labels: Labels, change: Change
-    ) -> None:
-        """Embed a batch of contents and store it."""
-        entries, pictures, copies = [], [], []
+    ) -> tuple[list[Entry], Floats]:
+        """Entries and vectors of contents and their files."""
+        entries, pictures = [], []
         for sha256, files in fresh:
             try:
                 picture = read_picture(files[0])
@@ -327,16 +342,8 @@ class Gallery:
             entries.append(
                 Entry(sha256, files[0], *self._size(picture), *labels.of(Path(files[0])))
             )
-            copies += [(file, files[0]) for file in files[1:]]
-        if not entries:
-            return
-        dropped = self.store.put(entries, self._vectors(pictures, entries))
-        outdated = self.store.with_files([file for file, _ in copies])
-        if outdated:
-            self.store.remove(outdated)
-        change.added += len(entries)
-        change.duplicates += copies
-        change.replaced += [e.file for e in [*dropped, *outdated]]
+            change.duplicates += [(file, files[0]) for file in files[1:]]
+        return entries, self._vectors(pictures, entries)
 
     def _size(self, picture: Image.Image) -> tuple[int, int]:
         return size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
@@ -344,6 +351,8 @@ class Gallery:
     def _vectors(self, pictures: Sequence[Image.Image], entries: Sequence[Entry]) -> Floats:
         """(N, K * D), to be stored, of images and their entries."""
         settings, cfg = self.store.settings, self.model.cfg
+        if not entries:
+            return np.empty((0, settings.space.dim), np.float32)
         sizes = [(e.height, e.width) for e in entries]
         features = self.model.embed(list(pictures), sizes, len(pictures), settings.flip)
         if settings.anchors:
@@ -362,8 +371,7 @@ class Gallery:
             The removed entries.
         """
         gone = [entry for entry in self.store.entries() if which(entry)]
-        if gone:
-            self.store.remove(gone)
+        self.store.remove(gone)
         self.store.refresh()
         return gone
 
@@ -479,7 +487,7 @@ class Gallery:
         store = self.store
         entries = store.entries()
         sizes = sorted((e.height, e.width) for e in entries)
-        recall, settings = store.recall, store.settings.plain()
+        recall, settings = store.recall, asdict(store.settings)
         return {
             "gallery": store.where,
             "images": len(entries),

@@ -54,9 +54,7 @@ class MilvusStore:
         self.recall = Recall()
         self._client = client
         self._name = _parsed(where)[1]
-        # What a replacement is given waits here until it is refreshed.
-        self._new, self._replaces = new, False
-        self._waiting: list[tuple[Sequence[Entry], Floats]] = []
+        self._new = new
         self._area = 0.0
         # Whether a write has begun and not ended.
         self._unfinished = False
@@ -111,15 +109,11 @@ class MilvusStore:
             if client.has_collection(name) and not ours:
                 client.close()
                 raise GalleryError(f"{where}: collection {name} is no gallery; name another")
-        store = cls(where, client, settings, True)
-        store._replaces = ours
-        return store
+        return cls(where, client, settings, True)
 
     # ------------------------------------------------------------------ reading
     def __len__(self) -> int:
-        if self._new:
-            return sum(len(entries) for entries, _ in self._waiting)
-        return int(self._query("", ["count(*)"])[0]["count(*)"])
+        return 0 if self._new else int(self._query("", ["count(*)"])[0]["count(*)"])
 
     def entries(self) -> list[Entry]:
         return sorted(map(_entry, self._pages(_COLUMNS)), key=lambda entry: entry.file)
@@ -216,10 +210,6 @@ class MilvusStore:
 
     # ------------------------------------------------------------------ writing
     def put(self, entries: Sequence[Entry], vectors: Floats | None = None) -> list[Entry]:
-        if self._new and self._replaces:
-            assert vectors is not None  # nothing is stored yet
-            self._waiting.append((entries, vectors))
-            return []
         self._begin()
         ids = [_id(e.sha256) for e in entries]
         stored = [e for e in self.with_files([e.file for e in entries]) if _id(e.sha256) not in ids]
@@ -227,7 +217,7 @@ class MilvusStore:
             order, values = self.take(np.array(ids, np.int64))
             vectors = values[np.searchsorted(order, ids)]
         rows = [
-            {"id": i, **entry.plain(), "vector": vector}
+            {"id": i, **asdict(entry), "vector": vector}
             for i, entry, vector in zip(ids, entries, vectors, strict=True)
         ]
         for start in range(0, len(rows), _BATCH):
@@ -261,9 +251,6 @@ class MilvusStore:
         self._save()
 
     def refresh(self) -> None:
-        waiting, self._waiting, self._replaces = self._waiting, [], False
-        for entries, vectors in waiting:
-            self.put(entries, vectors)
         if not self._unfinished:
             return
         with _errors(self.where):
@@ -352,7 +339,7 @@ class MilvusStore:
 
     def _save(self) -> None:
         content = {
-            "format": FORMAT, "settings": self.settings.plain(), "recall": asdict(self.recall),
+            "format": FORMAT, "settings": asdict(self.settings), "recall": asdict(self.recall),
             "area": self._area, "unfinished": self._unfinished,
         }  # fmt: skip
         row = {"id": 0, "content": json.dumps(content), "vector": [0.0, 0.0]}
@@ -415,6 +402,7 @@ def _client(where: str, uri: str) -> Any:
             f"{where}: {missing[0]} isn't installed: pip install -e .[milvus] in the checkout"
         )
     from pymilvus import MilvusClient
+    from pymilvus.exceptions import ConnectionConfigException, MilvusException
 
     if "://" not in uri:
         if not uri.endswith(".db"):
@@ -424,35 +412,19 @@ def _client(where: str, uri: str) -> Any:
         make_folder(Path(uri).resolve().parent)
         # The embedded form has no clock, about which this logger warns.
         logging.getLogger("pymilvus.client.iterator.query_iterator").setLevel(logging.ERROR)
-    with _errors(where), _embedded_errors(where):
-        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
-
-
-@contextmanager
-def _embedded_errors(where: str) -> Iterator[None]:
-    """The reason why the embedded form can't be opened, which it only logs, with a traceback."""
-    from pymilvus.exceptions import ConnectionConfigException
-
-    reasons: list[str] = []
-
-    def keep(record: logging.LogRecord) -> bool:
-        if record.exc_info and record.exc_info[1] is not None:
-            reasons.append(str(record.exc_info[1]))
-            return False
-        return True
-
     log = logging.getLogger("milvus_lite.server_manager")
-    log.addFilter(keep)
+    log.disabled = True  # it would print a traceback of the error that is raised here
     try:
-        yield
+        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
     except ConnectionConfigException as error:
-        reason = reasons[-1] if reasons else error.message
         raise GalleryError(
-            f"{where}: can't be opened ({reason}). The embedded form serves one process at a time: "
-            "wait until the other is done, or use a server"
+            f"{where}: can't be opened ({error.message}). The embedded form serves one process at "
+            "a time: wait until the other is done, or use a server"
         ) from error
+    except MilvusException as error:
+        raise GalleryError(f"{where}: Milvus says: {error.message}") from error
     finally:
-        log.removeFilter(keep)
+        log.disabled = False
 
 
 @contextmanager

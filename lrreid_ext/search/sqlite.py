@@ -69,8 +69,6 @@ class SqliteStore:
         self.recall = Recall()
         self._folder = folder
         self._replace = replace
-        # A replacement is one transaction.
-        self._replacing = False
         self._db: sqlite3.Connection | None = None
         # The index in memory: the text of its state, the version of the tables that it was made
         # for, and its graph. Then the vectors that aren't in the graph, as of a version.
@@ -291,8 +289,9 @@ class SqliteStore:
         return dropped
 
     def remove(self, entries: Sequence[Entry]) -> None:
-        with self._writing() as db:
-            self._drop(db, entries)
+        if entries:
+            with self._writing() as db:
+                self._drop(db, entries)
 
     @staticmethod
     def _drop(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
@@ -303,51 +302,39 @@ class SqliteStore:
     def refresh(self) -> None:
         if self._db is None:
             return
-        with _errors(self.where):
-            if self._replacing:
-                self._db.execute("COMMIT")
-                self._replacing = False
-            self._make_index()
-            # The log would keep what was dropped.
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._make_index()
+        # The log would keep what was dropped.
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, or a part of the one that replaces a gallery."""
+        """A transaction, which first makes the gallery, or replaces it, if the store is new."""
         new = self._db is None
         db = self._db = self._db or _connect(self._folder)
         with _errors(self.where):
-            if not self._replacing:
-                db.execute("BEGIN IMMEDIATE")
+            db.execute("BEGIN IMMEDIATE")
             try:
                 if new:
                     self._begin(db)
-                elif not self._replacing:
-                    self._check_settings()
+                self._check_settings()
                 yield db
                 db.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
-            except BaseException:
-                if not self._replacing:
-                    db.execute("ROLLBACK")
-                if new:
-                    self.close()
-                raise
-            if not self._replacing:
                 db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
 
     def _begin(self, db: sqlite3.Connection) -> None:
         """Make the tables, or empty those of the gallery that is replaced."""
-        exists = _has_tables(db)
-        if exists and not self._replace:
+        if _has_tables(db) and not self._replace:
             raise GalleryError(f"{self.where}: is a gallery already; add to it, or replace it")
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
         for table in ("images", "features"):
             db.execute(f"DELETE FROM {table}")
-        settings = json.dumps({"format": FORMAT, **self.settings.plain()})
+        settings = json.dumps({"format": FORMAT, **asdict(self.settings)})
         db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (settings,))
         db.execute("INSERT OR IGNORE INTO meta VALUES ('version', 0)")
-        self._replacing = exists
 
     @contextmanager
     def _snapshot(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from lrreid_ext.search.images import Entry
@@ -53,13 +53,9 @@ class Settings:
         """The space of its vectors."""
         return Space(self.metric, max(1, len(self.anchors)), self.width)
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "anchors": list(self.anchors), "opts": list(self.opts)}
-
     @classmethod
     def from_plain(cls, values: dict[str, Any]) -> Settings:
-        """The inverse of :meth:`plain`."""
+        """From what JSON makes of the fields."""
         settings = cls(**values)
         return replace(settings, anchors=tuple(settings.anchors), opts=tuple(settings.opts))
 
@@ -68,7 +64,7 @@ class Store(Protocol):
     """Entries and their vectors, kept between runs. A file has one content, a content one file.
 
     A class of stores also has ``open(where)`` and ``create(where, settings, replace)``. A created
-    store is empty and is written by its first :meth:`put`; only then does it replace another.
+    store is empty; its first :meth:`put` makes the gallery, or replaces another.
 
     Attributes:
         where: its name on the command line.
@@ -120,5 +116,4 @@ class Store(Protocol):
         """Bytes on the disk; 0 if unknown."""
 
     def close(self) -> None:
-        """Release files and connections. Roll back a replacement that :meth:`refresh` did not
-        complete."""
+        """Release files and connections."""

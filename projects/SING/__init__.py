@@ -6,6 +6,17 @@ from projects.SING.sing import SING
 
 __all__ = ["SING", "add_config"]
 
+COMMANDS = {
+    "choose-sigma": (
+        "projects.SING.commands.choose_sigma",
+        "choose sigma of SING's adaptive fusion by cross validation",
+    ),
+    "classical": (
+        "projects.SING.commands.classical",
+        "evaluate LOMO features with XQDA, NFST or Euclidean distance",
+    ),
+}
+
 
 def add_config(cfg: CfgNode) -> None:
     """Add SING's keys."""

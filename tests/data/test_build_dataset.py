@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lrreid_ext.cli import main
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
 from lrreid_ext.registry import DATASET_REGISTRY, names
 
@@ -36,7 +37,7 @@ OPTIONS = ["--option", "identities=4", "--option", "train_identities=2"]
 
 def error_of(tool: ModuleType, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     with pytest.raises(SystemExit) as caught:
-        tool.main([*map(str, argv)])
+        main(["build", *map(str, argv)])
     assert caught.value.code == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("lrreid build: error: ")
@@ -44,7 +45,7 @@ def error_of(tool: ModuleType, capsys: pytest.CaptureFixture[str], *argv: str) -
 
 
 def test_list_shows_every_recipe(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool.main(["list"]) == 0
+    assert main(["build", "list"]) == 0
     text = capsys.readouterr().out
     for name in names(RECIPE_REGISTRY):
         recipe = build_recipe(name)
@@ -52,7 +53,7 @@ def test_list_shows_every_recipe(tool: ModuleType, capsys: pytest.CaptureFixture
         for part in (recipe.source_name, recipe.where_to_get, recipe.terms):
             assert part in line
     for word in ("list", "show"):
-        assert tool.main([word, "mlr_cuhk01"]) == 0
+        assert main(["build", word, "mlr_cuhk01"]) == 0
         text = capsys.readouterr().out
         recipe = build_recipe("mlr_cuhk01")
         for part in (recipe.description, recipe.terms, "factor_mode=per_image", "kernel: one of"):
@@ -67,23 +68,23 @@ def test_build_then_verify(
     out = tmp_path / "out"
     args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1"]
     options = [*OPTIONS, "--option", "factors=[2, 2.5]", "--option", "kernel=area"]
-    assert tool.main([*args, *options]) == 0
+    assert main(["build", *args, *options]) == 0
     manifest = load_manifest(out)
     assert manifest.hash in capsys.readouterr().out
     assert manifest.options["factors"] == [2.0, 2.5]
     assert manifest.options["kernel"] == "area"
     verify = ["mlr_cuhk01", "--out", str(out), "--verify", *options]
-    assert tool.main(verify) == 0
+    assert main(["build", *verify]) == 0
     assert manifest.hash in capsys.readouterr().out
     # Options that aren't given are as they are.
-    assert tool.main(verify[:4]) == 0
+    assert main(["build", *verify[:4]]) == 0
     other = error_of(tool, capsys, *verify[:4], "--option", "kernel=bicubic")
     assert "out: was built otherwise: kernel is area, not bicubic" in other
     other = error_of(tool, capsys, "mlr_viper", *verify[1:4])
     assert "out: was built otherwise: the recipe is mlr_cuhk01, not mlr_viper" in other
     victim = out / manifest.images[0].file
     victim.write_bytes(victim.read_bytes() + b"x")
-    assert tool.main(verify) == 1
+    assert main(["build", *verify]) == 1
     assert manifest.images[0].file in capsys.readouterr().err
 
 
@@ -99,7 +100,7 @@ def test_what_is_left_out_is_counted_with_its_reason(
     lines.append("crowd.png,,2,test")
     (tmp_path / "images.csv").write_text("\n".join(lines))
     command = ["mlr_csv", "--source", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert tool.main([*command, "--option", "lr_camera=2"]) == 0
+    assert main(["build", *command, "--option", "lr_camera=2"]) == 0
     first, *left_out, last = capsys.readouterr().out.splitlines()
     assert "8 gallery, 4 query," in first and last.startswith("manifest hash ")
     assert left_out == [
@@ -113,7 +114,7 @@ def test_default_folder_and_source_beside_it(
     tool: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tool, "DEFAULT_ROOT", str(tmp_path))
-    assert tool.main(["mlr_cuhk01", *OPTIONS]) == 0
+    assert main(["build", "mlr_cuhk01", *OPTIONS]) == 0
     recipe = build_recipe("mlr_cuhk01", {"identities": 4, "train_identities": 2})
     assert load_manifest(tmp_path / recipe.folder()).fits(recipe)
 
@@ -153,7 +154,7 @@ def test_errors_are_one_line_and_status_two(
     )
     assert "0003002.png: can't be read" in broken
     assert not (empty / "out" / "manifest.json").exists()
-    assert tool.main(["mlr_cuhk01", "--out", out, "--verify"]) == 1
+    assert main(["build", "mlr_cuhk01", "--out", out, "--verify"]) == 1
 
 
 def test_interruption_says_how_to_go_on(
@@ -170,9 +171,9 @@ def test_interruption_says_how_to_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(tool, "build", interrupt)
-        assert tool.main(args) == 130
+        assert main(["build", *args]) == 130
     assert "run the same command again" in capsys.readouterr().err
-    assert tool.main(args) == 0
+    assert main(["build", *args]) == 0
 
 
 def test_plugin_brings_its_recipe(
@@ -187,7 +188,7 @@ def test_plugin_brings_its_recipe(
     out = tmp_path / "out"
     try:
         args = ["tiny_cuhk", "--plugin", str(plugin), "--source", str(source), "--out", str(out)]
-        assert tool.main(args) == 0
+        assert main(["build", *args]) == 0
         assert load_manifest(out).options["kernel"] == "lanczos"
     finally:
         RECIPE_REGISTRY._obj_map.pop("tiny_cuhk", None)

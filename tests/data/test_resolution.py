@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import load_script, run_script
 from PIL import Image
 
 from lrreid_ext.api import TrainedModel
-from lrreid_ext.commands import resolution as tool
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.loaders import build_test_loader
@@ -30,6 +30,8 @@ from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.synth import render
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import check_config
+
+tool = load_script("benchmarks/resolution.py")
 
 
 def people(count: int, first: int = 0) -> Iterator[Image.Image]:
@@ -196,7 +198,7 @@ def test_tool_measures_what_it_says(
     data.folder, data.manifest = root / "small", load_manifest(root / "small")
     monkeypatch.setattr(tool, "build_dataset_of", lambda cfg, name, key: data)
     options = ["synth_pedestrians", "--factors", "1", "2", "4", "--kernels", "area", "bicubic"]
-    assert tool.main([*options, "--out", str(tmp_path)]) == 0
+    assert run_script(tool, [*options, "--out", str(tmp_path)]) == 0
     content = json.loads((tmp_path / "synth_pedestrians.json").read_text())
     assert content["manifest_hash"] == data.manifest.hash
     assert content["coefficients"] == list(COEFFICIENTS)
@@ -221,7 +223,7 @@ def test_tool_measures_what_it_says(
     text = (tmp_path / "synth_pedestrians.md").read_text()
     assert f"{row['median']:.2f} ({100 * (2 ** row['error'] - 1):.0f} %)" in text
     assert "1 (reduced by 4 and left small)" in text
-    assert tool.main([*options, "--fit"]) == 0
+    assert run_script(tool, [*options, "--fit"]) == 0
     assert (
         len(
             json.loads(capsys.readouterr().out.splitlines()[-1].replace("(", "[").replace(")", "]"))
@@ -229,7 +231,7 @@ def test_tool_measures_what_it_says(
         == 15
     )
     monkeypatch.undo()
-    assert tool.main(["synth_pedestrian", "--out", str(tmp_path)]) == 2
+    assert run_script(tool, ["synth_pedestrian", "--out", str(tmp_path)]) == 2
     assert "Did you mean 'synth_pedestrians'?" in capsys.readouterr().err
 
 
@@ -250,8 +252,5 @@ def test_factors_are_checked_before_anything_is_measured(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(tool, "build_dataset_of", None)
-    with pytest.raises(SystemExit) as caught:
-        tool.main(["synth_pedestrians", *options])
-    assert caught.value.code == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("lrreid resolution: error: ") and message in last
+    assert run_script(tool, ["synth_pedestrians", *options]) == 2
+    assert message in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY_OSNET
 
-from lrreid_ext.engine.cli import main
+from lrreid_ext.cli import main
 from lrreid_ext.engine.trainer import Trainer
 
 CONFIG = "configs/osnet_copies.yml"
@@ -63,7 +63,7 @@ def test_two_processes_evaluate_as_one(trained: Path, market_root: Path, tmp_pat
     one, two = tmp_path / "one", tmp_path / "two"
     torch.set_num_threads(1)
     command = ["--config-file", str(ROOT / CONFIG), "--eval-only"]
-    assert main([*command, *options(market_root, one), *weights]) == 0
+    assert main(["train", *command, *options(market_root, one), *weights]) == 0
     in_two_processes("--eval-only", *options(market_root, two), *weights)
     assert groups(one)["query"]["queries"] == 12
     assert groups(two) == groups(one)

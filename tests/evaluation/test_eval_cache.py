@@ -18,11 +18,11 @@ from conftest import TINY_OSNET
 from fastreid.config import CfgNode
 
 from lrreid_ext.analysis.runs import changed
-from lrreid_ext.commands import score as tool
+from lrreid_ext.cli import main
+from lrreid_ext.commands import eval as tool
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine import trainer
-from lrreid_ext.engine.cli import main as train_net
 from lrreid_ext.errors import CacheError, ConfigError
 from lrreid_ext.evaluation import cache as caching
 from lrreid_ext.evaluation.cache import CachedFeatures, cache_key, load_cache, save_cache
@@ -233,26 +233,26 @@ def test_scores_are_those_of_an_evaluation(
 ) -> None:
     config, store = str(run / "config.yaml"), tmp_path / "features"
     evaluate = ["--config-file", config, "--eval-only"]
-    assert train_net([*evaluate, "OUTPUT_DIR", str(run)]) == 0
+    assert main(["train", *evaluate, "OUTPUT_DIR", str(run)]) == 0
     plain = figures(run / "results_mlr_market1501.json")
     # The same figures while the features are extracted and kept, and when they are read.
     extracted: list[Any] = []
     original = caching.extract_features
     monkeypatch.setattr(caching, "extract_features", lambda *a: extracted.append(a) or original(*a))
     for times in (1, 1):
-        assert train_net([*evaluate, "OUTPUT_DIR", str(run), "TEST.CACHE", str(store)]) == 0
+        assert main(["train", *evaluate, "OUTPUT_DIR", str(run), "TEST.CACHE", str(store)]) == 0
         assert figures(run / "results_mlr_market1501.json") == plain
         assert len(extracted) == times
     # The tool finds the same file, without building the network.
     monkeypatch.setattr(tool, "load_trained", lambda *a: pytest.fail("the network was built"))
     arguments = ["--cache", str(store), "--out", str(tmp_path / "out")]
-    assert tool.main([str(run), *arguments]) == 0
+    assert main(["eval", str(run), *arguments]) == 0
     assert "run on mlr_market1501: features read" in capsys.readouterr().out
     assert figures(tmp_path / "out" / "run" / "results_mlr_market1501.json") == plain
     # From the file alone, by another protocol.
     (file,) = store.iterdir()
     opts = ["--opts", "TEST.DRAW", "per_query", "TEST.TRIALS", "7", "TEST.CI.REPEATS", "20"]
-    assert tool.main([f"alone={file}", *arguments, *opts]) == 0
+    assert main(["eval", f"alone={file}", *arguments, *opts]) == 0
     content = json.loads((tmp_path / "out/alone/results_mlr_market1501.json").read_text())
     assert (content["draw"], content["trials"], content["ci"]["repeats"]) == ("per_query", 7, 20)
     assert content["groups"]["query"]["multi_shot"]["mAP"] == pytest.approx(
@@ -261,7 +261,7 @@ def test_scores_are_those_of_an_evaluation(
     assert content["info"]["training"]["data_sets"] == ["mlr_market1501"]
     assert len(extracted) == 1
     # Options that decide the features are for the run.
-    assert tool.main([f"alone={file}", *arguments, "--opts", "TEST.FLIP.ENABLED", "True"]) == 2
+    assert main(["eval", f"alone={file}", *arguments, "--opts", "TEST.FLIP.ENABLED", "True"]) == 2
     assert "TEST.FLIP.ENABLED: can't be changed" in capsys.readouterr().err
 
 
@@ -270,26 +270,26 @@ def test_what_changed_is_extracted_anew_and_files_refused(
 ) -> None:
     store = tmp_path / "features"
     arguments = ["--cache", str(store), "--out", str(tmp_path / "out")]
-    assert tool.main([str(run), *arguments]) == 0
+    assert main(["eval", str(run), *arguments]) == 0
     assert "features extracted" in capsys.readouterr().out
     (first,) = store.iterdir()
     opts = ["--opts", "TEST.GALLERY.LR_SHARE", "0.5"]
-    assert tool.main([str(run), *arguments, *opts]) == 0
+    assert main(["eval", str(run), *arguments, *opts]) == 0
     assert "features extracted" in capsys.readouterr().out
-    assert tool.main([str(run), *arguments, *opts]) == 0
+    assert main(["eval", str(run), *arguments, *opts]) == 0
     assert "features read" in capsys.readouterr().out
     # Other weights under the same name.
     data = torch.load(run / "model.pth", weights_only=True)
     next(iter(data["model"].values())).add_(1)
     torch.save(data, run / "model.pth")
-    assert tool.main([str(first), *arguments]) == 2
+    assert main(["eval", str(first), *arguments]) == 2
     assert "has other weights now" in capsys.readouterr().err
-    assert tool.main([str(run), *arguments]) == 0
+    assert main(["eval", str(run), *arguments]) == 0
     assert "features extracted" in capsys.readouterr().out
     assert len(list(store.iterdir())) == 3
     # Without the checkpoint nobody can tell: said, and scored.
     (run / "model.pth").unlink()
-    assert tool.main([str(first), *arguments]) == 0
+    assert main(["eval", str(first), *arguments]) == 0
     assert "model.pth is not at hand; not checked" in capsys.readouterr().out
 
 
@@ -300,9 +300,9 @@ def test_initial_weights_are_for_eval(
     opts = ["--opts", "TEST.INITIAL", "True", "MODEL.INIT.WEIGHTS", "x.pth"]
     for kept in (False, True):
         assert (tmp_path / "f").exists() == kept
-        assert tool.main([*arguments, *opts]) == 2
+        assert main(["eval", *arguments, *opts]) == 2
         assert "TEST.INITIAL: " in (said := capsys.readouterr().err) and "lrreid eval" in said
-        assert tool.main(arguments) == 0
+        assert main(["eval", *arguments]) == 0
 
 
 def test_evaluators_of_features_are_run(
@@ -327,10 +327,10 @@ def test_evaluators_of_features_are_run(
     monkeypatch.setitem(EVALUATOR_REGISTRY._obj_map, "Counts", Counts)
     arguments = [str(run), "--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
     opts = ["--opts", "TEST.EVALUATORS"]
-    assert tool.main([*arguments, *opts, "['Foo']"]) == 2
+    assert main(["eval", *arguments, *opts, "['Foo']"]) == 2
     assert "TEST.EVALUATORS: 'Foo' is not registered" in capsys.readouterr().err
     assert not (tmp_path / "f").exists()
-    assert tool.main([*arguments, *opts, "['ImageQualityEvaluator', 'Counts']"]) == 0
+    assert main(["eval", *arguments, *opts, "['ImageQualityEvaluator', 'Counts']"]) == 0
     said = capsys.readouterr().out
     assert "ImageQualityEvaluator runs the network and is left out; lrreid eval runs it" in said
     (file,) = (tmp_path / "f").iterdir()
@@ -345,19 +345,19 @@ def test_changed_images_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = ["--cache", str(tmp_path / "f"), "--out", str(tmp_path / "out")]
-    assert tool.main([str(run), *arguments]) == 0
+    assert main(["eval", str(run), *arguments]) == 0
     (file,) = (tmp_path / "f").iterdir()
     image = next((market_root / "mlr_market1501" / "gallery").iterdir())
     whole, then = image.read_bytes(), image.stat().st_mtime_ns
     try:
         os.utime(image, ns=(1, 1))
-        assert tool.main([str(file), *arguments]) == 0  # the same bytes
+        assert main(["eval", str(file), *arguments]) == 0  # the same bytes
         image.write_bytes(whole + b"0")
-        assert tool.main([str(file), *arguments]) == 2
+        assert main(["eval", str(file), *arguments]) == 2
         assert "mlr_market1501 have changed" in capsys.readouterr().err
         image.unlink()
         for word, said in ((file, "no such image"), (run, "is gone; build")):
-            assert tool.main([str(word), *arguments]) == 2
+            assert main(["eval", str(word), *arguments]) == 2
             assert f"{image.name}: {said}" in capsys.readouterr().err
     finally:
         image.write_bytes(whole)
@@ -372,7 +372,7 @@ def test_a_changed_data_set_is_refused(
     run: Path, tmp_path: Path, market_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "features"
-    assert tool.main([str(run), "--cache", str(store), "--out", str(tmp_path / "out")]) == 0
+    assert main(["eval", str(run), "--cache", str(store), "--out", str(tmp_path / "out")]) == 0
     (file,) = store.iterdir()
     from lrreid_ext.data.recipes import manifest
 
@@ -389,12 +389,12 @@ def test_a_damaged_file_is_not_used(
 ) -> None:
     store = tmp_path / "features"
     arguments = [str(run), "--cache", str(store), "--out", str(tmp_path / "out")]
-    assert tool.main(arguments) == 0
+    assert main(["eval", *arguments]) == 0
     (file,) = store.iterdir()
     whole = file.read_bytes()
     file.write_bytes(whole[:-40] + bytes(40))
     with caplog.at_level(logging.WARNING):
-        assert tool.main(arguments) == 0
+        assert main(["eval", *arguments]) == 0
     assert "damaged" in caplog.text
     assert capsys.readouterr().out.count("features extracted") == 2
     assert file.read_bytes() == whole
@@ -420,14 +420,14 @@ def test_trained_here_tested_there(run: Path, tmp_path: Path) -> None:
     out = Path(root) / "both"
     arguments = ["--config-file", str(run / "config.yaml"), "--eval-only"]
     weights = ["MODEL.WEIGHTS", str(run / "model.pth"), "OUTPUT_DIR", str(out)]
-    assert train_net([*arguments, *weights, *opts, "DATASETS.TESTS", names]) == 0
+    assert main(["train", *arguments, *weights, *opts, "DATASETS.TESTS", names]) == 0
     for name in ("mlr_market1501", "synth_pedestrians"):
         content = json.loads((out / f"results_{name}.json").read_text())
         assert content["info"]["recipe"] == name
         assert content["info"]["training"]["data_sets"] == ["mlr_market1501"]
     scored = ["--data-set", "synth_pedestrians", "--cache", str(tmp_path / "features")]
     arguments = [str(run), *scored, "--out", str(tmp_path / "score"), "--opts", *opts]
-    assert tool.main(arguments) == 0
+    assert main(["eval", *arguments]) == 0
     file = tmp_path / "score" / "run" / "results_synth_pedestrians.json"
     assert figures(file) == figures(out / "results_synth_pedestrians.json")
     with pytest.raises(ConfigError, match=r"Did you mean .TEST\.METRIC"):

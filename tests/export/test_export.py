@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lrreid_ext.analysis.runs import Run
-from lrreid_ext.commands import export
+from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError, ParityError
@@ -156,7 +156,7 @@ def test_without_the_extra_the_command_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert export.main([str(tmp_path), "--to", "onnx"]) == 2
+    assert main(["export", str(tmp_path), "--to", "onnx"]) == 2
     assert "pip install -e .[export]" in capsys.readouterr().err
 
 
@@ -182,19 +182,19 @@ def saved(run: Run, folder: Path) -> None:
 def test_a_place_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "f").touch()
     words = [str(tmp_path), "--to", "safetensors", "--out", str(tmp_path / "f")]
-    assert export.main(words) == 2
+    assert main(["export", *words]) == 2
     assert "can't be a folder" in capsys.readouterr().err
     run = run_of(*SYSTEMS["Bilinear"], str(tmp_path))
     saved(run, tmp_path)
     (tmp_path / "export").touch()
-    assert export.main([str(tmp_path), "--to", "torch"]) == 2
+    assert main(["export", str(tmp_path), "--to", "torch"]) == 2
     assert f"can't be a folder, {tmp_path / 'export'} is a file" in capsys.readouterr().err
 
 
 def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_of(*SYSTEMS["PSHRNet"], str(tmp_path))
     saved(run, tmp_path)
-    assert export.main([str(tmp_path), "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
+    assert main(["export", str(tmp_path), "--to", "onnx", "--out", str(tmp_path / "out")]) == 0
     assert "differs from PyTorch by" in capsys.readouterr().out
 
     crop = np.random.default_rng(0).integers(0, 256, (50, 21, 3), dtype=np.uint8)

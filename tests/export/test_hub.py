@@ -16,7 +16,7 @@ from conftest import ROOT, TINY
 from lrreid_ext import load_model
 from lrreid_ext.analysis.runs import load_run
 from lrreid_ext.api import TrainedModel
-from lrreid_ext.commands import export
+from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(run: Path) -> Path:
     words = [str(run), "--to", "safetensors", "--license", "cc-by-nc-4.0"]
-    assert export.main(words) == 0
+    assert main(["export", *words]) == 0
     return run / "export" / "hub"
 
 
@@ -103,7 +103,7 @@ def test_the_card_says_what_must_be_known(run: Path, folder: Path) -> None:
 
 def test_a_card_gives_the_figures_of_its_own_checkpoint(run: Path, tmp_path: Path) -> None:
     words = ["--to", "safetensors", "--out", str(tmp_path)]
-    assert export.main([str(run / "student.pth"), *words]) == 0
+    assert main(["export", str(run / "student.pth"), *words]) == 0
     body = (tmp_path / "hub" / "README.md").read_text()
     shot = json.loads(RESULTS.read_text())["groups"]["query"]["single_shot"]
     assert f"{shot['Rank-1'] + 9:.1f} ±" in body and f"{shot['Rank-1']:.1f}" not in body
@@ -139,7 +139,7 @@ def test_pushed_with_the_hubs_own_calls(
 
     monkeypatch.setattr(Api, "upload_folder", refuse)
     words = [str(folder.parent.parent), "--to", "safetensors", "--push", "me/it"]
-    assert export.main(words) == 2
+    assert main(["export", *words]) == 2
     assert "me/it: can't be uploaded (OSError: 401" in capsys.readouterr().err
 
     class ConnectError(Exception):
@@ -149,7 +149,7 @@ def test_pushed_with_the_hubs_own_calls(
         raise ConnectError("name or service not known")
 
     monkeypatch.setattr(Api, "create_repo", offline)
-    assert export.main(words) == 2
+    assert main(["export", *words]) == 2
     assert "can't be uploaded (ConnectError: name or service" in capsys.readouterr().err
 
 
@@ -174,7 +174,7 @@ def test_exports_of_a_hub_model_lie_here(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(folder))
     monkeypatch.chdir(tmp_path)
     before = sorted(folder.rglob("*"))
-    assert export.main(["hub:me/it@v1.0", "--to", "safetensors"]) == 0
+    assert main(["export", "hub:me/it@v1.0", "--to", "safetensors"]) == 0
     assert Path("me--it--v1.0/export/hub/model.safetensors").is_file()
     assert sorted(folder.rglob("*")) == before
 
@@ -204,5 +204,5 @@ def test_a_license_is_an_identifier(
     run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     words = [str(run), "--to", "safetensors", "--license", "Do what you like"]
-    assert export.main([*words, "--out", str(tmp_path)]) == 2
+    assert main(["export", *words, "--out", str(tmp_path)]) == 2
     assert "license:" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -197,7 +197,7 @@ def test_a_trained_model_can_be_the_teacher(make_cfg, tmp_path):
 def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, capsys):
     from conftest import ROOT
 
-    from lrreid_ext.engine.cli import main
+    from lrreid_ext.cli import main
     from lrreid_ext.modeling.backbones import pretrained
 
     def offline(*args, **kwargs):
@@ -207,7 +207,7 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, 
     cfg = make_cfg(PSHRNET, TINY_PSHRNET)
     options = [*TINY_PSHRNET, "MODEL.BACKBONE.PRETRAIN", "True"]
     options += ["DATASETS.ROOT", cfg.DATASETS.ROOT, "OUTPUT_DIR", cfg.OUTPUT_DIR]
-    assert main(["--config-file", str(ROOT / PSHRNET), *options]) == 2
+    assert main(["train", "--config-file", str(ROOT / PSHRNET), *options]) == 2
     err = capsys.readouterr().err
     assert "MODEL.BACKBONE.PRETRAIN False" in err
     assert "Traceback" not in err

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lrreid_ext.commands import export
+from lrreid_ext.cli import main
 from lrreid_ext.config import CfgNode, get_cfg, load_cfg
 from lrreid_ext.engine.checkpoint import load_strictly
 from lrreid_ext.engine.trainer import build_model, without_initial_weights
@@ -157,7 +157,7 @@ def test_exported_or_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFi
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
     (tmp_path / "last_checkpoint").write_text("model.pth")
     (tmp_path / "config.yaml").write_text(cfg.dump(sort_keys=False))
-    code = export.main([str(tmp_path), "--to", "torch"])
+    code = main(["export", str(tmp_path), "--to", "torch"])
     said = capsys.readouterr()
     if name == "span":
         assert code == 0 and "differs from PyTorch by" in said.out

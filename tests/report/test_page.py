@@ -19,6 +19,7 @@ from mini_runs import SYNTH, trained_run, untrained_run
 from PIL import Image
 
 from lrreid_ext.analysis.runs import Run, load_run
+from lrreid_ext.cli import main
 from lrreid_ext.commands import report
 from lrreid_ext.config import get_cfg, load_cfg
 from lrreid_ext.engine.trainer import build_model, set_step
@@ -29,8 +30,11 @@ from lrreid_ext.report.page import render
 from lrreid_ext.report.plots import line, new_figure
 from lrreid_ext.report.scored import score_run, score_runs
 from lrreid_ext.report.scores import seen_factors
-from lrreid_ext.report.sections import SECTIONS
+from lrreid_ext.report.sections import sections
 from lrreid_ext.results.provenance import config_hash
+
+get_cfg()  # the plugins, and their sections
+BUT_RESULTS = [k for k in sections() if k != "results"]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def page(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("page") / "report.html"
     words = [f"dual <streams>={runs[0]}", str(runs[1]), "--out", str(out)]
     words += ["--factors", "2", "4", "--queries", "3", "--depth", "4", "--people", "4"]
-    assert report.main(words) == 0
+    assert main(["report", *words]) == 0
     return out
 
 
@@ -91,7 +95,7 @@ def test_the_page_stands_alone(page: Path) -> None:
 def test_every_section_is_there_for_these_runs(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     found = Outline(text)
-    assert set(SECTIONS) <= set(found.ids)
+    assert set(sections()) <= set(found.ids)
     assert "left-out" not in found.ids
     # Query and depth matches of 3 queries for 2 runs, at least; and the same of the failures.
     assert len(found.images) >= 3 * (1 + 2 * 4)
@@ -121,27 +125,27 @@ def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
     kept = json.loads(path.read_text())
     kept["groups"]["query"]["single_shot"]["Rank-1"] += 3
     path.write_text(json.dumps(kept))
-    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
     assert "beside the checkpoint differs: MLR Rank-1" in text
-    assert text.count("not asked for") == len(SECTIONS) - 1
+    assert text.count("not asked for") == len(sections()) - 1
 
     # Of later weights than those that are shown: nothing to compare.
     kept["info"]["training"] |= {"phase": "student", "epochs": 5}
     path.write_text(json.dumps(kept))
-    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
     assert "results_synth_pedestrians.json is of phase student after 5 epochs, beside" in text
     assert "differs" not in text
 
     # As a run keeps those of a phase that isn't its last.
     (folder / "main").mkdir()
     shutil.copy(runs[0] / path.name, folder / "main" / path.name)
-    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
     assert "equal to what is stored beside the checkpoint: dual" in text
 
 
 def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) -> None:
     opts = ["TEST.CI.REPEATS", "20", "TEST.ROC.ENABLED", "True"]
-    without = [k for k in SECTIONS if k not in ("results", "config", "origins")]
+    without = [k for k in sections() if k not in ("results", "config", "origins")]
     text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
     own = score_run(load_run(str(runs[0]), opts), "", None).results()
     for name in ("single_shot/query/Rank-1", "multi_shot/query/TAR@1e-2"):
@@ -152,7 +156,7 @@ def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) ->
 
 
 def test_draws_that_cannot_differ_are_said(runs) -> None:
-    without = [k for k in SECTIONS if k != "results"]
+    without = BUT_RESULTS
     for cameras, said in (("2", True), ("3", False)):
         opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", cameras]
         text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
@@ -166,7 +170,7 @@ def test_weights_from_the_middle_of_a_phase_are_said(runs, tmp_path: Path) -> No
     state = torch.load(last, weights_only=True)
     state["trainer"]["info"] |= {"epochs": 1, "of": 2}
     torch.save(state, last)
-    text = report.page([str(folder)], factors=None, without=[k for k in SECTIONS if k != "results"])
+    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
     assert "trained 1 of 2 epochs, not to an end" in text
 
 
@@ -175,7 +179,7 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
 ) -> None:
     (tmp_path / "file").touch()
     for place, what in ((tmp_path, "is a folder"), (tmp_path / "file" / "a.html", "can't be")):
-        assert report.main([str(runs[0]), "--out", str(place)]) == 2
+        assert main(["report", str(runs[0]), "--out", str(place)]) == 2
         shown = capsys.readouterr().err
         assert f"error: {place}: {what}" in shown and "features" not in shown
 
@@ -183,7 +187,7 @@ def test_a_place_that_cannot_be_written_is_named_before_the_work(
 def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
     wanted = ("restored", "gates", "training", "config")
     text = report.page(
-        [str(runs[1])], factors=[2], without=[k for k in SECTIONS if k not in wanted]
+        [str(runs[1])], factors=[2], without=[k for k in sections() if k not in wanted]
     )
     assert "no run has a super-resolution front-end" in text
     assert "no run has a dual-stream backbone" in text
@@ -194,7 +198,7 @@ def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
 def test_real_people_are_shown_only_if_asked_for(market_root: Path, tmp_path: Path) -> None:
     run = untrained_run(market_root, tmp_path / "run")
     options = {"factors": [2], "queries": 2, "depth": 2}
-    options["without"] = [k for k in SECTIONS if k not in ("galleries", "failures", "restored")]
+    options["without"] = [k for k in sections() if k not in ("galleries", "failures", "restored")]
     files = tmp_path / "files"
     text = report.page([str(run)], files=files, **options)
     assert {p.suffix for p in files.iterdir()} == {".csv", ".json"}
@@ -214,7 +218,7 @@ def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, caps
         "DATASETS.OPTIONS.synth_pedestrians.identities", "12",
     )  # fmt: skip
     out = tmp_path / "report.html"
-    assert report.main([str(runs[1]), str(other), "--out", str(out)]) == 2
+    assert main(["report", str(runs[1]), str(other), "--out", str(out)]) == 2
     assert "'plain' and 'other' know it with different images" in capsys.readouterr().err
     assert not out.exists()
     with pytest.raises(ConfigError, match="--factors: a degradation factor is above 1, not 1"):
@@ -231,8 +235,8 @@ def test_sections_write_their_files(runs, tmp_path: Path) -> None:
     out, page = tmp_path / "files", tmp_path / "page.html"
     words = [f"first={runs[0]}", f"second={runs[1]}", "--out", str(page), "--files", str(out)]
     words += ["--only", "galleries", "tsne", "--people", "3", "--factors", "2"]
-    assert report.main([*words, "--queries", "2", "--depth", "3"]) == 0
-    assert page.read_text().count("not asked for") == len(SECTIONS) - 2
+    assert main(["report", *words, "--queries", "2", "--depth", "3"]) == 0
+    assert page.read_text().count("not asked for") == len(sections()) - 2
     rows = list(csv.DictReader((out / "tsne.csv").open()))
     assert {row["run"] for row in rows} == {"first", "second"}
     assert {row["factor"] for row in rows} == {"1", "2"} and len({r["person"] for r in rows}) == 3

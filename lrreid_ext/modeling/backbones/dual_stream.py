@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones.pretrained import build_backbone
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import BACKBONE_REGISTRY
 
 logger = logging.getLogger(__name__)
@@ -200,14 +201,10 @@ class DualStream(nn.Module):
 
     def _try(self, size: Sequence[int]) -> tuple[int, ...]:
         """Channels after each block, found with a blank image."""
-        parts = (self.stem, self.low)
-        flags = [(module, module.training) for part in parts for module in part.modules()]
         parameter = next(self.low.parameters())
         maps = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
         channels = []
-        for part in parts:
-            part.eval()
-        with torch.no_grad():
+        with evaluating(self.stem, self.low):
             maps = _run(self.stem, self._stem_names, maps)
             for names in self.blocks:
                 maps = _run(self.low, names, maps)
@@ -217,8 +214,6 @@ class DualStream(nn.Module):
                         f"is needed; {type(self.low).__name__} returns something else"
                     )
                 channels.append(maps.shape[1])
-        for module, training in flags:
-            module.training = training
         return tuple(channels)
 
     @property

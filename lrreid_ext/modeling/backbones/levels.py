@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.contract import ConvertsMaps, HasLevelsRoot
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import suggest
 
 __all__ = ["Level", "find_levels", "levels_of", "tapped"]
@@ -55,16 +56,10 @@ def levels_of(backbone: nn.Module, size: tuple[int, int]) -> dict[str, Level]:
             seen[name] = Level(name, *maps.shape[1:])
 
     names = [name for name, _ in backbone.named_modules() if name]
-    flags = [(module, module.training) for module in backbone.modules()]
     parameter = next(backbone.parameters())
     blank = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
-    backbone.eval()
-    try:
-        with torch.no_grad(), _hooked(backbone, names, note):
-            backbone(blank)
-    finally:
-        for module, training in flags:
-            module.training = training
+    with evaluating(backbone), _hooked(backbone, names, note):
+        backbone(blank)
     for name in names:
         inside = [n for n in seen if n.startswith(name + ".")]
         if name not in seen and inside:

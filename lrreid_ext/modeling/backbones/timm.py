@@ -15,6 +15,7 @@ from timm.models.volo import VOLO
 from torch import Tensor, nn
 
 from lrreid_ext.modeling.backbones.pretrained import hub_weights, load_pretrained
+from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import BACKBONE_REGISTRY
 
 
@@ -114,15 +115,11 @@ class TimmBackbone(nn.Module):
             )
         parameter = next(self.model.parameters())
         image = torch.zeros(1, 3, *size, device=parameter.device, dtype=parameter.dtype)
-        training = self.model.training
-        self.model.eval()
         try:
-            with torch.no_grad():
+            with evaluating(self.model):
                 return self(image).shape[1]
         except (AssertionError, RuntimeError) as error:
             raise self._refused(size, error) from error
-        finally:
-            self.model.train(training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to (B, out_channels, h, w)."""

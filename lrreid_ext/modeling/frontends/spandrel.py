@@ -130,7 +130,7 @@ class Spandrel(Restoration):
         before = self.net.state_dict()  # kept, so that no new tensor gets an old one's place
         written = {name: (tensor.data_ptr(), tensor._version) for name, tensor in before.items()}
         image = next(self.net.parameters()).new_zeros(1, 3, 32, 32)
-        with evaluating(self.net), torch.no_grad():
+        with evaluating(self.net):
             self.restore(image)
         return any(
             written[name] != (tensor.data_ptr(), tensor._version)

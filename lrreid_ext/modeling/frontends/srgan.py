@@ -240,7 +240,7 @@ class CascadedSRGAN(Frontend):
             return self._graph(images, entry)
         if self.mode == "joint" or not self.training:
             return self._cascade(images, entry)
-        with evaluating(self), torch.no_grad():
+        with evaluating(self):
             return self._cascade(images, entry)
 
     def _cascade(self, images: Tensor, entry: Tensor) -> FrontendOutput:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from lrreid_ext.classical import XQDA, difference_covariances
+from projects.SING.classical import XQDA, difference_covariances
 
 
 def views(dims: int, people: int = 9, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,13 @@ from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import build_transforms
 from PIL import Image
 
-from lrreid_ext.analysis.gates import (
+from lrreid_ext.cli import main
+from lrreid_ext.data.degrade import degrade
+from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.engine.trainer import build_model, load_trained
+from lrreid_ext.errors import ConfigError
+from projects.FFSR_RIFE.gates import (
     GateRecords,
     Trend,
     degraded_twins,
@@ -28,11 +33,6 @@ from lrreid_ext.analysis.gates import (
     trends,
     verdict,
 )
-from lrreid_ext.data.degrade import degrade
-from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.engine.trainer import build_model, load_trained
-from lrreid_ext.errors import ConfigError
 
 OSNET = "configs/osnet_copies.yml"
 DUAL = [
@@ -253,11 +253,10 @@ def test_load_trained_fills_in_what_the_checkpoint_knows(make_cfg, trained):
 
 
 def test_the_tool_writes_figures_and_a_verdict(trained, tmp_path, capsys):
-    tool = import_module("lrreid_ext.commands.gates")
     folder, _ = trained
     out = tmp_path / "gates"
     options = ["--out", str(out), "--limit", "6", "--factors", "1", "1.5", "4"]
-    assert tool.main([str(folder), *options]) == 0
+    assert main(["gates", str(folder), *options]) == 0
     said = capsys.readouterr().out
     assert len([line for line in said.splitlines() if line.startswith("Gates learned")]) == 1
     base = out / "gates_mlr_market1501.csv"
@@ -275,7 +274,6 @@ def test_the_tool_writes_figures_and_a_verdict(trained, tmp_path, capsys):
 
 
 def test_the_tool_says_what_is_wrong(trained, capsys):
-    tool = import_module("lrreid_ext.commands.gates")
     folder, _ = trained
     for options, wanted in (
         (["--factors", "2"], "two different resolutions"),
@@ -284,9 +282,9 @@ def test_the_tool_says_what_is_wrong(trained, capsys):
         (["--opts", "DATASETS.TESTS", "[]"], "DATASETS.TESTS"),
         (["--data-set", "mlr_markt"], "mlr_market1501"),
     ):
-        assert tool.main([str(folder), *options]) == 2
+        assert main(["gates", str(folder), *options]) == 2
         assert wanted in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        tool.main([str(folder), "--limit", "-1"])
-    assert tool.main([str(folder / "absent.pth")]) == 2
+        main(["gates", str(folder), "--limit", "-1"])
+    assert main(["gates", str(folder / "absent.pth")]) == 2
     assert "absent.pth" in capsys.readouterr().err

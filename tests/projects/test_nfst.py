@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from lrreid_ext.classical import NFST
+from projects.SING.classical import NFST
 
 
 def people(count: int, images: int, dims: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

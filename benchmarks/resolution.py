@@ -1,6 +1,6 @@
 """How wrong the resolution estimator is on a data set's images, by factor and kernel.
 
-tools/resolution.py mlr_cuhk01 --root datasets --out benchmarks/resolution
+lrreid resolution mlr_cuhk01 --root datasets --out benchmarks/resolution
 
 takes the undegraded test images of a built recipe, reduces each by every factor with every kernel,
 enlarges it to its old size again, as somebody does who hides its resolution, and compares the
@@ -9,7 +9,7 @@ at their own small size, must be found not to be enlarged, and are measured too 
 Writes <recipe>.md and <recipe>.json.
 
 With --fit the coefficients are fitted anew, on the recipe's training images, and printed; those in
-the code come from: tools/resolution.py synth_pedestrians --fit
+the code come from: lrreid resolution synth_pedestrians --fit
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import argparse
 import io
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from PIL import Image
 from tabulate import tabulate
 from tqdm import tqdm
 
+from lrreid_ext.cli import run_command
+from lrreid_ext.commands.common import at_least, data_set_name
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import KERNELS, degrade, hash_unit
 from lrreid_ext.data.loaders import build_dataset_of
@@ -44,8 +45,7 @@ from lrreid_ext.data.resolution import (
     tail_shares,
 )
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
-from lrreid_ext.engine.cli import data_set_name
-from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.files import write_json, write_text
 from lrreid_ext.results.provenance import provenance
 
@@ -212,67 +212,55 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{row['median']:.2f} ({100 * (2 ** row['error'] - 1):.0f} %)" if row else ""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="lrreid resolution",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.add_argument(
-        "recipe", type=data_set_name, metavar="RECIPE",
-        help="name or YAML file; built first, if it isn't yet",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "recipe", nargs="?", default="synth_pedestrians", type=data_set_name, metavar="RECIPE",
+        help="name or YAML file; built first, if it isn't yet (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--root", metavar="DIR", default=os.environ.get("FASTREID_DATASETS", "datasets"),
         help="folder of data sets (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument("--out", type=Path, metavar="DIR", default=Path("logs/resolution"))
-    out.add_argument(
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("benchmarks/resolution"))
+    parser.add_argument(
         "--factors", type=float, nargs="+", default=list(FACTORS), metavar="F",
         help=f"(default: {' '.join(f'{f:g}' for f in FACTORS)})",
     )  # fmt: skip
-    out.add_argument("--kernels", nargs="+", default=list(REDUCED_BY), choices=KERNELS, metavar="K",
-        help=f"to reduce images with (default: {' '.join(REDUCED_BY)})")  # fmt: skip
-    out.add_argument(
-        "--limit", type=int, default=300, metavar="N",
+    parser.add_argument(
+        "--kernels", nargs="+", default=list(REDUCED_BY), choices=KERNELS, metavar="K",
+        help=f"to reduce images with (default: {' '.join(REDUCED_BY)})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=at_least(0), default=300, metavar="N",
         help="at most N images, drawn by name; 0: all (default: %(default)s)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--jpeg", type=int, default=0, metavar="Q", help="compress every result with this quality"
     )
-    out.add_argument("--fit", action="store_true", help="fit the coefficients, measure nothing")
-    return out
+    parser.add_argument("--fit", action="store_true", help="fit the coefficients, measure nothing")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and write, or fit and print; 0, or 2 for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Measure and write, or fit and print."""
     finite = all(1 <= factor < math.inf for factor in args.factors)
-    if not finite or args.limit < 0 or not 0 <= args.jpeg <= 95:
-        cli.error("--factors must be at least 1, --limit at least 0, --jpeg from 0 to 95")
+    if not finite or not 0 <= args.jpeg <= 95:
+        raise ConfigError("--factors must be at least 1, --jpeg from 0 to 95")
     factors = sorted(set(args.factors))
     if args.fit and len(factors) < 2:
-        cli.error("--fit needs at least two different --factors")
-    try:
-        cfg = get_cfg()
-        cfg.DATASETS.ROOT = args.root
-        data = build_dataset_of(cfg, args.recipe, "RECIPE")
-        if not isinstance(data, RecipeDataset):
-            raise ConfigError(f"RECIPE: {args.recipe} is a data set without a recipe")
-        files = undegraded(data, train=args.fit, limit=args.limit)
-        found = measure(files, factors, args.kernels, args.jpeg)
-        if args.fit:
-            shares = np.stack([m.shares for m in found])
-            print(fit_coefficients(shares, [m.factor for m in found]))
-            return 0
-        rows, beside = errors(found), summary(found)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ConfigError("--fit needs at least two different --factors")
+    cfg = get_cfg()
+    cfg.DATASETS.ROOT = args.root
+    data = build_dataset_of(cfg, args.recipe, "RECIPE")
+    if not isinstance(data, RecipeDataset):
+        raise ConfigError(f"RECIPE: {args.recipe} is a data set without a recipe")
+    files = undegraded(data, train=args.fit, limit=args.limit)
+    found = measure(files, factors, args.kernels, args.jpeg)
+    if args.fit:
+        shares = np.stack([m.shares for m in found])
+        print(fit_coefficients(shares, [m.factor for m in found]))
+        return
+    rows, beside = errors(found), summary(found)
     text = table(rows)
     compressed = f", JPEG of quality {args.jpeg}" if args.jpeg else ""
     note = (
@@ -296,8 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         **provenance(),
     }
     write_json(args.out / f"{args.recipe}.json", content)
-    print(f"{text}\n\n{note}\n{args.out}: {args.recipe}.md and .json written")
-    return 0
+    print(f"{text}\n\n{note}\nwritten: {args.out / args.recipe}.md, .json")
 
 
 def _percent(beside: dict[str, float], name: str) -> str:
@@ -305,3 +292,7 @@ def _percent(beside: dict[str, float], name: str) -> str:
         return "none"
     off = 100 * (2 ** beside[f"{name}_error"] - 1)
     return f"{off:.0f} %, {100 * beside[f'{name}_near']:.0f} % of them within a ratio of {NEAR}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command("__main__", "resolution.py"))

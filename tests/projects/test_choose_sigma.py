@@ -14,7 +14,16 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from lrreid_ext.analysis.fusion import (
+from lrreid_ext.analysis.runs import run_cfg
+from lrreid_ext.cli import main
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.engine.trainer import eval_only
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.report.plots import save
+from projects.SING.fusion import (
     SIGMAS,
     Curves,
     anchor_subsets,
@@ -25,15 +34,6 @@ from lrreid_ext.analysis.fusion import (
     subset_name,
     table,
 )
-from lrreid_ext.analysis.runs import run_cfg
-from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.engine.cli import main as train_net
-from lrreid_ext.engine.trainer import eval_only
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.matching import Matching
-from lrreid_ext.evaluation.sides import Side
-from lrreid_ext.report.plots import save
 
 FACTORS = (2.0, 4.0)
 
@@ -238,7 +238,7 @@ def fold_cfg(fold: list[int], names: tuple[str, ...] = ("a",), seed: int = 0) ->
 
 
 def test_runs_must_be_folds_of_one_cross_validation() -> None:
-    check = import_module("lrreid_ext.commands.choose_sigma").check_folds
+    check = import_module("projects.SING.commands.choose_sigma").check_folds
     assert check({"r0": fold_cfg([0, 2]), "r1": fold_cfg([1, 2])}) == []
     assert check({"r1": fold_cfg([1, 3])}) == ["note: 2 of 3 folds are not among the runs"]
     for cfgs, message in (
@@ -254,7 +254,7 @@ def test_runs_must_be_folds_of_one_cross_validation() -> None:
 
 def test_tool_prints_what_it_chose(monkeypatch, tmp_path, capsys) -> None:
     """With runs that need no training: the figures are given."""
-    tool = import_module("lrreid_ext.commands.choose_sigma")
+    tool = import_module("projects.SING.commands.choose_sigma")
     sigmas = (0.0, 0.1, 0.2)
     given = {
         "r0": curves_of(0.5, 0.9, 0.7, sigmas=sigmas),
@@ -268,7 +268,7 @@ def test_tool_prints_what_it_chose(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setattr(tool, "score", score)
     monkeypatch.setattr(tool, "run_cfg", lambda text, opts: fold_cfg([int(text[1]), 2]))
     out = tmp_path / "out"
-    assert tool.main(["r0", "r1", "--out", str(out), "--sigmas", "0.2", "0", "0.1"]) == 0
+    assert main(["choose-sigma", "r0", "r1", "--out", str(out), "--sigmas", "0.2", "0", "0.1"]) == 0
     text = capsys.readouterr().out
     assert "Best for x2+x4: Rank-1 85.0 % with\n\n    TEST.FUSION.SIGMA 0.2\n" in text
     rows = [line.split() for line in text.splitlines()]
@@ -282,7 +282,7 @@ def test_tool_prints_what_it_chose(monkeypatch, tmp_path, capsys) -> None:
 
 
 def test_tool_refuses_other_anchors(monkeypatch, tmp_path, capsys) -> None:
-    tool = import_module("lrreid_ext.commands.choose_sigma")
+    tool = import_module("projects.SING.commands.choose_sigma")
     factors = {"r0": (2.0, 4.0), "r1": (2.0, 3.0)}
 
     def score(text: str, *args: Any, **kwargs: Any) -> Any:
@@ -290,11 +290,11 @@ def test_tool_refuses_other_anchors(monkeypatch, tmp_path, capsys) -> None:
 
     monkeypatch.setattr(tool, "score", score)
     monkeypatch.setattr(tool, "run_cfg", lambda text, opts: fold_cfg([int(text[1]), 2]))
-    assert tool.main(["r0", "r1", "--out", str(tmp_path / "out")]) == 2
+    assert main(["choose-sigma", "r0", "r1", "--out", str(tmp_path / "out")]) == 2
     assert "r1: its anchors differ" in capsys.readouterr().err
     for bad in (["--sigmas", "-1"], ["--ranks", "0"]):
         with pytest.raises(SystemExit):
-            tool.main(["r0", *bad])
+            main(["choose-sigma", "r0", *bad])
     assert not (tmp_path / "out").exists()
 
 
@@ -316,9 +316,8 @@ def test_tool_scores_as_the_evaluator_does(market_root: Path, tmp_path: Path, ca
         "INPUT.LR.FACTORS", "[2, 4]", "DATASETS.FOLD", "[1, 2]",
         "DATASETS.ROOT", str(market_root), "OUTPUT_DIR", str(run),
     ]  # fmt: skip
-    assert train_net(["--config-file", str(yaml), *options]) == 0
-    tool = import_module("lrreid_ext.commands.choose_sigma")
-    assert tool.main([str(run), "--out", str(out), "--sigmas", "0", "0.1", "0.4"]) == 0
+    assert main(["train", "--config-file", str(yaml), *options]) == 0
+    assert main(["choose-sigma", str(run), "--out", str(out), "--sigmas", "0", "0.1", "0.4"]) == 0
     said = capsys.readouterr().out
     assert "note: 1 of 2 folds are not among the runs" in said
     assert "TEST.FUSION.SIGMA" in said
@@ -339,5 +338,5 @@ def test_tool_scores_as_the_evaluator_does(market_root: Path, tmp_path: Path, ca
         (["DATASETS.FOLD", "[]"], "DATASETS.FOLD is []"),
         (["DATASETS.NAMES", "['a', 'b']"], "name one with --data-set"),
     ):
-        assert tool.main([str(run), "--out", str(out), "--opts", *options]) == 2
+        assert main(["choose-sigma", str(run), "--out", str(out), "--opts", *options]) == 2
         assert message in capsys.readouterr().err

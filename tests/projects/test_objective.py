@@ -15,11 +15,18 @@ import torch
 from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
-from lrreid_ext.analysis.objective import (
+from lrreid_ext.analysis.runs import load_run, run_cfg, run_names
+from lrreid_ext.cli import main
+from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.engine.trainer import Trainer
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.report.plots import new_figure, save
+from projects.FFSR_RIFE.objective import (
     PANELS,
     RESOLUTIONS,
     Objective,
-    comparable,
     curves,
     draw,
     hr_images,
@@ -28,12 +35,6 @@ from lrreid_ext.analysis.objective import (
     reduced,
     table,
 )
-from lrreid_ext.analysis.runs import load_run, run_cfg, run_names
-from lrreid_ext.config import CfgNode
-from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.engine.trainer import Trainer
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.report.plots import new_figure, save
 
 
 def naive(
@@ -92,7 +93,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     features = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
     labels = [k % 7 for k in range(50)], [k % 3 for k in range(50)]
     whole = objective(features, features.flip(1), *labels)
-    monkeypatch.setattr("lrreid_ext.analysis.objective._CHUNK", 8)
+    monkeypatch.setattr("projects.FFSR_RIFE.objective._CHUNK", 8)
     parts = objective(features, features.flip(1), *labels)
     assert parts.value == pytest.approx(whole.value, rel=1e-12)
 
@@ -265,23 +266,20 @@ def test_figures_that_cannot_be_written(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, market_root: Path) -> Path:
     """A tiny OSNet after one epoch, in the folder as tools/train_net.py leaves it."""
-    from lrreid_ext.engine.cli import main
+    from lrreid_ext.cli import main
 
     out = tmp_path_factory.mktemp("runs") / "tiny"
-    status = main(
-        [
+    status = main(["train", 
             "--config-file", str(ROOT / "configs/osnet_copies.yml"), *TINY_OSNET,
             "SOLVER.MAX_EPOCH", "1", "DATASETS.ROOT", str(market_root), "OUTPUT_DIR", str(out),
-        ]
-    )  # fmt: skip
+        ])  # fmt: skip
     assert status == 0
     return out
 
 
 def test_tool_from_end_to_end(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tool = import_module("lrreid_ext.commands.objective")
     args = [str(run), f"again={run / 'model_final.pth'}", "--out", str(tmp_path / "o")]
-    assert tool.main([*args, "--resolutions", "1", "0.25", "--limit", "30"]) == 0
+    assert main(["objective", *args, "--resolutions", "1", "0.25", "--limit", "30"]) == 0
     assert "again" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "o" / "objective.csv").open()))
     assert [(r["run"], r["panel"], r["r"]) for r in rows] == [
@@ -303,7 +301,7 @@ def test_tool_from_end_to_end(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 def test_tool_measures_what_the_model_gives(run: Path) -> None:
     """The curve at one resolution, from images reduced by hand."""
-    tool = import_module("lrreid_ext.commands.objective")
+    tool = import_module("projects.FFSR_RIFE.commands.objective")
     trained = load_run(str(run))
     found, note = tool.measure(trained, resolutions=[0.5], limit=24)
     from lrreid_ext.data.loaders import build_test_set
@@ -331,7 +329,6 @@ def test_tool_measures_what_the_model_gives(run: Path) -> None:
 
 
 def test_tool_says_what_is_wrong(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tool = import_module("lrreid_ext.commands.objective")
     out = ["--out", str(tmp_path / "o")]
     for args, message in (
         ([str(tmp_path / "nowhere")], "nowhere: no such run"),
@@ -341,11 +338,11 @@ def test_tool_says_what_is_wrong(run: Path, tmp_path: Path, capsys: pytest.Captu
         ([str(run), "--data-set", "mlr_markt"], "mlr_markt"),
         ([str(run), "--opts", "TEST.METRIK", "cosine"], "TEST.METRIK is not a config key"),
     ):
-        assert tool.main([*args, *out]) == 2
+        assert main(["objective", *args, *out]) == 2
         assert message in capsys.readouterr().err
     for args in (["--limit", "-1"], ["--resolutions", "0"]):
         with pytest.raises(SystemExit):
-            tool.main([str(run), *args, *out])
+            main(["objective", str(run), *args, *out])
     assert not (tmp_path / "o").exists()
 
 

@@ -8,7 +8,7 @@ Train a model with anchors once per fold, each leaving another part of the ident
 
 and hand over the folders:
 
-  tools/choose_sigma.py logs/fold0 logs/fold1 logs/fold2 --out logs/sigma
+  lrreid choose-sigma logs/fold0 logs/fold1 logs/fold2 --out logs/sigma
 
 Every sigma is tried with every subset of the anchors (SING, Table 4) on the identities that each
 run left out. Prints the means over the folds and the config line to use, and writes sigma.csv,
@@ -18,8 +18,6 @@ run left out. Prints the means over the folds and the config line to use, and wr
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from lrreid_ext.analysis.fusion import (
+from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names
+from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
+from lrreid_ext.config import CfgNode
+from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
+from lrreid_ext.results.provenance import provenance
+from projects.SING.fusion import (
     SIGMAS,
     Curves,
     best_sigma,
@@ -38,16 +44,6 @@ from lrreid_ext.analysis.fusion import (
     subset_name,
     table,
 )
-from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names, run_parser
-from lrreid_ext.config import CfgNode
-from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import add_data_set
-from lrreid_ext.errors import USER_ERRORS, ConfigError
-from lrreid_ext.evaluation.features import extract_features
-from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
-from lrreid_ext.files import write_json, write_text
-from lrreid_ext.report.plots import save
-from lrreid_ext.results.provenance import provenance
 
 
 class Scored(NamedTuple):
@@ -117,7 +113,7 @@ def score(
         text: the run, as :func:`lrreid_ext.analysis.runs.load_run` takes it.
         opts: overrides of its config.
         data_set: whose training identities to score; "" is the run's DATASETS.NAMES, if it is one.
-        sigmas, ranks: see :func:`lrreid_ext.analysis.fusion.fold_curves`.
+        sigmas, ranks: see :func:`projects.SING.fusion.fold_curves`.
 
     Raises:
         ConfigError: several data sets and none named, or a model without two anchors to fuse.
@@ -210,46 +206,35 @@ def subset_table(mean: Curves, factors: Sequence[float]) -> str:
     return tabulate(rows, headers, "simple", colalign=align, disable_numparse=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid choose-sigma", __doc__)
-    out.add_argument("--out", type=Path, default=Path("logs/sigma"), help="folder to write")
-    add_data_set(out, "the one that was trained on", "whose training identities to score: ")
-    out.add_argument(
-        "--sigmas", type=float, nargs="+", default=list(SIGMAS), metavar="S",
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser)
+    parser.add_argument("--out", type=Path, default=Path("logs/sigma"), help="folder to write")
+    add_data_set(parser, "the one that was trained on", "whose training identities to score: ")
+    parser.add_argument(
+        "--sigmas", type=at_least(0, float), nargs="+", default=list(SIGMAS), metavar="S",
         help="values to try; 0 weighs all anchors alike (default: 0, and 13 from 0.02 to 2)",
     )  # fmt: skip
-    out.add_argument(
-        "--ranks", type=int, nargs="+", default=[1, 5], metavar="K",
+    parser.add_argument(
+        "--ranks", type=at_least(1), nargs="+", default=[1, 5], metavar="K",
         help="single-shot ranks to report; the first one chooses (default: 1 5)",
     )  # fmt: skip
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Score, choose, print, write; 0, or 2 for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Score, choose, print and write."""
     sigmas = sorted(set(args.sigmas))
-    if min(sigmas) < 0 or min(args.ranks) < 1:
-        cli.error("--sigmas must be at least 0 and --ranks at least 1")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
     runs: dict[str, Scored] = {}
-    try:
-        texts = dict(zip(run_names(args.runs), args.runs, strict=True))
-        remarks = check_folds({name: run_cfg(text, args.opts) for name, text in texts.items()})
-        for name, text in texts.items():
-            runs[name] = score(text, args.opts, args.data_set, sigmas=sigmas, ranks=args.ranks)
-            anchors = {(r.factors, r.deployed) for r in runs.values()}
-            if len(anchors) > 1:
-                raise ConfigError(
-                    f"{name}: its anchors differ from the other runs'; MODEL.ANCHORS.FACTORS and "
-                    "TEST.FUSION.ANCHORS must agree"
-                )
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    texts = dict(zip(run_names(args.runs), args.runs, strict=True))
+    remarks = check_folds({name: run_cfg(text, args.opts) for name, text in texts.items()})
+    for name, text in texts.items():
+        runs[name] = score(text, args.opts, args.data_set, sigmas=sigmas, ranks=args.ranks)
+        anchors = {(r.factors, r.deployed) for r in runs.values()}
+        if len(anchors) > 1:
+            raise ConfigError(
+                f"{name}: its anchors differ from the other runs'; MODEL.ANCHORS.FACTORS and "
+                "TEST.FUSION.ANCHORS must agree"
+            )
     (factors, deployed) = anchors.pop()
     mean = Curves.mean([run.curves for run in runs.values()])
     fused = mean.subsets.index(deployed)
@@ -263,16 +248,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     best = 100 * mean.cmc[mean.sigmas.index(chosen), fused, 0]
     print(f"Best for {name}: {rank} {best:.1f} % with\n\n    TEST.FUSION.SIGMA {chosen:g}\n")
 
-    write_text(args.out / "sigma.csv", table({n: r.curves for n, r in runs.items()}, factors))
     content = {
         "sigma": chosen,
         "anchors": [factors[i] for i in deployed],
         "chosen_by": f"mean single-shot {rank} over the folds; of equal ones the largest sigma",
         "runs": {n: r.note for n, r in runs.items()},
     }
-    write_json(args.out / "sigma.json", content)
-    figure = draw(mean, factors, chosen)
-    for ending in ("svg", "png"):
-        save(figure, args.out / f"sigma.{ending}")
-    print(f"{args.out}: sigma.csv, .json, .svg and .png written")
-    return 0
+    curves = table({n: r.curves for n, r in runs.items()}, factors)
+    write_figure(args.out / "sigma", curves, content, draw(mean, factors, chosen))

@@ -1,8 +1,9 @@
-"""What the scripts in ``benchmarks/`` share: processes of their own, results and their page."""
+"""What the benchmarks share: options, fresh processes, peak memory, results and their page."""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
@@ -11,9 +12,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lrreid_ext.files import write_json, write_text
 
-__all__ = ["MEGABYTE", "BenchmarkError", "command_line", "in_fresh_process", "machine_line", "save"]
+__all__ = [
+    "MEGABYTE",
+    "BenchmarkError",
+    "PeakMemory",
+    "command_line",
+    "in_fresh_process",
+    "machine_line",
+    "save",
+]
 
 MEGABYTE = 2**20
 
@@ -123,3 +134,49 @@ def save(
     write_text(page, table(results, "pipe"))
     print(f"\n{table(results, 'simple')}\n{out} and {page} written")
     return 0
+
+
+class PeakMemory:
+    """Most memory held above what was held at the start, in bytes.
+
+    Of a GPU, what its tensors take. Of the process, on Linux the excess over what is resident now
+    if it exceeds what this process ever held, and else at most that; on other systems the growth
+    of the process's largest size, at least that.
+
+    Args:
+        device: whose memory: ``cpu`` for the process's, ``cuda`` for the current GPU's.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        gc.collect()
+        self._on_gpu = device.startswith("cuda")
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            self._start = torch.cuda.memory_allocated()
+            return
+        status = _linux_status()
+        self._start = status["VmRSS"] if status else _largest_size()
+
+    def read(self) -> int:
+        """The peak so far."""
+        if self._on_gpu:
+            return max(0, torch.cuda.max_memory_allocated() - self._start)
+        status = _linux_status()
+        return max(0, (status["VmHWM"] if status else _largest_size()) - self._start)
+
+
+def _linux_status() -> dict[str, int]:
+    """Resident size now (VmRSS) and at most (VmHWM) in bytes; {} where /proc has none."""
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        return {}
+    rows = (line.split() for line in path.read_text().splitlines())
+    found = {r[0].rstrip(":"): 1024 * int(r[1]) for r in rows if r and r[0] in ("VmRSS:", "VmHWM:")}
+    return found if len(found) == 2 else {}
+
+
+def _largest_size() -> int:
+    import resource  # not on Windows
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size

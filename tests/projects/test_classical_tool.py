@@ -12,14 +12,15 @@ import torch
 from conftest import ROOT, TINY, load_script
 from PIL import Image
 
-from lrreid_ext.classical import lomo
+from lrreid_ext.cli import main
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.frontends import SRCNN
+from projects.SING.classical import lomo
 
-classical = import_module("lrreid_ext.commands.classical")
+classical = import_module("projects.SING.commands.classical")
 update_tables = load_script("tools/update_tables.py")
 
 CONFIG = str(ROOT / "configs" / "osnet_hr.yml")
@@ -56,7 +57,7 @@ def results(folder: Path) -> dict:
 
 @pytest.mark.parametrize(("metric", "sr"), [("xqda", "Bicubic"), ("nfst", "Bilinear")])
 def test_end_to_end(words, tmp_path: Path, metric: str, sr: str):
-    assert classical.main(words(metric, sr)) == 0
+    assert main(["classical", *words(metric, sr)]) == 0
     folder = tmp_path / f"{metric}_{sr.lower()}"
     found = results(folder)
     assert list(found["groups"]) == ["query", "query@2", "query@3", "query@4", "query_hr", "x2"]
@@ -77,7 +78,7 @@ def test_end_to_end(words, tmp_path: Path, metric: str, sr: str):
 
 
 def test_euclidean_equals_ranks_by_hand(words, market_root: Path, tmp_path: Path):
-    assert classical.main(words("euclidean", "Identity", "--no-retinex")) == 0
+    assert main(["classical", *words("euclidean", "Identity", "--no-retinex")]) == 0
     found = results(tmp_path / "euclidean_identity_noretinex")
     assert found["info"]["classical"]["retinex"] is False
     assert "train_images" not in found["info"]["classical"]
@@ -96,7 +97,7 @@ def test_euclidean_equals_ranks_by_hand(words, market_root: Path, tmp_path: Path
 
 
 def test_limit_keeps_some_identities_and_a_folder_of_its_own(words, tmp_path: Path):
-    assert classical.main(words("xqda", "Bicubic", "--limit", "4")) == 0
+    assert main(["classical", *words("xqda", "Bicubic", "--limit", "4")]) == 0
     found = results(tmp_path / "xqda_bicubic_limit4")
     assert found["info"]["limit"] == 4
     assert found["info"]["classical"]["train_identities"] == 4
@@ -145,7 +146,7 @@ def test_checkpoint_of_a_learned_front_end(settings, words, tmp_path: Path):
     weights = tmp_path / "srcnn.pth"
     torch.save({"model": {f"frontend.{k}": v for k, v in net.state_dict().items()}}, weights)
     opts = ("MODEL.SR.NAME", "SRCNN", "MODEL.SR.FILTERS", "[4, 3]", "MODEL.SR.APPLY", "lr")
-    assert classical.main(words("euclidean", str(weights), "--limit", "4", *opts)) == 0
+    assert main(["classical", *words("euclidean", str(weights), "--limit", "4", *opts)]) == 0
     found = results(tmp_path / "euclidean_srcnn_limit4")
     assert found["checkpoint"].endswith("srcnn.pth")
     assert found["info"]["classical"]["sr"] == "SRCNN"
@@ -195,7 +196,7 @@ def test_data_without_pairs_across_views_is_refused(settings, monkeypatch: pytes
 
 
 def test_fault_on_the_command_line(words, capsys: pytest.CaptureFixture[str]):
-    assert classical.main(words("xqda", "Bicubic", "INPUT.LR.FACTORS", "[0.5]")) == 2
+    assert main(["classical", *words("xqda", "Bicubic", "INPUT.LR.FACTORS", "[0.5]")]) == 2
     assert "INPUT.LR.FACTORS" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        classical.main(words("xqda", "Bicubic", "--limit", "1"))
+        main(["classical", *words("xqda", "Bicubic", "--limit", "1")])

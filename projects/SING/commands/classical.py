@@ -1,7 +1,7 @@
 """LOMO features with XQDA, NFST or plain Euclidean distance: the classical rows of SING's Table 2.
 
-tools/classical.py --config-file projects/SING/mlr_cuhk01.yml --metric xqda --sr Bicubic
-tools/classical.py --config-file projects/SING/mlr_cuhk01.yml --metric nfst --sr model_final.pth \\
+lrreid classical --config-file projects/SING/mlr_cuhk01.yml --metric xqda --sr Bicubic
+lrreid classical --config-file projects/SING/mlr_cuhk01.yml --metric nfst --sr model_final.pth \\
     MODEL.SR.NAME SRCNN MODEL.SR.APPLY lr
 
 The config names the data sets, INPUT.LR and TEST; its network plays no part but for a front-end.
@@ -19,9 +19,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -31,8 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from lrreid_ext.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
-from lrreid_ext.classical.lomo import HEIGHT, WIDTH
+from lrreid_ext.commands.common import add_overrides, at_least
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import (
     build_dataset_of,
@@ -44,12 +41,16 @@ from lrreid_ext.data.loaders import (
 from lrreid_ext.data.samples import QUERY, Sample, TestSet
 from lrreid_ext.data.sides import by_side
 from lrreid_ext.devices import usable_device
-from lrreid_ext.engine.cli import start_log
+from lrreid_ext.engine.run import start_log
 from lrreid_ext.engine.trainer import training_info_of
-from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest
+from projects.SING.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
+from projects.SING.classical.lomo import HEIGHT, WIDTH
+
+INTERRUPTED = "nothing was written"
 
 METRICS = ("xqda", "nfst", "euclidean")
 
@@ -70,7 +71,7 @@ Embed = Callable[[Features], NDArray[np.floating]]
 # Positions in a set of images, and their features, batch by batch.
 Describe = Callable[[TestSet], Iterator[tuple[Tensor, Features]]]
 
-logger = logging.getLogger("lrreid_ext.classical")
+logger = logging.getLogger("projects.SING.classical")
 
 
 # ---------------------------------------------------------------- config
@@ -228,8 +229,10 @@ def learned(
     }
 
 
-def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Train and evaluate; each test set's figures by its name."""
+def run(args: argparse.Namespace) -> None:
+    """Learn the metric and evaluate it on every data set of DATASETS.TESTS."""
+    if args.limit == 1:
+        raise ConfigError("--limit takes 2 identities or more (0: all)")
     cfg = settings(args)
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     start_log(cfg.OUTPUT_DIR)
@@ -250,7 +253,7 @@ def run(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         if args.metric != "euclidean":
             embed, more = trained(cfg, args.metric, args.limit, described)
             facts |= more
-        return evaluated(cfg, facts, args.limit, described, embed)
+        evaluate(cfg, facts, args.limit, described, embed)
 
 
 def trained(
@@ -283,71 +286,48 @@ def _listed(facts: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
-def evaluated(
+def evaluate(
     cfg: CfgNode, facts: dict[str, Any], limit: int, described: Describe, embed: Embed
-) -> dict[str, dict[str, float]]:
+) -> None:
     """Evaluate on every data set of DATASETS.TESTS, and write the results with ``facts``."""
     more: dict[str, Any] = {"classical": facts}
     if cfg.MODEL.WEIGHTS and (training := training_info_of(cfg.MODEL.WEIGHTS)):
         more["training"] = training
-    results = {}
     for name in cfg.DATASETS.TESTS:
         test_set = limited(build_test_set(cfg, name), limit)
         test_set = replace(test_set, info={**test_set.info, **more})
         evaluator = CrossResolutionEvaluator(cfg, test_set, cfg.OUTPUT_DIR)
         for index, rows in described(test_set):
             evaluator.process({"index": index}, torch.from_numpy(embed(rows)))
-        results[name] = dict(evaluator.evaluate())
-    return results
+        evaluator.evaluate()
 
 
 # ---------------------------------------------------------------- command line
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    description, _, details = (__doc__ or "").partition("\n\n")
-    out = argparse.ArgumentParser(
-        prog="lrreid classical",
-        description=description,
-        epilog=details,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument(
+        "--config-file", required=True, metavar="FILE", help="YAML that names the data"
     )
-    out.add_argument("--config-file", required=True, metavar="FILE", help="YAML to take data from")
-    out.add_argument("--metric", required=True, choices=METRICS)
-    out.add_argument(
+    parser.add_argument("--metric", required=True, choices=METRICS)
+    parser.add_argument(
         "--sr",
         required=True,
         metavar="NAME|CHECKPOINT",
         help="front-end by name (Bilinear, Bicubic ...), or weights of the config's own",
     )
-    out.add_argument("--no-retinex", action="store_true", help="colours as the camera took them")
-    out.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="N identities only, for a quick trial"
+    parser.add_argument("--no-retinex", action="store_true", help="colours as the camera took them")
+    parser.add_argument(
+        "--limit",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="N identities only, for a quick trial",
     )
-    out.add_argument(
+    parser.add_argument(
         "--workers",
-        type=int,
+        type=at_least(1),
         default=os.cpu_count() or 1,
         metavar="N",
         help="processes that compute features (default: one per processor)",
     )
-    out.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="overrides")
-    return out
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0, or 2 with one clear message for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
-    if args.limit < 0 or args.limit == 1 or args.workers < 1:
-        cli.error("--limit takes 2 identities or more (0: all), --workers 1 or more")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
-    try:
-        run(args)
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    add_overrides(parser)

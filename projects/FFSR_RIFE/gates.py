@@ -19,12 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lrreid_ext.analysis.runs import changed
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import QUERY_HR, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.modeling.backbones import DualStream
 from lrreid_ext.report.plots import legends_below, line, new_figure
+from lrreid_ext.results.provenance import provenance
 
 __all__ = [
     "FACTORS",
@@ -34,6 +37,7 @@ __all__ = [
     "Trend",
     "degraded_twins",
     "draw",
+    "measure",
     "read_gates",
     "rows",
     "table",
@@ -206,6 +210,41 @@ def read_gates(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> GateRecords
 
 
 # ---------------------------------------------------------------- figures
+def measure(
+    cfg: CfgNode, model: nn.Module, data_set: str, factors: Sequence[float], limit: int = 0
+) -> tuple[list[GateRow], dict[str, Any], str]:
+    """One test set's figures.
+
+    Args:
+        cfg, model: of a trained model.
+        data_set: the test set's name.
+        factors: the HR twins are reduced by each; at least two different ones.
+        limit: at most this many twins; 0 means all.
+
+    Returns:
+        The rows, where they come from, and the verdict in one line.
+
+    Raises:
+        ConfigError: another backbone, a data set without HR twins, or factors that can't be used.
+    """
+    above = [f for f in factors if f > 1]
+    cfg = changed(cfg, ("TEST.HR", True), ("TEST.FACTORS", above))
+    test_set = degraded_twins(build_test_set(cfg, data_set), factors, limit)
+    records = read_gates(cfg, model, test_set)
+    correlations = trends(records)
+    facts = {
+        "test_set": test_set.name,
+        "manifest_hash": test_set.manifest_hash,
+        "images": len(test_set.samples),
+        "widest": int(dual_stream_of(model).widest),
+        "flip": bool(cfg.TEST.FLIP.ENABLED),
+        "spearman": [{**asdict(trend), "learned": trend.learned} for trend in correlations],
+        "learned_from": LEARNED,
+        **provenance(cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE),
+    }
+    return rows(records), facts, verdict(correlations)
+
+
 def rows(records: GateRecords) -> list[GateRow]:
     """Mean and deviation of the weights by block, then factor in rising order."""
     out = []

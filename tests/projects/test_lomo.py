@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from lrreid_ext.classical import DIMENSIONS, lomo, lomo_batches, worker_pool
-from lrreid_ext.classical.lomo import colour_codes, halve, max_histograms, retinex, siltp_codes
+from projects.SING.classical import DIMENSIONS, lomo, lomo_batches, worker_pool
+from projects.SING.classical.lomo import colour_codes, halve, max_histograms, retinex, siltp_codes
 
 
 def random_images(count: int, seed: int = 0) -> np.ndarray:

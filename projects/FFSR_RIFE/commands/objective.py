@@ -1,18 +1,16 @@
 """What resolution does to distances: same-person over different-person, as resolution falls.
 
-tools/objective.py logs/pshrnet "HR only=logs/hr" --out logs/objective
+lrreid objective logs/pshrnet "HR only=logs/hr" --out logs/objective
 
 draws O(r1, r2) of FFSR + RIFE (Eq. 2, Fig. 2 and 4) of one or more trained models on the HR images
 of the test set, reduced to each resolution r: both images (r1 = r2), and one against HR (r2 = 1).
 Lower and flatter is better. Writes objective.csv, .svg, .png, and objective.json with where the
-figures came from. lrreid_ext/analysis/objective.py says which pairs count.
+figures came from. projects/FFSR_RIFE/objective.py says which pairs count.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +19,20 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
-from lrreid_ext.analysis.objective import (
+from lrreid_ext.analysis.runs import (
+    Run,
+    changed,
+    load_run,
+    run_names,
+)
+from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
+from lrreid_ext.data.loaders import build_test_set
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.evaluation.fusion import chosen_anchors
+from lrreid_ext.results.provenance import provenance
+from projects.FFSR_RIFE.objective import (
     PANELS,
     RESOLUTIONS,
     Objective,
@@ -32,22 +43,6 @@ from lrreid_ext.analysis.objective import (
     reduced,
     table,
 )
-from lrreid_ext.analysis.runs import (
-    Run,
-    changed,
-    load_run,
-    run_names,
-    run_parser,
-)
-from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.cli import add_data_set
-from lrreid_ext.errors import USER_ERRORS, ConfigError
-from lrreid_ext.evaluation.distance import comparable
-from lrreid_ext.evaluation.features import extract_features
-from lrreid_ext.evaluation.fusion import chosen_anchors
-from lrreid_ext.files import write_json, write_text
-from lrreid_ext.report.plots import save
-from lrreid_ext.results.provenance import provenance
 
 
 def measure(
@@ -117,49 +112,37 @@ def screen(runs: dict[str, dict[str, list[Objective]]], resolutions: Sequence[fl
     return tabulate(rows, headers, "simple", colalign=align, disable_numparse=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    out = run_parser("lrreid objective", __doc__)
-    out.add_argument("--out", type=Path, default=Path("logs/objective"), help="folder to write")
-    add_data_set(out, "the first of each run's tests")
-    out.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_run(parser)
+    parser.add_argument("--out", type=Path, default=Path("logs/objective"), help="folder to write")
+    add_data_set(parser, "the first of each run's tests")
+    parser.add_argument(
         "--resolutions", type=float, nargs="+", default=list(RESOLUTIONS), metavar="R",
         help="default: 8 from 0.125 to 1",
     )  # fmt: skip
-    out.add_argument(
-        "--limit", type=int, default=0, metavar="N",
+    parser.add_argument(
+        "--limit", type=at_least(0), default=0, metavar="N",
         help="at most N images, of persons drawn at random (default: all)",
     )  # fmt: skip
-    out.add_argument(
+    parser.add_argument(
         "--same-camera", action="store_true", help="count pairs of one person in one camera too"
     )
-    return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, write; 0, or 2 for what a user can put right."""
-    cli = parser()
-    args = cli.parse_args(argv)
+def run(args: argparse.Namespace) -> None:
+    """Measure, print and write."""
     resolutions = sorted(set(args.resolutions))
     if not all(0 < r <= 1 for r in resolutions):
-        cli.error("--resolutions must be above 0 and at most 1")
-    if args.limit < 0:
-        cli.error("--limit must be at least 0")
-    # fastreid's way to make tensors; said once by every loader worker.
-    warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
+        raise ConfigError("--resolutions must be above 0 and at most 1")
     found: dict[str, dict[str, list[Objective]]] = {}
     notes: dict[str, dict[str, Any]] = {}
-    try:
-        for name, text in zip(run_names(args.runs), args.runs, strict=True):
-            found[name], notes[name] = measure(
-                load_run(text, args.opts), args.data_set, resolutions,
-                limit=args.limit, same_camera=args.same_camera,
-            )  # fmt: skip
-    except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name, text in zip(run_names(args.runs), args.runs, strict=True):
+        found[name], notes[name] = measure(
+            load_run(text, args.opts), args.data_set, resolutions,
+            limit=args.limit, same_camera=args.same_camera,
+        )  # fmt: skip
     print(screen(found, resolutions))
-    write_text(args.out / "objective.csv", table(found, resolutions))
     content = {
         name: {
             **note,
@@ -169,9 +152,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         for name, note in notes.items()
     }
-    write_json(args.out / "objective.json", {"runs": content})
+    print()
     figure = draw(found, resolutions)
-    for ending in ("svg", "png"):
-        save(figure, args.out / f"objective.{ending}")
-    print(f"\n{args.out}: objective.csv, .json, .svg and .png written")
-    return 0
+    write_figure(args.out / "objective", table(found, resolutions), {"runs": content}, figure)

@@ -1,0 +1,1 @@
+"""Commands that this project adds to `lrreid`."""
