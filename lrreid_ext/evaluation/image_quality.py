@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.pictures import read_picture
-from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Batch, TestSet, rows_of
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.features import gather_rows
@@ -195,7 +195,7 @@ class ImageQualityEvaluator(DatasetEvaluator):
             )
         return _Restoration(model, self._place)
 
-    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
+    def process(self, inputs: Batch, outputs: Tensor) -> None:
         """Score one batch.
 
         Args:
@@ -301,17 +301,11 @@ class _Restoration(nn.Module):
         self.model: Any = model
         self.place = place
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         rows, _ = _paired(self.place, batch["index"])
         if not len(rows):
             return batch["images"][:0]
-        chosen = {
-            key: value[rows.to(value.device)]
-            if isinstance(value, Tensor)
-            else [value[i] for i in rows.tolist()]
-            for key, value in batch.items()
-        }
-        restored: Tensor = self.model.restore(chosen).images
+        restored: Tensor = self.model.restore(rows_of(batch, rows)).images
         return restored
 
 
