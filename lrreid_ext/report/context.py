@@ -6,17 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from fastreid.data.transforms import build_transforms
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
+from lrreid_ext.data.loaders import to_device
 from lrreid_ext.data.paired import TestDataset, collate
-from lrreid_ext.data.samples import QUERY, TestSet
+from lrreid_ext.data.samples import QUERY, Batch, TestSet
 from lrreid_ext.evaluation.cost import passes
 from lrreid_ext.report.blocks import Block, Cell
 from lrreid_ext.report.plots import COLOURS
@@ -89,21 +88,17 @@ Content = list[Block] | str
 Rows = list[Sequence[Cell | str]]
 
 
-def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> Batch:
     """Some of the test set's images as the model gets them."""
     data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
     return collate([data[int(i)] for i in index])
 
 
-def query_batch(run: ScoredRun) -> dict[str, Any]:
+def query_batch(run: ScoredRun) -> Batch:
     """The LR query that was reduced most, as the model gets it, on its device."""
     index = run.groups[QUERY]
     factors = np.nan_to_num([run.test_set.samples[i].factor for i in index], nan=np.inf)
-    device = torch.device(run.cfg.MODEL.DEVICE)
-    return {
-        k: v.to(device) if isinstance(v, Tensor) else v
-        for k, v in batch_of(run, [index[factors.argmax()]]).items()
-    }
+    return to_device(batch_of(run, [index[factors.argmax()]]), torch.device(run.cfg.MODEL.DEVICE))
 
 
 def front_end(run: ScoredRun) -> str:

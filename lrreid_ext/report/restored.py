@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lrreid_ext.data.paired import sample_image
-from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
+from lrreid_ext.data.samples import QUERY, QUERY_HR, Batch, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
 from lrreid_ext.modeling.inference import Isolated
 from lrreid_ext.report.blocks import (
@@ -118,7 +118,7 @@ class _Restore(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         images: Tensor = self.model.restore(batch).images
         return images
 

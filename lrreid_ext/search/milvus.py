@@ -14,6 +14,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ _INDEXES: dict[str, tuple[str, dict[str, int]]] = {
     "hnsw": ("HNSW", {"M": LINKS, "efConstruction": EF_BUILD}),
 }
 _COLUMNS = ["sha256", "file", "height", "width", "identity", "camera"]
-# Rows, and queries, in one call.
-_BATCH, _QUERIES = 500, 256
+# Rows written or asked for, rows read, and queries, in one call.
+_BATCH, _PAGE, _QUERIES = 500, 4096, 256
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,7 @@ class MilvusStore:
         return 0 if self._new else int(self._query("", ["count(*)"])[0]["count(*)"])
 
     def entries(self) -> list[Entry]:
-        return sorted(map(_entry, self._pages(_COLUMNS)), key=lambda entry: entry.file)
+        return sorted(map(_entry, self._all(_COLUMNS)), key=lambda entry: entry.file)
 
     def with_contents(self, hashes: Collection[str]) -> list[Entry]:
         return [_entry(row) for row in self._where("id", [_id(h) for h in hashes], _COLUMNS)]
@@ -147,31 +148,28 @@ class MilvusStore:
                 self._name, filter=condition, output_fields=columns, consistency_level="Strong"
             )
 
-    def _pages(self, columns: list[str]) -> Iterator[Any]:
-        """All rows, in any order."""
+    def _pages(self, columns: list[str]) -> Iterator[list[Any]]:
+        """All rows, in any order, some at a time."""
         if self._new:
             return
         with _errors(self.where):
             pages = self._client.query_iterator(
-                self._name, batch_size=_BATCH, filter="", output_fields=columns,
+                self._name, batch_size=_PAGE, filter="", output_fields=columns,
                 consistency_level="Strong",
             )  # fmt: skip
             while page := pages.next():
-                yield from page
+                yield list(page)
             pages.close()
+
+    def _all(self, columns: list[str]) -> Iterator[Any]:
+        return chain.from_iterable(self._pages(columns))
 
     # ------------------------------------------------------------------ vectors, for the index
     def ids(self) -> Ids:
-        return np.sort(np.array([row["id"] for row in self._pages(["id"])], np.int64))
+        return np.sort(np.array([row["id"] for row in self._all(["id"])], np.int64))
 
     def blocks(self, after: int = 0) -> Iterator[tuple[Ids, Floats]]:
-        page: list[Any] = []
-        for row in self._pages(["id", "vector"]):
-            page.append(row)
-            if len(page) == 2**13:
-                yield self._arrays(page)
-                page = []
-        if page:
+        for page in self._pages(["id", "vector"]):
             yield self._arrays(page)
 
     def take(self, ids: Ids) -> tuple[Ids, Floats]:
@@ -257,7 +255,7 @@ class MilvusStore:
             if not self._client.list_indexes(self._name):
                 self._index("exact")
             self._client.flush(self._name)
-        sizes = np.array([(r["height"], r["width"]) for r in self._pages(["height", "width"])])
+        sizes = np.array([(r["height"], r["width"]) for r in self._all(["height", "width"])])
         self._area = float(sizes.astype(np.float64).prod(axis=1).mean()) if len(sizes) else 0.0
         self.recall = self._fitted(len(sizes))
         self._unfinished = False
@@ -292,15 +290,12 @@ class MilvusStore:
             self._client.release_collection(self._name)
             if self._client.list_indexes(self._name):
                 self._client.drop_index(self._name, "vector")
-            self._client.create_index(self._name, self._params(kind, self._metric))
+            self._client.create_index(self._name, self._params(kind))
             self._client.load_collection(self._name)
 
-    @property
-    def _metric(self) -> str:
-        return "IP" if self.settings.metric == "cosine" else "L2"
-
-    def _params(self, kind: str, metric: str) -> Any:
+    def _params(self, kind: str) -> Any:
         index_type, params = _INDEXES[kind]
+        metric = "IP" if self.settings.metric == "cosine" else "L2"
         out = self._client.prepare_index_params()
         out.add_index("vector", index_type=index_type, metric_type=metric, params=params)
         return out
@@ -309,28 +304,24 @@ class MilvusStore:
         from pymilvus import DataType, MilvusClient
 
         texts = {"sha256": 64, "file": 4096, "identity": LONGEST_LABEL, "camera": LONGEST_LABEL}
+        # Milvus keeps no collection without a vector.
+        tables: list[tuple[str, dict[str, int], list[str], int]] = [
+            (_meta_name(self._name), {"content": 65535}, [], 2),
+            (self._name, texts, ["height", "width"], self.settings.space.dim),
+        ]
         with _errors(self.where):
-            for name in (self._name, _meta_name(self._name)):
+            for name, texts, numbers, dim in tables:
                 if self._client.has_collection(name):
                     self._client.drop_collection(name)
-            meta = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-            meta.add_field("id", DataType.INT64, is_primary=True)
-            meta.add_field("content", DataType.VARCHAR, max_length=65535)
-            # Milvus keeps no collection without a vector.
-            meta.add_field("vector", DataType.FLOAT_VECTOR, dim=2)
-            rows = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-            rows.add_field("id", DataType.INT64, is_primary=True)
-            for column, length in texts.items():
-                rows.add_field(column, DataType.VARCHAR, max_length=length)
-            for column in ("height", "width"):
-                rows.add_field(column, DataType.INT64)
-            rows.add_field("vector", DataType.FLOAT_VECTOR, dim=self.settings.space.dim)
-            for name, schema, metric in (
-                (_meta_name(self._name), meta, "L2"),
-                (self._name, rows, self._metric),
-            ):
+                schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+                schema.add_field("id", DataType.INT64, is_primary=True)
+                for column, length in texts.items():
+                    schema.add_field(column, DataType.VARCHAR, max_length=length)
+                for column in numbers:
+                    schema.add_field(column, DataType.INT64)
+                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
                 self._client.create_collection(
-                    name, schema=schema, index_params=self._params("exact", metric)
+                    name, schema=schema, index_params=self._params("exact")
                 )
 
     def _take(self, meta: dict[str, Any]) -> None:
