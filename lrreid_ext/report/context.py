@@ -100,7 +100,7 @@ def front_end(run: ScoredRun) -> str:
     """The front-end that queries pass; "Identity" where the evaluated network has one and goes
     without it, as PS-HRNet's teacher does."""
     name = str(run.cfg.MODEL.SR.NAME)
-    if name == "Identity" or passes(run.run.model, "frontend", query_batch(run)):
+    if name == "Identity" or passes(run.run.module, "frontend", query_batch(run)):
         return name
     return "Identity"
 

@@ -389,7 +389,7 @@ def cost(context: Context) -> Found:
     points = {}
     rows: Rows = []
     for run, own in zip(context.runs, context.results, strict=True):
-        model, batch = run.run.model, query_batch(run)
+        model, batch = run.run.module, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lrreid_ext.engine.checkpoint import read_state_dict
 from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.modeling.backbones.pretrained import hub_weights
+from lrreid_ext.weights import read_state_dict
 
 __all__ = ["KEY", "VGG19", "WAYS_OUT", "read_vgg"]
 
