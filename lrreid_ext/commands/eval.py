@@ -37,15 +37,15 @@ from lrreid_ext.evaluation.cache import (
     CachedFeatures,
     cache_key,
     cached_features,
-    feed,
     find_cache,
     load_cache,
     stale,
 )
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_config
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.run import score_features
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
-from lrreid_ext.results import Results, results_file, results_table
+from lrreid_ext.results import results_table
 from lrreid_ext.results.provenance import tensors_hash
 from lrreid_ext.trained import name_and_path, read_weights, run_cfg, run_names
 
@@ -84,7 +84,7 @@ def run_features(
     key = cache_key(weights.cfg, tensors_hash(weights.state), test_set)
     cached = find_cache(cache, key, test_set)
     if cached is not None:
-        return weights.cfg, test_set, cached.found, True
+        return weights.cfg, test_set, cached.features, True
     model = weights.build(data_set)
     features = cached_features(model.cfg, model.module, test_set, cache)
     assert features is not None  # this is the only process
@@ -138,22 +138,6 @@ def open_file(path: str) -> CachedFeatures:
     for line in unknown:
         print(f"note: {path}: {line}; not checked")
     return cached
-
-
-def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> Results:
-    """Score features by ``cfg``, and write the results file into ``out``.
-
-    The evaluators of TEST.EVALUATORS that look at features alone are run besides.
-    """
-    standard = CrossResolutionEvaluator.__name__
-    for name in dict.fromkeys([standard, *cfg.TEST.EVALUATORS]):
-        entry = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
-        if hasattr(entry, "attach"):
-            continue
-        evaluator = entry(cfg, test_set, str(out))
-        if not hasattr(evaluator, "attach"):
-            feed(evaluator, found)
-    return Results.load(out / results_file(test_set.name))
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -223,7 +207,9 @@ def run(args: argparse.Namespace) -> None:
             cached = open_file(path)
             cfg = file_cfg(cached, args.opts)
             check_config(cfg)
-            results.append(score(cfg, cached.test_set, cached.found, args.out / name))
+            results.append(
+                score_features(cfg, cached.test_set, cached.features, str(args.out / name))
+            )
             labels.append(name)
             continue
         cfg = run_cfg(text, args.opts)
@@ -235,7 +221,7 @@ def run(args: argparse.Namespace) -> None:
         for data_set in tests:
             used_cfg, test_set, features, read = run_features(cfg, data_set, args.cache)
             print(f"{name} on {data_set}: features {'read' if read else 'extracted'}")
-            results.append(score(used_cfg, test_set, features, args.out / name))
+            results.append(score_features(used_cfg, test_set, features, str(args.out / name)))
             labels.append(f"{name} on {data_set}" if len(tests) > 1 else name)
     print(f"\n{results_table(results, args.columns, names=labels, style='plain')}")
     print(f"written: {args.out}")

@@ -106,11 +106,11 @@ def twin_files(test_set: TestSet) -> dict[int, str]:
         ValueError: ``query_hr`` and ``query`` are not in step.
     """
     samples = test_set.samples
-    found = {i: s.path for i, s in enumerate(samples) if s.degrade > 1 and s.group != GALLERY}
+    files = {i: s.path for i, s in enumerate(samples) if s.degrade > 1 and s.group != GALLERY}
     queries = [i for i, s in enumerate(samples) if s.group == QUERY]
     twins = [s for s in samples if s.group == QUERY_HR]
     if not twins:
-        return found
+        return files
     if len(twins) != len(queries):
         raise ValueError(
             f"test set {test_set.name!r}: {len(queries)} images in 'query' but {len(twins)} in "
@@ -125,8 +125,8 @@ def twin_files(test_set: TestSet) -> dict[int, str]:
                 "'query_hr' must be in one order"
             )
         if query.factor > 1:
-            found.setdefault(i, twin.path)
-    return found
+            files.setdefault(i, twin.path)
+    return files
 
 
 @EVALUATOR_REGISTRY.register()
