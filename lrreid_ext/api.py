@@ -3,6 +3,7 @@
 ::
 
     from lrreid_ext.data.samples import Batch
+from lrreid_ext.modeling.contract import Restores
 from lrreid_ext import load_model
 
     model = load_model("logs/demo/pshrnet")
@@ -51,6 +52,7 @@ from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.evaluation.run import score
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.hub import HUB
+from lrreid_ext.modeling.contract import Restores
 from lrreid_ext.modeling.inference import Isolated, evaluating
 from lrreid_ext.registry import DATASET_REGISTRY, EVALUATOR_REGISTRY, lookup, names
 from lrreid_ext.results.provenance import config_hash, weights_hash
@@ -143,8 +145,7 @@ class TrainedModel:
             ConfigError: an architecture without front-end.
             ImageError: an image that can't be read or used, or several.
         """
-        restore: Any = getattr(self.module, "restore", None)
-        if not callable(restore):
+        if not isinstance(self.module, Restores):
             raise ConfigError(
                 f"MODEL.META_ARCHITECTURE: {type(self.module).__name__} restores no images; "
                 "Pipeline and what derives from it do"

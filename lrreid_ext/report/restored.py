@@ -17,6 +17,7 @@ from torch import Tensor
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import QUERY, QUERY_HR, Batch, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
+from lrreid_ext.modeling.contract import Restores
 from lrreid_ext.modeling.inference import Isolated
 from lrreid_ext.report.blocks import (
     Cell,
@@ -46,7 +47,7 @@ __all__ = ["restored"]
 
 def restored(context: Context) -> Content:
     """LR image, bicubic enlargement, what each front-end makes of it, and the HR twin."""
-    able = [r for r in context.runs if callable(getattr(r.run.model, "restore", None))]
+    able = [r for r in context.runs if isinstance(r.run.model, Restores)]
     able = [r for r in able if front_end(r) != "Identity"]
     if not able:
         return "no run has a super-resolution front-end that its queries pass"
