@@ -332,7 +332,10 @@ def test_evaluators_of_features_are_run(
     assert not (tmp_path / "f").exists()
     assert main(["eval", *arguments, *opts, "['ImageQualityEvaluator', 'Counts']"]) == 0
     said = capsys.readouterr().out
-    assert "ImageQualityEvaluator runs the network and is left out; lrreid eval runs it" in said
+    assert (
+        "ImageQualityEvaluator runs the network and is left out; lrreid eval --config-file runs it"
+        in said
+    )
     (file,) = (tmp_path / "f").iterdir()
     assert fed == [len(load_cache(file).test_set.samples)]
     assert (tmp_path / "out" / "run" / "results_mlr_market1501.json").is_file()
