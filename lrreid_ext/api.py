@@ -2,7 +2,8 @@
 
 ::
 
-    from lrreid_ext import load_model
+    from lrreid_ext.data.samples import Batch
+from lrreid_ext import load_model
 
     model = load_model("logs/demo/pshrnet")
     features = model.embed(["query.png", "gallery.png"])
@@ -43,6 +44,7 @@ from lrreid_ext.data.recipes import (
 )
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.data.resolution import native_size
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.devices import check_device
 from lrreid_ext.errors import ConfigError, ImageError
@@ -210,7 +212,7 @@ class TrainedModel:
             self.save_pretrained(folder, license=license)
             return push_to_hub(Path(folder), repository, private=private, token=token)
 
-    def _features(self, batch: dict[str, Any]) -> Tensor:
+    def _features(self, batch: Batch) -> Tensor:
         out = Isolated(self.module)(batch)
         if not isinstance(out, Tensor) or out.ndim not in (2, 3):
             raise TypeError(
@@ -219,9 +221,7 @@ class TrainedModel:
             )
         return out
 
-    def _batch(
-        self, found: Sequence[Picture], sizes: Tensor | None, factors: Tensor
-    ) -> dict[str, Any]:
+    def _batch(self, found: Sequence[Picture], sizes: Tensor | None, factors: Tensor) -> Batch:
         """A batch as the test loader makes it."""
         transform = build_transforms(self.cfg, is_train=False)
         loaded = [picture() for picture in found]
@@ -242,7 +242,7 @@ class _Restore(nn.Module):
         super().__init__()
         self.model: Any = model
 
-    def forward(self, batch: dict[str, Any]) -> Any:
+    def forward(self, batch: Batch) -> Any:
         return self.model.restore(batch)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conftest import TINY, assert_same, killed_at, state
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.select import select
+from lrreid_ext.data.paired import select
 from lrreid_ext.engine.optimizers import build_optimizers
 from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
 from lrreid_ext.errors import ConfigError
@@ -46,10 +46,10 @@ def paired(count: int = 6, labelled: int | None = None) -> dict[str, Any]:
     if labelled is not None:
         targets[labelled:] = -1
     batch = {
-        "images": hr, "images_lr": lr,
-        "native_size": torch.tensor([(64, 32)] * count),
+        "images_hr": hr, "images_lr": lr,
+        "native_size_hr": torch.tensor([(64, 32)] * count),
         "native_size_lr": torch.tensor([(8, 4)] * count),
-        "factor": torch.full((count,), 8.0),
+        "factor_hr": torch.ones(count), "factor_lr": torch.full((count,), 8.0),
         "has_hr": torch.ones(count, dtype=torch.bool),
         "targets": targets, "camids": torch.zeros(count, dtype=torch.int64),
     }  # fmt: skip

@@ -119,9 +119,13 @@ def test_without_the_synthetic_stream_nothing_pairs_pixels(cfg: CfgNode) -> None
     assert "loss_sr" not in losses and "loss_smooth_cross_entropy_h2l" not in losses
     with pytest.raises(ConfigError, match=r"SING\.STREAMS.*hr"):
         sing_model(cfg, STREAMS=["hr"])
-    batch = {k: v for k, v in paired_batch().items() if "synthetic" not in k}
-    with pytest.raises(ConfigError, match=r"INPUT\.LR\.SYNTHETIC"):
-        sing_model(cfg)(batch)
+    for key, value in (("SYNTHETIC", 0.0), ("TRAIN_ON", "hr")):
+        phase = cfg.clone()
+        phase.defrost()
+        phase.INPUT.LR.SYNTHETIC = 2.0
+        phase.INPUT.LR[key] = value
+        with pytest.raises(ConfigError, match=rf"INPUT\.LR\.{key}"):
+            sing_model(cfg).check_phase(phase)
     with pytest.raises(ConfigError, match="a batch held no image that the streams h, h2l see"):
         sing_model(cfg, STREAMS=["h", "h2l"])(paired_batch(has_hr=[False] * 6))
 

@@ -164,8 +164,6 @@ def matching(folder: Path, pattern: str) -> list[Results]:
         results = Results.load(path)
         if not results.title:
             raise TableError(f"{path}: no title; add it with tools/update_tables.py add")
-        if not isinstance(results.order, int | None):
-            raise TableError(f"{path}: order {results.order!r} is not a whole number")
         order = float("inf") if results.order is None else results.order
         rows.append((order, path.name, results))
     return [results for _, _, results in sorted(rows, key=lambda row: row[:2])]

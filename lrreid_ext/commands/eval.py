@@ -46,15 +46,15 @@ from lrreid_ext.evaluation.cache import (
     CachedFeatures,
     cache_key,
     cached_features,
-    feed,
     find_cache,
     load_cache,
     stale,
 )
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator, check_config
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.run import score_features
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
-from lrreid_ext.results import Results, results_file, results_table
+from lrreid_ext.results import results_table
 from lrreid_ext.results.provenance import tensors_hash
 
 # What of TEST bears on scoring alone, and can be changed for features that stand.
@@ -95,7 +95,7 @@ def run_features(
         cfg = with_num_classes(cfg, classes_in(state))
     ready = find_cache(cache, cache_key(cfg, tensors_hash(state), test_set), test_set)
     if ready is not None:
-        return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.found, True
+        return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.features, True
     cfg, model, _ = load_trained(cfg)
     found = cached_features(cfg, model, test_set, cache)
     assert found is not None  # this is the only process
@@ -149,22 +149,6 @@ def open_file(path: str) -> CachedFeatures:
     for line in unknown:
         print(f"note: {path}: {line}; not checked")
     return cached
-
-
-def score(cfg: CfgNode, test_set: TestSet, found: Features, out: Path) -> Results:
-    """Score features by ``cfg``, and write the results file into ``out``.
-
-    The evaluators of TEST.EVALUATORS that look at features alone are run besides.
-    """
-    standard = CrossResolutionEvaluator.__name__
-    for name in dict.fromkeys([standard, *cfg.TEST.EVALUATORS]):
-        entry = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
-        if hasattr(entry, "attach"):
-            continue
-        evaluator = entry(cfg, test_set, str(out))
-        if not hasattr(evaluator, "attach"):
-            feed(evaluator, found)
-    return Results.load(out / results_file(test_set.name))
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -234,7 +218,9 @@ def run(args: argparse.Namespace) -> None:
             cached = open_file(path)
             cfg = file_cfg(cached, args.opts)
             check_config(cfg)
-            results.append(score(cfg, cached.test_set, cached.found, args.out / name))
+            results.append(
+                score_features(cfg, cached.test_set, cached.features, str(args.out / name))
+            )
             labels.append(name)
             continue
         cfg = run_cfg(text, args.opts)
@@ -246,7 +232,7 @@ def run(args: argparse.Namespace) -> None:
         for data_set in tests:
             used_cfg, test_set, features, read = run_features(cfg, data_set, args.cache)
             print(f"{name} on {data_set}: features {'read' if read else 'extracted'}")
-            results.append(score(used_cfg, test_set, features, args.out / name))
+            results.append(score_features(used_cfg, test_set, features, str(args.out / name)))
             labels.append(f"{name} on {data_set}" if len(tests) > 1 else name)
     print(f"\n{results_table(results, args.columns, names=labels, style='plain')}")
     print(f"written: {args.out}")

@@ -35,11 +35,10 @@ from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.commands.common import add_data_set, add_run, at_least
 from lrreid_ext.config import get_cfg
 from lrreid_ext.files import check_place, write_json, write_text
-from lrreid_ext.report.context import Context
+from lrreid_ext.report.context import PEOPLE, Context
 from lrreid_ext.report.page import render
 from lrreid_ext.report.scored import score_runs
 from lrreid_ext.report.sections import build, sections
-from lrreid_ext.report.tsne import PEOPLE
 from lrreid_ext.results.provenance import commit, provenance
 
 FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastreid.data import samplers
@@ -24,7 +24,7 @@ from lrreid_ext.data.labels import labelled_identities
 from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of
-from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Batch, TestSet
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.data.validation import validation_set
 from lrreid_ext.errors import ConfigError
@@ -150,6 +150,7 @@ def build_train_dataset(cfg: CfgNode) -> PairedDataset:
         widths=tuple(lr.WIDTHS) if lr.WIDTHS else None,
         kernel=lr.KERNEL,
         lr_probability=lr.PROB,
+        lr_twins=lr.TRAIN_ON != "hr",
         fixed=cfg.SEED if lr.FIXED else None,
         genuine=genuine,
         reduced=reduced,
@@ -337,9 +338,10 @@ def build_test_loader(cfg: CfgNode, test_set: TestSet) -> DataLoader:
     )
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch with its tensors on ``device``."""
-    return {
+    values = {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for key, value in batch.items()
     }
+    return cast(Batch, values)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastreid.data.common import CommDataset
@@ -17,7 +17,15 @@ from lrreid_ext.data.degrade import Draws, degrade, draw_factor, draw_width
 from lrreid_ext.data.labels import UNLABELLED
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.resolution import check_native_size, native_size
-from lrreid_ext.data.samples import Sample, TestSet
+from lrreid_ext.data.samples import (
+    HR_TWIN,
+    LR_TWIN,
+    SYNTHETIC_TWIN,
+    Batch,
+    Sample,
+    TestSet,
+    with_twin,
+)
 from lrreid_ext.data.seeding import derive, seeded
 from lrreid_ext.errors import ConfigError
 
@@ -42,6 +50,7 @@ class PairedDataset(CommDataset):
         widths: if given, the LR twin's width is drawn from ``low`` to below ``high`` instead.
         kernel: degradation kernel.
         lr_probability: the chance that ``lr_mask`` is set.
+        lr_twins: make the LR twins; without, samples have the HR twin alone.
         fixed: each image keeps one factor, and what else its degradation draws, drawn from its
             name and this seed; None draws anew for each sample.
         genuine: cameras whose images are low-resolution as they are; their factor is NaN.
@@ -65,6 +74,7 @@ class PairedDataset(CommDataset):
         widths: tuple[int, int] | None = None,
         kernel: str = "bicubic",
         lr_probability: float = 0.5,
+        lr_twins: bool = True,
         fixed: int | None = None,
         genuine: Collection[Any] = (),
         reduced: Collection[Any] = (),
@@ -93,54 +103,47 @@ class PairedDataset(CommDataset):
         self.widths = widths
         self.kernel = kernel
         self.lr_probability = lr_probability
+        self.lr_twins = lr_twins
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        """One sample.
-
-        Returns:
-            ``images`` and ``images_lr`` (3, H, W) RGB 0-255 float; ``native_size`` and
-            ``native_size_lr`` (2,) int64, height and width in pixels before resizing; ``factor``
-            float, NaN if unknown; ``has_hr`` bool, False for what is known only small; ``lr_mask``
-            bool, whether a training on mixed resolutions takes the LR twin; ``targets``
-            int, -1 without a label; ``camids`` int; ``img_paths`` str. If asked for,
-            ``images_synthetic`` (3, H, W), ``native_size_synthetic`` (2,) and ``factor_synthetic``,
-            the twin reduced by one fixed factor; and ``masks`` (1, H, W) float, 0-1, the
-            foreground.
-        """
+        """One sample: the keys of :class:`~lrreid_ext.data.samples.Batch` but the first three,
+        which :func:`select` adds, and ``index``; tensors without the dimension B."""
         index, seed = key if isinstance(key, tuple) else (key, derive("sample", key))
         path, pid, camid = self.img_items[index]
         image = read_picture(path)
         with seeded(derive("factor", seed)):
             factor = self._drawn_factor(path, image.width)
             mask = random.random() < self.lr_probability
-        if camid in self.genuine:
-            small, factor = image, float("nan")
-        else:
-            small = self._degraded(image, factor, path, seed, "degrade")
         has_hr = camid not in self.genuine | self.reduced
-        if not has_hr:
-            image = small
+        small = image
+        if camid in self.genuine:
+            factor = float("nan")
+        elif self.lr_twins or not has_hr:
+            small = self._degraded(image, factor, path, seed, "degrade")
+        native = image if has_hr else small
         sample = {
-            "images": self._transformed(image, seed),
-            "images_lr": self._transformed(small, seed),
             "has_hr": has_hr,
-            "native_size": torch.tensor(image.size[::-1]),
-            "native_size_lr": torch.tensor(small.size[::-1]),
-            "factor": factor,
             "lr_mask": mask,
             "targets": self.pid_dict.get(pid, UNLABELLED),
             "camids": self.cam_dict[camid],
             "img_paths": path,
+            **self._twin(HR_TWIN, native, 1.0 if has_hr else factor, seed),
         }
+        if self.lr_twins:
+            sample |= self._twin(LR_TWIN, small, factor, seed)
         if self.synthetic:
-            reduced = self._degraded(image, self.synthetic, path, seed, "synthetic")
-            sample["images_synthetic"] = self._transformed(reduced, seed)
-            sample["native_size_synthetic"] = torch.tensor(reduced.size[::-1])
-            sample["factor_synthetic"] = self.synthetic
+            reduced = self._degraded(native, self.synthetic, path, seed, "synthetic")
+            sample |= self._twin(SYNTHETIC_TWIN, reduced, self.synthetic, seed)
         if self.masks:
             white = read_picture(self._mask_file(path))
             sample["masks"] = self._transformed(white, seed)[:1] / 255
         return sample
+
+    def _twin(
+        self, keys: Iterable[str], image: Image.Image, factor: float, seed: int
+    ) -> dict[str, Any]:
+        size = torch.tensor(image.size[::-1])
+        return dict(zip(keys, (self._transformed(image, seed), size, factor), strict=True))
 
     def _degraded(
         self, image: Image.Image, factor: float, path: str, seed: int, purpose: str
@@ -225,15 +228,49 @@ class TestDataset(Dataset):
         }
 
 
-def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     """Stack tensors and numbers; keep strings as lists."""
-    out: dict[str, Any] = {}
-    for key, value in batch[0].items():
-        column = [sample[key] for sample in batch]
+    batch: dict[str, Any] = {}
+    for key, value in samples[0].items():
+        column = [sample[key] for sample in samples]
         if isinstance(value, Tensor):
-            out[key] = torch.stack(column)
+            batch[key] = torch.stack(column)
         elif isinstance(value, str):
-            out[key] = column
+            batch[key] = column
         else:
-            out[key] = torch.tensor(column)
-    return out
+            batch[key] = torch.tensor(column)
+    return cast(Batch, batch)
+
+
+def select(batch: Batch, train_on: str) -> Batch:
+    """Choose the twins that the network trains on.
+
+    Args:
+        batch: of :class:`PairedDataset`'s samples, B of them.
+        train_on: INPUT.LR.TRAIN_ON: ``hr``, ``lr``, ``mixed`` or ``both``.
+
+    Returns:
+        The batch with ``images``, ``native_size`` and ``factor``; with ``both``, of 2B images, HR
+        twins first.
+    """
+    if train_on in ("hr", "lr"):
+        return with_twin(batch, HR_TWIN if train_on == "hr" else LR_TWIN)
+    hr: dict[str, Any] = dict(with_twin(batch, HR_TWIN))
+    lr: dict[str, Any] = dict(with_twin(batch, LR_TWIN))
+    if train_on == "both":
+        chosen = {key: _joined(hr[key], lr[key]) for key in hr}
+    else:
+        mask = batch["lr_mask"]
+        chosen = {key: _either(mask, lr[key], hr[key]) for key in hr}
+    return cast(Batch, chosen)
+
+
+def _joined(first: Any, second: Any) -> Any:
+    return torch.cat([first, second]) if isinstance(first, Tensor) else [*first, *second]
+
+
+def _either(mask: Tensor, first: Any, second: Any) -> Any:
+    """Row by row ``first`` where the mask (B,) is set, else ``second``."""
+    if first is second:
+        return first
+    return torch.where(mask.view(-1, *[1] * (first.ndim - 1)), first, second)

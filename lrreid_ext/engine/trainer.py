@@ -37,8 +37,8 @@ from lrreid_ext.data.loaders import (
     build_train_loader,
     to_device,
 )
+from lrreid_ext.data.paired import select
 from lrreid_ext.data.seeding import derive, seed_everything
-from lrreid_ext.data.select import select
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.engine.checkpoint import (
     Checkpointer,
@@ -159,9 +159,9 @@ class Trainer(TrainerBase):
             except ConfigError as error:
                 raise ConfigError(f"phase {phase.name}: {error}") from error
             check_copy(self.raw_model, phase)
-            if _data_input(cfg) not in seen:
+            if cfg.INPUT not in seen:
                 build_train_dataset(cfg)
-                seen.append(_data_input(cfg))
+                seen.append(cfg.INPUT)
             if isinstance(self.raw_model, ChecksPhase):
                 self.raw_model.check_phase(cfg)
             amp_dtype(cfg)
@@ -247,7 +247,7 @@ class Trainer(TrainerBase):
         """Train on what ``cfg`` (a phase's) says; the number of batches is the same in all."""
         self.data_loader = build_train_loader(cfg)
         self.sampler: Any = self.data_loader.batch_sampler
-        self.data_input = _data_input(cfg)
+        self.data_input = cfg.INPUT
 
     def enter(self, phase: Phase, *, resumed: bool) -> None:
         """Begin a phase, or go on in the middle of one.
@@ -258,7 +258,7 @@ class Trainer(TrainerBase):
         """
         cfg = phase_cfg(self.cfg, phase)
         self.phase = phase
-        if self.data_input != _data_input(cfg):
+        if self.data_input != cfg.INPUT:
             self.use_data(cfg)
         set_step(self.raw_model, phase.step)
         if not resumed:
@@ -520,14 +520,6 @@ def training_info_of(path: str) -> dict[str, Any]:
             return dict(json.loads((file.metadata() or {}).get("training", "{}")))
     data = torch.load(path, map_location="cpu", weights_only=True)
     return dict(data.get("trainer", {}).get("info", {}))
-
-
-def _data_input(cfg: CfgNode) -> CfgNode:
-    """INPUT without what is decided after loading."""
-    given = cfg.INPUT.clone()
-    given.defrost()
-    given.LR.TRAIN_ON = ""
-    return given
 
 
 def _with_weights(cfg: CfgNode, path: str) -> CfgNode:

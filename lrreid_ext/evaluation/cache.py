@@ -55,18 +55,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """A test set, what a model made of it, and where that came from.
+    """A test set, its features, and where they came from.
 
     Attributes:
         test_set: the images by name, with all their labels; the files themselves need not be there.
-        found: their features.
+        features: of its images.
         key: what the features depend on, as :func:`cache_key` gives it.
         about: ``checkpoint``, ``folder`` (of the built data set, or ""), ``images`` (a digest of
-            their bytes, or ""), ``anchors`` (their factors) and where the features were made.
+            their bytes, or ""), ``anchors`` (their factors) and where the features were extracted.
     """
 
     test_set: TestSet
-    found: Features
+    features: Features
     key: dict[str, str]
     about: dict[str, Any]
 
@@ -132,8 +132,10 @@ def _digest(content: Any) -> str:
 
 def _code_digest() -> str:
     package = Path(__file__).resolve().parents[1]
-    own = [path for part in CODE for path in sorted(package.glob(part))]
-    return _digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in own + plugin_files()])
+    files = [path for part in CODE for path in sorted(package.glob(part))]
+    return _digest(
+        [hashlib.sha256(path.read_bytes()).hexdigest() for path in files + plugin_files()]
+    )
 
 
 def _files_state(paths: Iterable[str]) -> str:
@@ -142,13 +144,13 @@ def _files_state(paths: Iterable[str]) -> str:
     state = []
     for path in dict.fromkeys(paths):
         try:
-            found = os.stat(path)
+            status = os.stat(path)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f"{path}: no such image, though the test set names it; put it back, or build the "
                 "data set anew"
             ) from error
-        state.append([_short(path), found.st_size, found.st_mtime_ns])
+        state.append([_short(path), status.st_size, status.st_mtime_ns])
     return _digest(state)
 
 
@@ -172,8 +174,8 @@ def save_cache(path: Path, cached: CachedFeatures) -> None:
     groups = list(dict.fromkeys(s.group for s in samples))
     kernels = list(dict.fromkeys(s.kernel for s in samples))
     tensors = {
-        "features": cached.found.features.contiguous(),
-        "native_size": cached.found.native_size.contiguous(),
+        "features": cached.features.features.contiguous(),
+        "native_size": cached.features.native_size.contiguous(),
         "pids": torch.tensor([s.pid for s in samples]),
         "camids": torch.tensor([s.camid for s in samples]),
         "groups": torch.tensor([groups.index(s.group) for s in samples]),
@@ -238,8 +240,8 @@ def load_cache(path: str | Path) -> CachedFeatures:
         for i, file in enumerate(content["paths"])
     ]
     test_set = TestSet(content["test_set"], samples, content["manifest_hash"], content["info"])
-    found = Features(tensors["features"], tensors["native_size"])
-    return CachedFeatures(test_set, found, content["key"], content["about"])
+    features = Features(tensors["features"], tensors["native_size"])
+    return CachedFeatures(test_set, features, content["key"], content["about"])
 
 
 # ---------------------------------------------------------------- extract or read
@@ -265,12 +267,12 @@ def cached_features(
         path = Path(folder) / _file_name(key, test_set)
         ready = find_cache(folder, key, test_set)
     if comm.all_gather(ready is not None)[0]:
-        return ready.found if ready else None
-    found = extract_features(cfg, model, test_set)
-    if found is not None:
-        save_cache(path, CachedFeatures(test_set, found, key, _about(cfg, test_set)))
+        return ready.features if ready else None
+    features = extract_features(cfg, model, test_set)
+    if features is not None:
+        save_cache(path, CachedFeatures(test_set, features, key, _about(cfg, test_set)))
         logger.info("Features of %s kept in %s", test_set.name, path)
-    return found
+    return features
 
 
 def find_cache(
@@ -353,16 +355,16 @@ def _changed_images(cached: CachedFeatures, folder: Path) -> list[str]:
     return [] if same else [f"images in {folder} have changed"]
 
 
-def feed(evaluator: Any, found: Features | None) -> dict[str, Any]:
+def feed(evaluator: Any, features: Features | None) -> dict[str, Any]:
     """An evaluator's figures of features that have been extracted.
 
     Args:
         evaluator: takes batches of features, as those without ``attach`` do.
-        found: all features; None on all processes but the first.
+        features: all of them; None on all processes but the first.
     """
     evaluator.reset()
-    if found is not None:
-        index = torch.from_numpy(np.arange(len(found.features)))
-        evaluator.process({"index": index, "native_size": found.native_size}, found.features)
+    if features is not None:
+        index = torch.from_numpy(np.arange(len(features.features)))
+        evaluator.process({"index": index, "native_size": features.native_size}, features.features)
     figures: dict[str, Any] = evaluator.evaluate()
     return figures

@@ -110,7 +110,7 @@ def distance_chunks(
 
     Cosine: ``1 - q.g / (|q| |g|)``, 0 to 2. Euclidean: ``|q - g|``, not squared. Of features of K
     models, the sum of the K distances, each weighed by its query's weight (SING, Eq. 6). Gallery
-    images with the same feature are at exactly the same distance, wherever they stand.
+    images with the same feature are at exactly the same distance, whatever their positions.
 
     Args:
         query: (Q, D) or (Q, K, D) float32 on any device; finite.
@@ -219,7 +219,7 @@ def squared_lengths(features: Tensor) -> Tensor:
 def _repeated(features: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """Positions (n,) int64 of features and, beside them, of later copies of each.
 
-    A matrix product may round a column by where it stands, so equal columns are made equal.
+    A matrix product may round a column by its position, so equal columns are made equal.
     """
     # Few features that differ share the squared length and some of the values.
     witness = squares.double()

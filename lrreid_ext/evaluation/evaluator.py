@@ -96,8 +96,13 @@ class CrossResolutionEvaluator(FeatureCollector):
             ValueError: images missing or scored twice.
         """
         features = self.gathered()
-        if features is None:
-            return OrderedDict()
+        return OrderedDict() if features is None else self.report(features).flat()
+
+    def report(self, features: Features) -> Results:
+        """Score features that are extracted already, print the table, and write the JSON.
+
+        Args and errors: see :meth:`score`.
+        """
         start = time.perf_counter()
         results = self.score(features)
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
@@ -106,7 +111,7 @@ class CrossResolutionEvaluator(FeatureCollector):
             path = os.path.join(self.output_dir, results_file(self.test_set.name))
             results.save(path)
             logger.info("Results written to %s", path)
-        return results.flat()
+        return results
 
     def score(self, features: Features) -> Results:
         """The results of features that are extracted already.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_loader
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.data.samples import Batch, TestSet
 from lrreid_ext.modeling.inference import Isolated, evaluating
 
 __all__ = ["FeatureCollector", "Features", "extract", "extract_features", "gather_rows"]
@@ -111,7 +111,7 @@ class FeatureCollector(DatasetEvaluator):
         """Forget the features of an earlier round."""
         self._rows, self._indices = [], []
 
-    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
+    def process(self, inputs: Batch, outputs: Tensor) -> None:
         """Keep one batch.
 
         Args:

@@ -31,7 +31,7 @@ FACTOR_BINS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 
 
 def positions(test_set: TestSet, group: str) -> NDArray[np.int64]:
-    """Where a group's images stand in the test set."""
+    """Positions of a group's images in the test set."""
     return np.array(
         [i for i, sample in enumerate(test_set.samples) if sample.group == group], dtype=np.int64
     )

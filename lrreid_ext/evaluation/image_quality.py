@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.pictures import read_picture
-from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
+from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Batch, TestSet, rows_of
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.features import gather_rows
@@ -106,11 +106,11 @@ def twin_files(test_set: TestSet) -> dict[int, str]:
         ValueError: ``query_hr`` and ``query`` are not in step.
     """
     samples = test_set.samples
-    found = {i: s.path for i, s in enumerate(samples) if s.degrade > 1 and s.group != GALLERY}
+    files = {i: s.path for i, s in enumerate(samples) if s.degrade > 1 and s.group != GALLERY}
     queries = [i for i, s in enumerate(samples) if s.group == QUERY]
     twins = [s for s in samples if s.group == QUERY_HR]
     if not twins:
-        return found
+        return files
     if len(twins) != len(queries):
         raise ValueError(
             f"test set {test_set.name!r}: {len(queries)} images in 'query' but {len(twins)} in "
@@ -125,8 +125,8 @@ def twin_files(test_set: TestSet) -> dict[int, str]:
                 "'query_hr' must be in one order"
             )
         if query.factor > 1:
-            found.setdefault(i, twin.path)
-    return found
+            files.setdefault(i, twin.path)
+    return files
 
 
 @EVALUATOR_REGISTRY.register()
@@ -195,7 +195,7 @@ class ImageQualityEvaluator(DatasetEvaluator):
             )
         return _Restoration(model, self._place)
 
-    def process(self, inputs: Mapping[str, Any], outputs: Tensor) -> None:
+    def process(self, inputs: Batch, outputs: Tensor) -> None:
         """Score one batch.
 
         Args:
@@ -301,17 +301,11 @@ class _Restoration(nn.Module):
         self.model: Any = model
         self.place = place
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         rows, _ = _paired(self.place, batch["index"])
         if not len(rows):
             return batch["images"][:0]
-        chosen = {
-            key: value[rows.to(value.device)]
-            if isinstance(value, Tensor)
-            else [value[i] for i in rows.tolist()]
-            for key, value in batch.items()
-        }
-        restored: Tensor = self.model.restore(chosen).images
+        restored: Tensor = self.model.restore(rows_of(batch, rows)).images
         return restored
 
 

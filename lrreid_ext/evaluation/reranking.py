@@ -33,7 +33,7 @@ from lrreid_ext.evaluation.sides import Side
 
 __all__ = ["Jaccard", "expand", "k_reciprocal"]
 
-# Numbers in the temporary arrays made at once.
+# Numbers in the temporary arrays at a time.
 _NUMBERS = 2**22
 
 
@@ -195,33 +195,33 @@ def _on(side: Side, positions: NDArray[np.int64]) -> Tensor:
 def _neighbours(features: Tensor, k: int) -> NDArray[np.int64]:
     """The ``k`` nearest images of each (N, min(k, N)), ascending by distance.
 
-    Two images' product is made once and serves both: a chunk's rows are compared with themselves
-    and those after them, and what is found along its columns joins those images' lists.
+    Two images' product is computed once and serves both: a chunk's rows are compared with
+    themselves and those after them, and its columns join those images' lists.
     """
     count, k = len(features), min(k, len(features))
     squares = squared_lengths(features)
-    away = features.new_full((count, k), torch.inf)
-    found = torch.zeros(count, k, dtype=torch.int64, device=features.device)
+    distance = features.new_full((count, k), torch.inf)
+    nearest = torch.zeros(count, k, dtype=torch.int64, device=features.device)
 
     def join(images: slice, others: int, distances: Tensor) -> None:
         """Take distances (images, M) to the images from number ``others`` on into the lists."""
         near = distances.topk(min(k, distances.shape[1]), dim=1, largest=False)
-        both = torch.cat([away[images], near.values], dim=1)
-        numbers = torch.cat([found[images], near.indices + others], dim=1)
-        away[images], order = both.topk(k, dim=1, largest=False)
-        found[images] = numbers.gather(1, order)
+        both = torch.cat([distance[images], near.values], dim=1)
+        numbers = torch.cat([nearest[images], near.indices + others], dim=1)
+        distance[images], order = both.topk(k, dim=1, largest=False)
+        nearest[images] = numbers.gather(1, order)
 
     step = chunk_rows(count)
     for start in range(0, count, step):
         rows = slice(start, min(start + step, count))
         block = torch.mm(features[rows], features[start:].T).mul_(-2)
         # A constant of each list, its own image's square, is left out.
-        for own, part in tiles(rows, block):
-            join(own, start, part + squares[start:])
+        for images, part in tiles(rows, block):
+            join(images, start, part + squares[start:])
         after = block[:, rows.stop - start :].T
-        for own, part in tiles(slice(rows.stop, count), after):
-            join(own, start, part.contiguous() + squares[rows])
-    return found.cpu().numpy()
+        for images, part in tiles(slice(rows.stop, count), after):
+            join(images, start, part.contiguous() + squares[rows])
+    return nearest.cpu().numpy()
 
 
 def _reciprocal(nearest: NDArray[np.int64], half: int) -> sparse.csr_matrix:
@@ -237,9 +237,9 @@ def _reciprocal(nearest: NDArray[np.int64], half: int) -> sparse.csr_matrix:
     near_half = np.empty_like(nearest[:, :half])
     for kept, lists in ((near, nearest), (near_half, nearest[:, :half])):
         for start in range(0, count, step):
-            own = np.arange(start, min(start + step, count))
-            back = (lists[lists[own]] == own[:, None, None]).any(axis=2)
-            kept[own] = np.where(back, lists[own], -1)
+            images = np.arange(start, min(start + step, count))
+            back = (lists[lists[images]] == images[:, None, None]).any(axis=2)
+            kept[images] = np.where(back, lists[images], -1)
     sizes = (near_half >= 0).sum(axis=1)
     sources, targets = [], []
     for start in range(0, count, step):

@@ -14,11 +14,13 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.evaluation.cache import cached_features, feed
-from lrreid_ext.evaluation.features import extract
+from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.features import Features, extract
 from lrreid_ext.modeling.contract import Attaches
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup
+from lrreid_ext.results import Results
 
-__all__ = ["evaluate", "score"]
+__all__ = ["evaluate", "score", "score_features"]
 
 
 def evaluate(
@@ -32,7 +34,7 @@ def evaluate(
         cfg: the config.
         model: the model.
         output_dir: where the results are written; "" is OUTPUT_DIR.
-        training: how the weights came about, to stand beside the figures.
+        training: how the weights came about; results say so beside the figures.
 
     Returns:
         ``{data set: {figure: value}}`` in the main process, empty dicts in the others.
@@ -80,3 +82,28 @@ def score(
         flip = cfg.TEST.FLIP.ENABLED and not attaches
         figures.update(extract(run, loader, evaluator, flip))
     return figures
+
+
+def score_features(
+    cfg: CfgNode, test_set: TestSet, features: Features, output_dir: str | None
+) -> Results:
+    """One test set's results from features that are extracted already.
+
+    The evaluators of TEST.EVALUATORS that look at features alone write their results as well.
+
+    Args:
+        cfg: the keys of TEST.
+        test_set: the images.
+        features: of its images, in their order.
+        output_dir: where the evaluators write their results; None for nowhere.
+    """
+    results = CrossResolutionEvaluator(cfg, test_set, output_dir).report(features)
+    for name in cfg.TEST.EVALUATORS:
+        entry = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
+        # A class that says it needs the network is not even made.
+        if entry is CrossResolutionEvaluator or hasattr(entry, "attach"):
+            continue
+        evaluator = entry(cfg, test_set, output_dir)
+        if not isinstance(evaluator, Attaches):
+            feed(evaluator, features)
+    return results

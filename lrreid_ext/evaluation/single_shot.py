@@ -1,7 +1,7 @@
 """Single-shot evaluation: one gallery image per identity, drawn again in every trial.
 
-The rules are those of :mod:`lrreid_ext.evaluation.sides`; besides, distractors and junk are never
-drawn. There are two ways to draw.
+The rules are those of :mod:`lrreid_ext.evaluation.sides`; distractors and junk are never drawn.
+There are two ways to draw.
 
 ``shared``: the draw is made once per trial and shared by all queries. The gallery is shuffled, and
 each identity is represented by its first image that is not of the query's camera. Where query and
@@ -171,57 +171,57 @@ def single_shot(
     rank = _rank_shared if draw == "shared" else _rank_per_query
     for camera in np.unique(query.camids):
         eligible = drawable(gallery, camera)
-        asked = np.flatnonzero(
+        chosen = np.flatnonzero(
             (query.camids == camera) & np.isin(query.pids, gallery.pids[eligible])
         )
-        if len(asked):
-            rank(matching, int(camera), asked, seed, first_rank)
+        if len(chosen):
+            rank(matching, int(camera), chosen, seed, first_rank)
     return SingleShot(first_rank, first_rank[0] > 0, query.is_junk, len(identities))
 
 
 def _rank_shared(
     matching: Matching,
     camera: int,
-    asked: NDArray[np.int64],
+    chosen: NDArray[np.int64],
     seed: int,
     first_rank: NDArray[np.int64],
 ) -> None:
-    """Fill in ``first_rank`` (T, Q) at the ``asked`` positions.
+    """Fill in ``first_rank`` (T, Q) at the positions ``chosen``.
 
     Distances are computed once for all trials, to the images that any of them drew.
     """
     trials = len(first_rank)
     identities, picks = draw_gallery(matching.gallery, camera, trials, seed)
-    target = np.searchsorted(identities, matching.query.pids[asked])
+    target = np.searchsorted(identities, matching.query.pids[chosen])
     drawn, places = np.unique(picks, return_inverse=True)
     places, device = places.reshape(trials, -1), matching.query.features.device
     columns = torch.from_numpy(places.reshape(-1)).to(device)
     right = torch.from_numpy(places[:, target].T).to(device)
-    chunks = matching.part(asked, drawn).distances()
+    chunks = matching.part(chosen, drawn).distances()
     for rows, block in (t for c in chunks for t in tiles(*c, len(columns))):
-        own = block.gather(1, right[rows])
+        right_distance = block.gather(1, right[rows])
         gallery = block.index_select(1, columns).view(len(block), trials, -1)
         # At the right match's distance or nearer, itself included: ties rank before it.
-        ranks = (gallery <= own[:, :, None]).sum(dim=2)
-        first_rank[:, asked[rows]] = ranks.T.cpu().numpy()
+        ranks = (gallery <= right_distance[:, :, None]).sum(dim=2)
+        first_rank[:, chosen[rows]] = ranks.T.cpu().numpy()
 
 
 def _rank_per_query(
     matching: Matching,
     camera: int,
-    asked: NDArray[np.int64],
+    chosen: NDArray[np.int64],
     seed: int,
     first_rank: NDArray[np.int64],
 ) -> None:
-    """Fill in ``first_rank`` (T, Q) at the ``asked`` positions."""
+    """Fill in ``first_rank`` (T, Q) at the positions ``chosen``."""
     pids, eligible = matching.gallery.pids, drawable(matching.gallery, camera)
     # Those of one identity side by side.
     eligible = eligible[np.argsort(pids[eligible], kind="stable")]
     identities, starts, counts = np.unique(pids[eligible], return_index=True, return_counts=True)
-    target = np.searchsorted(identities, matching.query.pids[asked])
-    for rows, block in matching.part(asked, eligible).distances():
+    target = np.searchsorted(identities, matching.query.pids[chosen])
+    for rows, block in matching.part(chosen, eligible).distances():
         for k, distances in enumerate(block.cpu().numpy(), start=rows.start):
-            picks = draw_for_query(starts, counts, len(first_rank), seed, int(asked[k]))
+            picks = draw_for_query(starts, counts, len(first_rank), seed, int(chosen[k]))
             drawn = distances[picks]
-            own = drawn[:, target[k]]
-            first_rank[:, asked[k]] = (drawn <= own[:, None]).sum(axis=1)
+            right = drawn[:, target[k]]
+            first_rank[:, chosen[k]] = (drawn <= right[:, None]).sum(axis=1)

@@ -9,9 +9,9 @@ A pair is accepted if its distance lies **below** the threshold. Of the threshol
 most ``FAR * impostors`` impostor pairs, the largest is taken, which is the distance of the nearest
 impostor pair that must not be accepted (infinite if all may be). So impostor pairs at one distance
 are accepted together or not at all, and the share really accepted, :attr:`Verification.far`, may be
-below the one that was asked for. With fewer than ``1 / FAR`` impostor pairs none may be accepted.
+below the given one. With fewer than ``1 / FAR`` impostor pairs none may be accepted.
 
-No pairs are kept but the genuine ones. The distances are made twice: the first time they are
+Only genuine pairs are kept. The distances are computed twice: the first time they are
 counted by the upper half of their bits, and the second time by the lower half where the upper one
 is that of a threshold. So thresholds are exact, and memory doesn't depend on the number of queries.
 """
@@ -43,7 +43,7 @@ class Verification:
     """True accept rates at given false accept rates.
 
     Attributes:
-        fars: (F,) false accept rates asked for, 0 to 1.
+        fars: (F,) the given false accept rates, 0 to 1.
         tar: (F,) share of genuine pairs accepted, 0 to 1.
         threshold: (F,) float32 distances below which a pair is accepted; may be infinite.
         far: (F,) share of impostor pairs accepted, at most ``fars``.
@@ -142,7 +142,7 @@ def tar_at_far(matching: Matching, fars: Sequence[float] = FARS) -> Verification
         low = int(np.searchsorted(row, allowed[i] - before, side="right"))
         threshold[i] = _unordered((int(bin_) - _HALF // 2) * _HALF + low)
         accepted[i] = before + (row[low - 1] if low else 0)
-    # Sums over each query's genuine pairs, which stand together, as differences of running ones.
+    # Sums over each query's genuine pairs, which are side by side, as differences of running ones.
     ends_of = np.concatenate([[0], by_query.cumsum()])
     running = np.zeros(len(same) + 1, dtype=np.int64)
     accepted_by_query = np.empty((len(by_query), len(rates)), dtype=np.int64)

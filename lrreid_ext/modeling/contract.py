@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.errors import ConfigError
 
 __all__ = [
@@ -105,7 +106,7 @@ class HasOptimizers(Protocol):
 class Restores(Protocol):
     """An architecture whose front-end's images can be looked at and scored."""
 
-    def restore(self, batch: dict[str, Any]) -> Any:
+    def restore(self, batch: Batch) -> Any:
         """The :class:`~lrreid_ext.modeling.frontends.FrontendOutput` of a batch's ``images``."""
 
 
@@ -144,7 +145,7 @@ class BackboneWithLosses(Protocol):
     def forward_with_extras(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
         """Normalised images (B, 3, H, W) to the features, and what :meth:`losses` needs."""
 
-    def losses(self, extras: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, extras: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Scalar losses by name (``loss_...``)."""
 
 

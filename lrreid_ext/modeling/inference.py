@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrreid_ext.data.samples import Batch
+
 __all__ = ["Isolated", "device_of", "evaluating"]
 
 
@@ -28,7 +30,7 @@ class Isolated(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Any]) -> Any:
+    def forward(self, batch: Batch) -> Any:
         """What the model makes of a copy of the batch on its own device."""
         device = device_of(self.model)
         moved = {

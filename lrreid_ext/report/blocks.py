@@ -21,7 +21,7 @@ __all__ = [
     "Figure",
     "Gallery",
     "Grid",
-    "Left",
+    "LeftOut",
     "Match",
     "Note",
     "Picture",
@@ -193,7 +193,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftOut:
     """A section that isn't there, and why."""
 
     key: str

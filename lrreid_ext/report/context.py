@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from fastreid.data.transforms import build_transforms
 from numpy.typing import NDArray
-from torch import Tensor
+from PIL import Image
 
+from lrreid_ext.data.loaders import to_device
 from lrreid_ext.data.paired import TestDataset, collate
-from lrreid_ext.data.samples import QUERY, TestSet
+from lrreid_ext.data.samples import QUERY, Batch, TestSet
 from lrreid_ext.evaluation.cost import passes
-from lrreid_ext.report import tsne
 from lrreid_ext.report.blocks import Block, Cell
+from lrreid_ext.report.plots import COLOURS
 from lrreid_ext.report.scored import ScoredRun
-from lrreid_ext.results import Figure, Results
+from lrreid_ext.results import Figure
 
 __all__ = [
+    "PEOPLE",
+    "PRIVACY",
+    "Content",
     "Context",
-    "Found",
     "Rows",
     "batch_of",
+    "factor_name",
     "figure_cell",
     "front_end",
     "percent",
     "query_batch",
+    "size_label",
 ]
+
+
+#: Persons in the t-SNE by default: each has its own colour.
+PEOPLE = len(COLOURS)
+
+PRIVACY = (
+    "pictures of real people are left out unless they are asked for (--images); tables and curves "
+    "show none"
+)
 
 
 @dataclass
@@ -52,14 +65,9 @@ class Context:
     images: bool
     queries: int = 8
     depth: int = 8
-    people: int = tsne.PEOPLE
+    people: int = PEOPLE
     seed: int = 0
     files: Path | None = None
-
-    @cached_property
-    def results(self) -> list[Results]:
-        """Each run's results."""
-        return [run.results() for run in self.runs]
 
     @property
     def test_set(self) -> TestSet:
@@ -68,37 +76,29 @@ class Context:
 
     @property
     def protocol(self) -> str:
-        """The first protocol that every run is scored by, or that of the first run."""
-        protocols = self.results[0].protocols
-        common = [p for p in protocols if self._everywhere(p)]
-        return (common or protocols)[0]
-
-    def _everywhere(self, protocol: str) -> bool:
-        return all(protocol in results.protocols for results in self.results)
+        """The first protocol that all runs are measured by, or that of the first run."""
+        first, *others = (run.results.protocols for run in self.runs)
+        return next((p for p in first if all(p in other for other in others)), first[0])
 
 
-#: What a section makes: its blocks, or the reason why it isn't there.
-Found = list[Block] | str
+#: What a section returns: its blocks, or the reason why it is left out.
+Content = list[Block] | str
 
 #: Rows of a table.
 Rows = list[Sequence[Cell | str]]
 
 
-def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> dict[str, Any]:
+def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> Batch:
     """Some of the test set's images as the model gets them."""
     data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
     return collate([data[int(i)] for i in index])
 
 
-def query_batch(run: ScoredRun) -> dict[str, Any]:
+def query_batch(run: ScoredRun) -> Batch:
     """The LR query that was reduced most, as the model gets it, on its device."""
     index = run.groups[QUERY]
     factors = np.nan_to_num([run.test_set.samples[i].factor for i in index], nan=np.inf)
-    device = torch.device(run.cfg.MODEL.DEVICE)
-    return {
-        k: v.to(device) if isinstance(v, Tensor) else v
-        for k, v in batch_of(run, [index[factors.argmax()]]).items()
-    }
+    return to_device(batch_of(run, [index[factors.argmax()]]), torch.device(run.cfg.MODEL.DEVICE))
 
 
 def front_end(run: ScoredRun) -> str:
@@ -120,3 +120,15 @@ def figure_cell(figure: Figure | None, best: float | None = None, runs: int = 1)
     value = figure.value if figure else None
     strong = runs > 1 and value is not None and best is not None and value >= best
     return Cell(percent(figure), value, strong)
+
+
+def factor_name(factor: float) -> str:
+    """``HR``, ``x2``, or ``LR`` for an unknown factor."""
+    if math.isnan(factor):
+        return "LR"
+    return "HR" if factor == 1 else f"x{factor:g}"
+
+
+def size_label(image: Image.Image) -> str:
+    """``64 x 32 px``: height and width."""
+    return f"{image.height} x {image.width} px"

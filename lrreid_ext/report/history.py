@@ -12,9 +12,20 @@ from numpy.typing import NDArray
 
 from lrreid_ext.config import CfgNode, phases_of
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.report.blocks import Block, Note, figure_of
+from lrreid_ext.report.context import Content, Context
 from lrreid_ext.report.plots import legends_below, line, new_figure
 
-__all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth", "until"]
+__all__ = [
+    "METRICS_FILE",
+    "Curve",
+    "draw",
+    "phase_starts",
+    "read_history",
+    "smooth",
+    "training",
+    "until",
+]
 
 METRICS_FILE = "metrics.json"
 
@@ -143,3 +154,41 @@ def _mark(axis: Any, starts: list[tuple[str, float]]) -> None:
             at, 1.01, name, fontsize="x-small", va="bottom", ha="left", color="#555555",
             transform=axis.get_xaxis_transform(),
         )  # fmt: skip
+
+
+# ---------------------------------------------------------------- section
+def training(context: Context) -> Content:
+    """Losses, training accuracy and learning rate over the iterations."""
+    blocks: list[Block] = []
+    missing = []
+    for k, run in enumerate(context.runs):
+        path = Path(run.cfg.OUTPUT_DIR) / METRICS_FILE
+        if not path.is_file():
+            missing.append(run.name)
+            continue
+        curves = read_history(path)
+        if "total_loss" not in curves:
+            missing.append(run.name)
+            continue
+        last = float(curves["total_loss"][0][-1])
+        done = (path.parent / "model_final.pth").is_file()
+        starts = phase_starts(run.cfg, last) if done else []
+        info = run.run.training
+        if starts and info.get("epochs", 0) < info.get("of", 0):
+            # The training in the folder went on after this checkpoint.
+            last = (last + 1) * info["epochs"] / info["of"] - 1
+            curves = until(curves, last)
+            starts = [(phase, at) for phase, at in starts if at < last]
+        losses = curves["total_loss"][1]
+        alt = (
+            f"Training of {run.name}: total loss from {losses[0]:.2f} to {losses[-1]:.2f} in "
+            f"{last + 1:.0f} iterations"
+        )
+        blocks.append(figure_of(draw(curves, starts, run.name), f"training{k}", alt))
+    if not blocks:
+        return f"no {METRICS_FILE} in the runs' folders"
+    caption = "Smoothed over a twenty-fifth of the training. Dotted lines: a phase begins."
+    blocks.append(Note(caption))
+    if missing:
+        blocks.append(Note(f"No {METRICS_FILE}: {', '.join(missing)}."))
+    return blocks

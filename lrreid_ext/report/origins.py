@@ -10,21 +10,21 @@ from lrreid_ext.analysis.runs import flat_config
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.recipes.base import file_digest
 from lrreid_ext.report.blocks import Block, Details, Note, Table
-from lrreid_ext.report.context import Context, Found, Rows
+from lrreid_ext.report.context import Content, Context, Rows
 from lrreid_ext.report.scored import ScoredRun
 from lrreid_ext.results.provenance import config_hash, provenance, relative_path
 
 __all__ = ["differences", "origins"]
 
 
-def differences(context: Context) -> Found:
+def differences(context: Context) -> Content:
     """Config keys in which the runs differ, or in which a single one differs from the defaults."""
     flat = {run.name: flat_config(run.cfg) for run in context.runs}
     names = list(flat)
     if len(names) == 1:
         flat = {"default": flat_config(get_cfg()), **flat}
         names = ["default", *names]
-    keys = dict.fromkeys(key for own in flat.values() for key in own)
+    keys = dict.fromkeys(key for keys in flat.values() for key in keys)
     skipped = ("OUTPUT_DIR", "MODEL.WEIGHTS", "TEST.HR", "TEST.FACTORS", "MODEL.DEVICE")
     rows = [
         [key, *(flat[name].get(key, "") for name in names)]
@@ -45,7 +45,7 @@ def differences(context: Context) -> Found:
     return [Table(what, ["key", *names], rows, words=range(len(names) + 1)), *whole]
 
 
-def origins(context: Context) -> Found:
+def origins(context: Context) -> Content:
     """Data, code, machine and commands."""
     test_set = context.test_set
     here = provenance()
@@ -54,15 +54,15 @@ def origins(context: Context) -> Found:
         ["manifest", test_set.manifest_hash or "none"],
         ["images", str(test_set.files)],
         *([k, str(v)] for k, v in test_set.info.items() if k in ("recipe", "seed", "split")),
-        ["distance", ", ".join(dict.fromkeys(r.metric for r in context.results))],
-        ["ties", context.results[0].tie_rule],
+        ["distance", ", ".join(dict.fromkeys(run.results.metric for run in context.runs))],
+        ["ties", context.runs[0].results.tie_rule],
         ["this page: command", here["command"]],
         ["this page: commit", here["commit"] or "unknown"],
         ["this page: machine", _machine(here["machine"])],
     ]
     blocks: list[Block] = [Table("Data and this page.", ["what", "value"], facts, words=[1])]
     columns = [_origin(run) for run in context.runs]
-    rows: Rows = [[what, *(own[what] for own in columns)] for what in columns[0]]
+    rows: Rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
     names = [run.name for run in context.runs]
     blocks.append(
         Table("How the weights came about.", ["what", *names], rows, words=range(len(names) + 1))
@@ -71,20 +71,20 @@ def origins(context: Context) -> Found:
 
 
 def _origin(run: ScoredRun) -> dict[str, str]:
-    told = run.run.training
-    epochs = f"{told['epochs']} of {told['of']}" if "epochs" in told else ""
-    found = {
+    training = run.run.training
+    epochs = f"{training['epochs']} of {training['of']}" if "epochs" in training else ""
+    facts = {
         "checkpoint": relative_path(os.path.abspath(run.cfg.MODEL.WEIGHTS)),
         "SHA-256": file_digest(run.cfg.MODEL.WEIGHTS),
         "config hash": config_hash(run.cfg),
-        "phase": str(told.get("phase", "")),
+        "phase": str(training.get("phase", "")),
         "epochs": epochs,
-        "seed": str(told.get("seed", "")),
-        "commit": told.get("commit", ""),
-        "machine": _machine(told.get("machine", {})),
-        "command": told.get("command", ""),
+        "seed": str(training.get("seed", "")),
+        "commit": training.get("commit", ""),
+        "machine": _machine(training.get("machine", {})),
+        "command": training.get("command", ""),
     }
-    return {what: text or "unknown" for what, text in found.items()}
+    return {what: text or "unknown" for what, text in facts.items()}
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

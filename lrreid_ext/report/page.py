@@ -11,7 +11,7 @@ from itertools import count
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lrreid_ext.report.blocks import Left, Section
+from lrreid_ext.report.blocks import LeftOut, Section
 
 __all__ = ["render"]
 
@@ -22,7 +22,7 @@ def render(
     title: str,
     subtitle: str,
     sections: Sequence[Section],
-    left: Sequence[Left],
+    left: Sequence[LeftOut],
     *,
     notice: str = "",
     written: str = "",

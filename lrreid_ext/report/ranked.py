@@ -18,14 +18,19 @@ from PIL import Image
 
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
-from lrreid_ext.evaluation.ranking import Matches
+from lrreid_ext.evaluation.ranking import Matches, nearest, rank_statistics
 from lrreid_ext.evaluation.sides import Side
-from lrreid_ext.report.plots import COLOURS
+from lrreid_ext.files import write_text
+from lrreid_ext.report.blocks import Block, Gallery, Match, Note, Table, picture_of
+from lrreid_ext.report.context import PRIVACY, Content, Context, Rows, factor_name, size_label
+from lrreid_ext.report.plots import COLOURS, save
 
 __all__ = [
     "COLUMNS",
     "draw",
     "draw_queries",
+    "failures",
+    "galleries",
     "hardest",
     "table",
 ]
@@ -172,3 +177,106 @@ def _frame(axis: Any, right: bool) -> None:
             linestyle="-" if right else (0, (2, 1)),
             capstyle="projecting" if right else "butt",
         )
+
+
+# ---------------------------------------------------------------- sections
+def galleries(context: Context) -> Content:
+    """What each run ranks first, for queries drawn at random."""
+    matching = context.runs[0].matching
+    valid = rank_statistics(matching).valid
+    drawn = draw_queries(matching.query.factors, valid, context.queries, context.seed)
+    rankings = _rankings(context, "galleries", drawn)
+    if not context.images:
+        return PRIVACY
+    return [
+        Note(
+            "LR queries drawn at random, each factor in its turn "
+            f"(seed {context.seed}), and the gallery images that each run ranks first. "
+            "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
+            "Numbers are distances; sizes are height x width."
+        ),
+        *rankings,
+    ]
+
+
+def failures(context: Context) -> Content:
+    """The queries that all runs together rank worst."""
+    ranks = [rank_statistics(run.matching).first_rank for run in context.runs]
+    worst = hardest(ranks, context.queries)
+    if not len(worst):
+        return "every LR query that has a right match is matched rightly at rank 1"
+    queries = context.runs[0].matching.query.samples
+    rows: Rows = [
+        [
+            f"person {sample.pid}", f"camera {sample.camid}", factor_name(sample.factor),
+            *(str(r[i]) for r in ranks),
+        ]
+        for i, sample in ((i, queries[i]) for i in worst)
+    ]  # fmt: skip
+    names = [run.name for run in context.runs]
+    of_all = "geometric mean over the runs" if len(names) > 1 else "rank"
+    ranks_table = Table(
+        f"LR queries whose first right match ranks last ({of_all}); multi-shot.",
+        ["query", "camera", "factor", *(f"rank, {n}" for n in names)],
+        rows,
+        words=[1, 2],
+    )
+    rankings = _rankings(context, "failures", worst)
+    if not context.images:
+        return [ranks_table, Note(f"No pictures: {PRIVACY}.")]
+    return [ranks_table, *rankings]
+
+
+def _rankings(context: Context, name: str, index: NDArray[np.int64]) -> list[Block]:
+    """What each run ranks first for some of the queries.
+
+    Args:
+        context: the runs. Its folder ``files`` gets the table, and the figure if pictures may be
+            shown.
+        name: of the files.
+        index: positions of the queries among all.
+
+    Returns:
+        Nothing if no pictures may be shown.
+    """
+    first = context.runs[0]
+    queries, gallery = first.matching.part(index).query, first.gallery.samples
+    nearest_of = {r.name: nearest(r.matching.part(index), context.depth) for r in context.runs}
+    if context.files:
+        write_text(context.files / f"{name}.csv", table(queries, first.gallery, nearest_of))
+    if not context.images:
+        return []
+    if context.files:
+        figure = draw(queries, first.gallery, nearest_of)
+        save(figure, context.files / f"{name}.png")
+    blocks: list[Block] = []
+    for q, query in enumerate(queries.samples):
+        small = sample_image(query)
+        title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
+        size = size_label(small)
+        shown = picture_of(small, f"query: {title}, {size}", [size], lossless=True)
+        runs = []
+        for run_name, matches in nearest_of.items():
+            row = [
+                _match(gallery[place], k + 1, bool(matches.right[q, k]),
+                       float(matches.distance[q, k]))
+                for k, place in enumerate(matches.order[q]) if place >= 0
+            ]  # fmt: skip
+            rank = int(matches.first_rank[q])
+            if rank > len(row):
+                sample = gallery[matches.first_right[q]]
+                row.append(_match(sample, rank, True, float(matches.first_distance[q])))
+            note = f"right at rank {rank}" if rank else "no right match in the gallery"
+            runs.append((run_name, note, row))
+        blocks.append(Gallery(title, shown, runs))
+    return blocks
+
+
+def _match(sample: Sample, rank: int, right: bool, distance: float) -> Match:
+    word = "right" if right else "wrong"
+    far = f"{distance:.3f}"
+    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}, distance {far}"
+    image = sample_image(sample)
+    if image.height > 128:
+        image = image.resize((max(round(image.width * 128 / image.height), 1), 128))
+    return Match(picture_of(image, alt), right, rank, far)

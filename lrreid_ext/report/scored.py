@@ -1,9 +1,10 @@
-"""A trained model's features of a test set, extracted once and looked at in many ways."""
+"""Features that a trained model extracted from a test set, for all sections of the report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from lrreid_ext.analysis.runs import Run, changed
 from lrreid_ext.data.loaders import build_test_set
@@ -19,10 +20,10 @@ __all__ = ["ScoredRun", "score_run", "score_runs"]
 
 @dataclass(frozen=True, eq=False)
 class ScoredRun(Scored):
-    """What one run makes of one test set.
+    """One run's features of one test set.
 
     Attributes:
-        run: the model; its config is the one that the test set was made by.
+        run: the model; the test set was built by its config.
         data_set: its name in DATASETS.TESTS.
     """
 
@@ -31,9 +32,10 @@ class ScoredRun(Scored):
 
     @property
     def name(self) -> str:
-        """What tables and legends call the run."""
+        """Name of the run in tables and legends."""
         return self.run.name
 
+    @cached_property
     def results(self) -> Results:
         """The results, as the evaluation writes them."""
         return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
@@ -45,8 +47,8 @@ def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = No
     Args:
         run: the model.
         data_set: name of the test set; "" is the first of the run's DATASETS.TESTS.
-        factors: the queries' HR twins are reduced by each, if the set knows such twins; None
-            means TEST.FACTORS.
+        factors: the queries' HR twins are reduced by each, if the set has such twins; None is
+            TEST.FACTORS.
 
     Raises:
         ConfigError: no test set, or a factor that isn't above 1.
@@ -76,19 +78,20 @@ def score_runs(
     Raises:
         ConfigError: runs whose test sets of that name hold different images.
     """
-    out: list[ScoredRun] = []
+    scored_runs: list[ScoredRun] = []
     for run in runs:
-        scored = score_run(run, data_set or (out[0].data_set if out else ""), factors)
-        if out and scored.test_set.samples != out[0].test_set.samples:
-            first = out[0]
+        scored = score_run(run, data_set, factors)
+        data_set = scored.data_set
+        if scored_runs and scored.test_set.samples != scored_runs[0].test_set.samples:
+            first = scored_runs[0]
             raise ConfigError(
                 f"{scored.test_set.name}: the runs {first.name!r} and {run.name!r} know it with "
                 f"different images ({_short(first.test_set)} and {_short(scored.test_set)}), so "
                 "that they can't be compared; name another --data-set, give all the same options "
                 f"(--opts DATASETS.OPTIONS.{scored.data_set}.KEY VALUE), or look at them one by one"
             )
-        out.append(scored)
-    return out
+        scored_runs.append(scored)
+    return scored_runs
 
 
 def _short(test_set: TestSet) -> str:

@@ -16,16 +16,16 @@ from lrreid_ext.evaluation.cost import gmacs, latency, parameters_used
 from lrreid_ext.evaluation.ranking import rank_statistics
 from lrreid_ext.report.blocks import Block, Cell, Details, Note, Table, Tiles, figure_of
 from lrreid_ext.report.context import (
+    Content,
     Context,
-    Found,
     Rows,
+    factor_name,
     figure_cell,
     front_end,
     percent,
     query_batch,
 )
 from lrreid_ext.report.plots import Point, cmc_figure, cost_figure, factor_figure
-from lrreid_ext.report.tsne import factor_name
 from lrreid_ext.results import (
     FigureName,
     Results,
@@ -48,35 +48,35 @@ TOLERANCE = 0.05
 PROTOCOLS = {"single_shot": "single-shot", "multi_shot": "multi-shot"}
 
 
-def results(context: Context) -> Found:
+def results(context: Context) -> Content:
     """Headline figures, the table of runs, and whether they are those stored in the runs."""
     headline = FigureName(context.protocol, QUERY, "Rank-1")
     tiles = []
-    for run, own in zip(context.runs, context.results, strict=True):
+    for run in context.runs:
         beside = [
-            f"{c.label(own.lr_gallery)} {percent(own.figure(c))}"
-            for c in default_columns([own])
+            f"{c.label(run.results.lr_gallery)} {percent(run.results.figure(c))}"
+            for c in default_columns([run.results])
             if c != headline and c.group in (QUERY, QUERY_HR)
         ]
-        first = own.figure(headline)
+        first = run.results.figure(headline)
         if first and first.interval:
             beside.insert(0, first.interval)
         tiles.append((run.name, percent(first), beside))
-    columns = default_columns(context.results)
-    lr_gallery = any(own.lr_gallery for own in context.results)
+    columns = default_columns([run.results for run in context.runs])
+    lr_gallery = any(run.results.lr_gallery for run in context.runs)
     best = {
-        c: max((f.value for own in context.results if (f := own.figure(c))), default=0.0)
+        c: max((f.value for run in context.runs if (f := run.results.figure(c))), default=0.0)
         for c in columns
     }
     rows: Rows = [
-        [run.name, *(_cell(own, c, best[c], len(context.runs)) for c in columns)]
-        for run, own in zip(context.runs, context.results, strict=True)
+        [run.name, *(_cell(run.results, c, best[c], len(context.runs)) for c in columns)]
+        for run in context.runs
     ]
-    # Runs may be scored by other distances or draws: then each is said.
+    # Runs may be measured with different distances or draws: then the caption names each.
     ways: dict[str, list[str]] = {}
-    for run, own in zip(context.runs, context.results, strict=True):
-        ways.setdefault(own.measured, []).append(run.name)
-    said = " ".join(
+    for run in context.runs:
+        ways.setdefault(run.results.measured, []).append(run.name)
+    measured = " ".join(
         way if len(ways) == 1 else f"{', '.join(names)}: {way}" for way, names in ways.items()
     )
     blocks: list[Block] = [
@@ -91,7 +91,7 @@ def results(context: Context) -> Found:
         ),
         Tiles(tiles),
         Table(
-            f"Rank-1 by how the queries were reduced. {said} MLR: the set's own LR queries, of "
+            f"Rank-1 by how the queries were reduced. {measured} MLR: the set's own LR queries, of "
             "mixed factors; HR: their undegraded twins; x2, x3 ...: the twins, all reduced by that "
             "factor." + (" Bold: the highest of its column." if len(context.runs) > 1 else ""),
             ["run", *(c.label(lr_gallery) for c in columns)],
@@ -121,14 +121,15 @@ def results(context: Context) -> Found:
 
 def _spreads(context: Context) -> list[float]:
     """Standard deviations over the draws of all single-shot figures of LR queries."""
-    columns = [c for c in default_columns(context.results) if c.protocol == "single_shot"]
-    figures = [own.figure(c) for own in context.results for c in columns]
+    columns = default_columns([run.results for run in context.runs])
+    columns = [c for c in columns if c.protocol == "single_shot"]
+    figures = [run.results.figure(c) for run in context.runs for c in columns]
     return [f.std for f in figures if f and f.std is not None]
 
 
-def _cell(own: Results, column: FigureName, best: float | None = None, runs: int = 1) -> Cell:
+def _cell(results: Results, column: FigureName, best: float | None = None, runs: int = 1) -> Cell:
     """A figure and below it its confidence interval, if it has one."""
-    figure = own.figure(column)
+    figure = results.figure(column)
     cell = figure_cell(figure, best, runs)
     return replace(cell, text=f"{cell.text}\n{figure.interval if figure else ''}".strip())
 
@@ -137,33 +138,30 @@ def _unfinished(context: Context) -> list[Block]:
     """Runs whose weights are from the middle of a phase."""
     notes: list[Block] = []
     for run in context.runs:
-        told = run.run.training
+        training = run.run.training
         ends = {phase.end for phase in phases_of(run.cfg)}
-        if "epochs" in told and told["epochs"] not in ends:
-            text = f"{run.name}: trained {told['epochs']} of {told['of']} epochs, not to an end."
+        if "epochs" in training and training["epochs"] not in ends:
+            epochs = f"{training['epochs']} of {training['of']} epochs"
+            text = f"{run.name}: trained {epochs}, not to an end."
             notes.append(Note(text, warning=True))
     return notes
 
 
 def _every(context: Context, protocol: str, what: str) -> Table:
     """All figures of one protocol, a row for each run and kind of queries."""
-    measured_so = [
-        (run, own)
-        for run, own in zip(context.runs, context.results, strict=True)
-        if protocol in own.protocols
-    ]
+    runs = [run for run in context.runs if protocol in run.results.protocols]
     names = dict.fromkeys(
         name
-        for _, own in measured_so
-        for name in own.groups[QUERY].protocols[protocol].starting("Rank-", "mAP", "mINP")
+        for run in runs
+        for name in run.results.groups[QUERY].protocols[protocol].starting("Rank-", "mAP", "mINP")
     )
     rows: Rows = [
         [
-            run.name, group_label(group, own.lr_gallery), str(entry.queries),
-            *(_cell(own, FigureName(protocol, group, name)) for name in names),
+            run.name, group_label(group, run.results.lr_gallery), str(entry.queries),
+            *(_cell(run.results, FigureName(protocol, group, name)) for name in names),
         ]
-        for run, own in measured_so
-        for group, entry in own.groups.items()
+        for run in runs
+        for group, entry in run.results.groups.items()
     ]  # fmt: skip
     caption = f"All {what} figures, in percent."
     return Table(caption, ["run", "queries", "images", *names], rows, words=[1])
@@ -171,20 +169,20 @@ def _every(context: Context, protocol: str, what: str) -> Table:
 
 def _rates(context: Context) -> Table:
     """True accept rates, and of how many pairs they are."""
-    rated = {
-        (run.name, group): (own, entry.protocols["multi_shot"])
-        for run, own in zip(context.runs, context.results, strict=True)
-        if own.fars
-        for group, entry in own.groups.items()
-    }
-    names = dict.fromkeys(n for _, figures in rated.values() for n in figures.starting("TAR@"))
+    rated = [
+        (run, group, entry.protocols["multi_shot"])
+        for run in context.runs
+        if run.results.fars
+        for group, entry in run.results.groups.items()
+    ]
+    names = dict.fromkeys(name for *_, figures in rated for name in figures.starting("TAR@"))
     rows: Rows = [
         [
-            name, group_label(group, own.lr_gallery), str(figures.genuine_pairs),
+            run.name, group_label(group, run.results.lr_gallery), str(figures.genuine_pairs),
             str(figures.impostor_pairs),
-            *(_cell(own, FigureName("multi_shot", group, rate)) for rate in names),
+            *(_cell(run.results, FigureName("multi_shot", group, rate)) for rate in names),
         ]
-        for (name, group), (own, figures) in rated.items()
+        for run, group, figures in rated
     ]  # fmt: skip
     caption = (
         "Share of genuine pairs accepted where a given share of impostor pairs is, in percent. A "
@@ -198,22 +196,22 @@ def _stored(context: Context) -> list[Block]:
     """Whether what the runs' folders hold agrees with what was measured now."""
     agree, notes = [], []
     name = results_file(context.test_set.name)
-    for run, own in zip(context.runs, context.results, strict=True):
+    for run in context.runs:
         try:
             training = Training.from_json(run.run.training)
-            found, others = stored_results(run.cfg.OUTPUT_DIR, training, context.test_set.name)
+            stored, others = stored_results(run.cfg.OUTPUT_DIR, training, context.test_set.name)
         except ResultsError as error:
             notes.append(f"{run.name}: {error}.")
             continue
-        if not found:
+        if not stored:
             what = f"{name} is of {others[name]}" if others else f"no {name} to compare with"
             notes.append(f"{run.name}: {what}, beside the checkpoint.")
             continue
-        kept = found[name]
-        if kept.manifest_hash != own.manifest_hash:
+        kept = stored[name]
+        if kept.manifest_hash != run.results.manifest_hash:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
             continue
-        pairs = [(c, kept.figure(c), own.figure(c)) for c in default_columns([kept])]
+        pairs = [(c, kept.figure(c), run.results.figure(c)) for c in default_columns([kept])]
         far = [
             f"{c.label()} {percent(there)} there, {percent(here)} here"
             for c, there, here in pairs
@@ -234,23 +232,24 @@ def _stored(context: Context) -> list[Block]:
     return blocks + [Note(text, warning=True) for text in notes]
 
 
-def cmc(context: Context) -> Found:
+def cmc(context: Context) -> Content:
     """Cumulative match characteristics of LR queries and of their HR twins."""
     single = context.protocol == "single_shot"
     wanted = [g for g in (QUERY, QUERY_HR) if g in context.runs[0].groups]
     panels: dict[str, dict[str, Any]] = {}
     for group in wanted:
-        own = panels.setdefault("LR queries" if group == QUERY else "the same queries at HR", {})
+        title = "LR queries" if group == QUERY else "the same queries at HR"
+        panel = panels.setdefault(title, {})
         for run in context.runs:
             if single:
                 shots = run.single_shot(run.query(group))
                 ranks = range(1, min(CMC_RANKS, shots.identities) + 1)
-                own[run.name] = (shots.mean(ranks), shots.std(ranks))
+                panel[run.name] = (shots.mean(ranks), shots.std(ranks))
             else:
                 matching = run.matching if group == QUERY else run.multi_shot(run.query(group))
                 statistics = rank_statistics(matching)
                 ranks = range(1, min(CMC_RANKS, statistics.gallery) + 1)
-                own[run.name] = (statistics.cmc(ranks), None)
+                panel[run.name] = (statistics.cmc(ranks), None)
     said = "; ".join(
         f"{name}: {100 * mean[0]:.1f} % at rank 1, {100 * mean[min(9, len(mean) - 1)]:.1f} % at "
         f"rank {min(10, len(mean))}"
@@ -290,7 +289,7 @@ def seen_factors(
     return sorted(singles), span
 
 
-def by_factor(context: Context) -> Found:
+def by_factor(context: Context) -> Content:
     """Rank-1 against the factor, those not trained on being marked."""
     groups = [g for g in context.runs[0].groups if g.startswith("x") or g == QUERY_HR]
     if len(groups) < 2:
@@ -302,8 +301,8 @@ def by_factor(context: Context) -> Found:
     groups.sort(key=lambda g: factors[g])
     curves, unseen = {}, {}
     rows: Rows = []
-    for run, own in zip(context.runs, context.results, strict=True):
-        values = [own.figure(FigureName(context.protocol, g, "Rank-1")) for g in groups]
+    for run in context.runs:
+        values = [run.results.figure(FigureName(context.protocol, g, "Rank-1")) for g in groups]
         curves[run.name] = (
             [v.value if v else math.nan for v in values],
             [(v.std or 0.0) if v else 0.0 for v in values],
@@ -345,7 +344,7 @@ def by_factor(context: Context) -> Found:
     ]
 
 
-def cameras(context: Context) -> Found:
+def cameras(context: Context) -> Content:
     """Multi-shot figures by the query's camera and the gallery's."""
     rows: Rows = []
     pairs = 0
@@ -359,14 +358,14 @@ def cameras(context: Context) -> Found:
             for g, chosen in parts:
                 if gallery.is_junk[chosen].all():
                     continue
-                found = rank_statistics(run.matching.part(query.camids == q, chosen))
-                if not found.valid.any():
+                statistics = rank_statistics(run.matching.part(query.camids == q, chosen))
+                if not statistics.valid.any():
                     continue
-                first, mean = 100 * found.cmc([1])[0], 100 * found.mean_ap
+                first, mean = 100 * statistics.cmc([1])[0], 100 * statistics.mean_ap
                 rows.append(
                     [
                         run.name, f"camera {q}", "all cameras" if g == "all" else f"camera {g}",
-                        str(int(found.valid.sum())), Cell(f"{first:.1f}", first),
+                        str(int(statistics.valid.sum())), Cell(f"{first:.1f}", first),
                         Cell(f"{mean:.1f}", mean),
                     ]
                 )  # fmt: skip
@@ -383,17 +382,17 @@ def cameras(context: Context) -> Found:
     ]
 
 
-def cost(context: Context) -> Found:
+def cost(context: Context) -> Content:
     """Parameters, multiply-accumulates and time of one query, against accuracy."""
     headline = FigureName(context.protocol, QUERY, "Rank-1")
     points = {}
     rows: Rows = []
-    for run, own in zip(context.runs, context.results, strict=True):
+    for run in context.runs:
         model, batch = run.run.model, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)
-        value = own.figure(headline)
+        value = run.results.figure(headline)
         height, width = run.cfg.INPUT.SIZE_TEST
         rows.append(
             [

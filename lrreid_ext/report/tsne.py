@@ -23,12 +23,21 @@ from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.report.plots import COLOURS, MARKERS, new_figure
+from lrreid_ext.files import write_text
+from lrreid_ext.report.blocks import Block, Note, figure_of
+from lrreid_ext.report.context import PEOPLE, Content, Context, factor_name
+from lrreid_ext.report.plots import COLOURS, MARKERS, new_figure, save
 
-__all__ = ["COLUMNS", "PEOPLE", "Embedding", "chosen_images", "draw", "embed", "flatten", "table"]
-
-#: Persons shown by default: each has a colour of its own.
-PEOPLE = len(COLOURS)
+__all__ = [
+    "COLUMNS",
+    "Embedding",
+    "chosen_images",
+    "draw",
+    "embed",
+    "feature_space",
+    "flatten",
+    "table",
+]
 
 #: Columns of the CSV.
 COLUMNS = ("run", "person", "camera", "group", "factor", "x", "y")
@@ -105,8 +114,8 @@ def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
         raise ValueError(f"t-SNE needs at least four images, not {len(values)}")
     perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
     init = "pca" if min(values.shape) >= 2 else "random"
-    found = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(values)
-    return np.asarray(found, dtype=np.float64)
+    points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(values)
+    return np.asarray(points, dtype=np.float64)
 
 
 def embed(scored: Scored, people: int = PEOPLE, seed: int = 0) -> Embedding:
@@ -123,29 +132,29 @@ def table(runs: dict[str, Embedding]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for name, found in runs.items():
-        columns = (found.pids, found.camids, found.groups, found.factors, found.points)
-        for pid, camera, group, factor, (x, y) in zip(*columns, strict=True):
+    for name, e in runs.items():
+        images = zip(e.pids, e.camids, e.groups, e.factors, e.points, strict=True)
+        for pid, camera, group, factor, (x, y) in images:
             writer.writerow([name, pid, camera, group, f"{factor:g}", f"{x:.5g}", f"{y:.5g}"])
     return out.getvalue()
 
 
-def draw(found: Embedding, title: str = "") -> Any:
+def draw(embedding: Embedding, title: str = "") -> Any:
     """A matplotlib figure of two panels: the same points by identity and by factor.
 
     Every identity and every factor has its own pair of colour and marker.
 
     Args:
-        found: the points.
+        embedding: the points.
         title: above the panels.
     """
     figure, axes = new_figure(2)
     figure.set_size_inches(9, 3.4)
-    people = [(f"{pid}", found.pids == pid) for pid in np.unique(found.pids)]
-    values = np.unique(found.factors)
-    reduced = [(factor_name(v), _of_factor(found.factors, v)) for v in values]
+    people = [(f"{pid}", embedding.pids == pid) for pid in np.unique(embedding.pids)]
+    values = np.unique(embedding.factors)
+    reduced = [(factor_name(v), _of_factor(embedding.factors, v)) for v in values]
     for axis, what, parts in ((axes[0], "person", people), (axes[1], "factor", reduced)):
-        _scatter(axis, found.points, parts)
+        _scatter(axis, embedding.points, parts)
         axis.set_title(f"by {what}", fontsize="medium")
         columns = math.ceil(len(parts) / 12)
         axis.legend(
@@ -155,13 +164,6 @@ def draw(found: Embedding, title: str = "") -> Any:
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
-
-
-def factor_name(factor: float) -> str:
-    """``HR``, ``x2``, or ``LR`` where nobody knows the factor."""
-    if math.isnan(factor):
-        return "LR"
-    return "HR" if factor == 1 else f"x{factor:g}"
 
 
 def _of_factor(factors: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
@@ -181,3 +183,34 @@ def _scatter(
     axis.set_yticks([])
     for spine in axis.spines.values():
         spine.set(visible=True, color="#888888", linewidth=0.5)
+
+
+# ---------------------------------------------------------------- section
+def feature_space(context: Context) -> Content:
+    """t-SNE by identity and by factor."""
+    try:
+        embeddings = {r.name: embed(r, context.people, context.seed) for r in context.runs}
+    except ValueError as error:
+        return str(error)
+    blocks: list[Block] = []
+    for k, (name, embedding) in enumerate(embeddings.items()):
+        figure = draw(embedding, name)
+        if context.files:
+            for ending in ("svg", "png"):
+                save(figure, context.files / f"tsne_{name.replace('/', '_')}.{ending}")
+        alt = (
+            f"t-SNE of {name}: {len(embedding.points)} images of "
+            f"{len(np.unique(embedding.pids))} persons, once by person and once by factor"
+        )
+        blocks.append(figure_of(figure, f"tsne{k}", alt))
+    if context.files:
+        write_text(context.files / "tsne.csv", table(embeddings))
+    blocks.append(
+        Note(
+            "Each point is an image: gallery, and the queries at each factor, of persons drawn at "
+            f"random (seed {context.seed}). Where resolution does not disturb a network, a "
+            "person's points lie together whatever their factor. t-SNE shows neighbourhoods alone: "
+            "axes, sizes and distances of clusters mean nothing."
+        )
+    )
+    return blocks

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
 from lrreid_ext.data.samples import QUERY
 from lrreid_ext.errors import ResultsError
 from lrreid_ext.files import write_json
-from lrreid_ext.results.names import FigureName, results_file
+from lrreid_ext.results.names import PROTOCOLS, FigureName, results_file
 from lrreid_ext.results.portable import portable
 
 # Content of JSON.
 Json = dict[str, Any]
-
-_NEEDED = ("test_set", "manifest_hash", "protocols", "trials", "seed", "metric", "groups")
 
 
 @dataclass(frozen=True)
@@ -68,30 +68,6 @@ class Figures:
         """Names of the figures that start with one of the prefixes."""
         return [name for name in self.named if name.startswith(prefixes)]
 
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Figures:
-        """Read the flat form: ``Rank-1``, ``Rank-1_std``, ``Rank-1_ci`` ..."""
-        known = {f.name for f in fields(cls)} - {"named"}
-        named: dict[str, Figure | None] = {}
-        for name, value in content.items():
-            if name not in known and not name.endswith(("_std", "_ci")):
-                std, ci = content.get(f"{name}_std"), content.get(f"{name}_ci")
-                named[name] = None if value is None else Figure(value, std, ci and tuple(ci))
-        return cls(named=named, **{k: content[k] for k in known if k in content})
-
-    def to_json(self) -> Json:
-        """Write the flat form."""
-        content: Json = {"unmatched": self.unmatched}
-        for name, figure in self.named.items():
-            content[name] = figure and figure.value
-            if self.trials or (figure and figure.std is not None):
-                content[f"{name}_std"] = figure and figure.std
-        if self.trials is not None:
-            content["trials"] = self.trials
-        if self.genuine_pairs is not None:
-            content |= {k: getattr(self, k) for k in ("genuine_pairs", "impostor_pairs")}
-        return content | {f"{n}_ci": list(f.ci) for n, f in self.named.items() if f and f.ci}
-
 
 @dataclass
 class Group:
@@ -111,6 +87,45 @@ class Group:
     def left_out(self) -> int:
         """Queries that no figure includes."""
         return self.junk + max(figures.unmatched for figures in self.protocols.values())
+
+
+def _read_group(content: Any) -> Any:
+    """Read the flat form of a file: ``queries``, and for each protocol ``Rank-1``, ``Rank-1_std``,
+    ``Rank-1_ci`` ..."""
+    if not isinstance(content, Mapping):
+        return content
+    group = {k: v for k, v in content.items() if k not in PROTOCOLS}
+    group["protocols"] = {p: _read_figures(content[p]) for p in PROTOCOLS if p in content}
+    return group
+
+
+def _read_figures(content: Mapping[str, Any]) -> Json:
+    counts = {f.name for f in fields(Figures)} - {"named"}
+    named = {
+        name: None
+        if value is None
+        else {"value": value, "std": content.get(f"{name}_std"), "ci": content.get(f"{name}_ci")}
+        for name, value in content.items()
+        if name not in counts and not name.endswith(("_std", "_ci"))
+    }
+    return {"named": named, **{k: content[k] for k in counts if k in content}}
+
+
+def _write_group(group: Group) -> Json:
+    protocols = {name: _write_figures(figures) for name, figures in group.protocols.items()}
+    return {"queries": group.queries, "junk": group.junk, **protocols}
+
+
+def _write_figures(figures: Figures) -> Json:
+    content: Json = {"unmatched": figures.unmatched}
+    for name, figure in figures.named.items():
+        content[name] = figure and figure.value
+        if figures.trials or (figure and figure.std is not None):
+            content[f"{name}_std"] = figure and figure.std
+    for key in ("trials", "genuine_pairs", "impostor_pairs"):
+        if (value := getattr(figures, key)) is not None:
+            content[key] = value
+    return content | {f"{n}_ci": list(f.ci) for n, f in figures.named.items() if f and f.ci}
 
 
 @dataclass(frozen=True)
@@ -192,13 +207,8 @@ class Training:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any] | None) -> Training | None:
-        """Read it; None if nothing is recorded."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in content.items() if k in known}) if content else None
-
-    def to_json(self) -> Json:
-        """The fields that were recorded."""
-        return _present(self)
+        """Read what a checkpoint records; None if it records nothing."""
+        return TypeAdapter(cls).validate_python(content) if content else None
 
     @property
     def state(self) -> str:
@@ -265,7 +275,7 @@ class Results:
     trials: int
     seed: int
     metric: str
-    groups: dict[str, Group]
+    groups: dict[str, Annotated[Group, BeforeValidator(_read_group), PlainSerializer(_write_group)]]
     info: Json = field(default_factory=dict)
     training: Training | None = None
     draw: str = "shared"
@@ -320,63 +330,30 @@ class Results:
         Raises:
             ResultsError: it is no results file.
         """
-        if not isinstance(content, Mapping):
-            raise ResultsError(f"{name}: must hold an object, not {type(content).__name__}")
-        if missing := [key for key in _NEEDED if key not in content]:
-            raise ResultsError(f"{name}: not a results file, it lacks {', '.join(missing)}")
-        if not isinstance(content["groups"], Mapping) or QUERY not in content["groups"]:
-            raise ResultsError(f"{name}: 'groups' lacks {QUERY!r}")
-        known = {f.name for f in fields(cls)}
-        given = {k: v for k, v in content.items() if k in known and v is not None}
-        info = dict(given.pop("info", {}))
+        if isinstance(content, Mapping):
+            # The file has the training among what the test set says of itself.
+            info = dict(content.get("info") or {})
+            training = info.pop("training", None) or None
+            content = {**content, "info": info, "training": training}
         try:
-            given["groups"] = {g: _group(e, given["protocols"]) for g, e in given["groups"].items()}
-            given["training"] = Training.from_json(info.pop("training", None))
-            given["parts"] = [
-                Part(**{**part, "training": Training.from_json(part.get("training"))})
-                for part in given.get("parts", ())
-            ]
-            for key, kind in (("ci", Intervals), ("fusion", Fusion), ("counts", Counts)):
-                if key in given:
-                    given[key] = kind(**given[key])
-            return cls(info=info, **given)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ResultsError(f"{name}: not a results file: {error}") from error
+            results = TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ResultsError(f"{name}: not a results file: {where}: {first['msg']}") from error
+        for protocol in results.protocols:
+            for group in {QUERY: None, **results.groups}:
+                if group not in results.groups or protocol not in results.groups[group].protocols:
+                    raise ResultsError(f"{name}: 'groups' lacks {group!r} under {protocol!r}")
+        return results
 
     def to_json(self) -> Json:
         """The content of a results file."""
-        collected = {k: getattr(self, k) for k in ("title", "note", "order")}
-        content: Json = {k: v for k, v in collected.items() if v not in ("", None)}
-        training = {"training": self.training.to_json()} if self.training else {}
-        content |= {
-            "test_set": self.test_set,
-            "manifest_hash": self.manifest_hash,
-            "info": {**self.info, **training},
-        }
-        if self.parts:
-            content["over"] = self.over
-            content["parts"] = [
-                {**asdict(p), "training": p.training and p.training.to_json()} for p in self.parts
-            ]
-        plain = (
-            *("protocols", "trials", "seed", "draw", "std", "ci", "metric", "flip", "aqe"),
-            *("rerank", "fars", "fusion", "tie_rule", "counts"),
-        )
-        for key in plain:
-            value = getattr(self, key)
-            nested = isinstance(value, Intervals | Fusion | Counts)
-            content[key] = asdict(value) if nested else value
-        content["groups"] = {
-            name: {
-                "queries": group.queries,
-                "junk": group.junk,
-                **{p: figures.to_json() for p, figures in group.protocols.items()},
-            }
-            for name, group in self.groups.items()
-        }
-        return content | {
-            k: getattr(self, k) for k in ("command", "commit", "machine", "checkpoint")
-        }
+        content: Json = TypeAdapter(Results).dump_python(self, mode="json")
+        if training := content.pop("training"):
+            content["info"]["training"] = {k: v for k, v in training.items() if v is not None}
+        optional = ("over", "parts", "title", "note", "order")
+        return {k: v for k, v in content.items() if k not in optional or v not in ("", [], None)}
 
     def portable(self) -> Results:
         """A copy without absolute paths; see :func:`lrreid_ext.results.portable.portable`."""
@@ -483,15 +460,6 @@ def stored_results(
             else:
                 matching.setdefault(file.name, results)
     return dict(sorted(matching.items())), {k: v for k, v in others.items() if k not in matching}
-
-
-def _group(content: Mapping[str, Any], protocols: Sequence[str]) -> Group:
-    figures = {p: Figures.from_json(content[p]) for p in protocols}
-    return Group(content.get("queries", 0), content.get("junk", 0), figures)
-
-
-def _present(item: Any) -> Json:
-    return {k: v for k, v in asdict(item).items() if v is not None}
 
 
 def _refuse_constant(word: str) -> float:

@@ -10,9 +10,10 @@ id than the graph's last. So an index that is behind costs time, never a match.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from lrreid_ext.errors import GalleryError
-from lrreid_ext.files import atomic, make_folder, write_text
+from lrreid_ext.files import make_folder, write_text
 from lrreid_ext.search import index
 from lrreid_ext.search.images import Entry
 from lrreid_ext.search.index import Graph, Recall
@@ -30,6 +31,8 @@ from lrreid_ext.search.store import FORMAT, Answers, Settings
 __all__ = ["SqliteStore"]
 
 DATABASE, GRAPH, STATE = "gallery.sqlite", "hnsw.faiss", "index.json"
+# A graph that is being written, or was when its process was killed.
+HALF = "hnsw.half"
 # Of galleries of format 1, in folders of their own files.
 OLD_FILE = "meta.json"
 
@@ -49,6 +52,7 @@ CREATE TABLE IF NOT EXISTS images (
 _COLUMNS = "images.sha256, file, height, width, identity, camera"
 # CROSS JOIN fixes the order, so that no row of features, with its vector, is read.
 _JOINED = "images CROSS JOIN features USING (sha256)"
+_NEXT_VERSION = "UPDATE meta SET value = value + 1 WHERE key = 'version'"
 # Values for IN, as JSON, however many there are.
 _LISTED = "(SELECT value FROM json_each(?))"
 
@@ -186,7 +190,7 @@ class SqliteStore:
     def search(self, queries: Queries, k: int) -> Answers:
         if not self._is_ready():
             self._make_index()
-        with self._snapshot():
+        with self._transaction():
             self._load()
             space = self.settings.space
             ids, distances = index.nearest(space, queries, self._rest, k)
@@ -220,10 +224,14 @@ class SqliteStore:
         if version == self._version:
             return
         self._read_index()
-        parts = list(self.blocks(self._last))
-        if len(parts) > 1:
-            parts = [(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))]
-        self._rest = parts
+        ids = self.ids()
+        ids = ids[ids > self._last]
+        vectors = np.empty((len(ids), self.settings.space.dim), np.float32)
+        start = 0
+        for _, block in self.blocks(self._last):
+            vectors[start : start + len(block)] = block
+            start += len(block)
+        self._rest = [(ids, vectors)] if len(ids) else []
         self._version = version
 
     @property
@@ -247,29 +255,32 @@ class SqliteStore:
         self._version = _NEVER
 
     def _make_index(self) -> None:
-        with self._snapshot():
+        """Make the index for what the tables hold now, if it isn't there."""
+        with self._transaction():
             version = self._current_version()
             self._read_index()
             if self._indexed == version:
                 return
-            made = self.settings
-            recall, graph = index.fit(
-                made.space, self, made.kind, made.recall, self._graph, self.where
-            )
+            space, kind, target = self.settings.space, self.settings.kind, self.settings.recall
+            recall, graph = index.fit(space, self, kind, target, self._graph, self.where)
         self._indexed, self.recall, self._graph, self._version = version, recall, graph, _NEVER
-        if version != self._current_version():
-            return  # whoever wrote meanwhile also makes an index
-        if graph is None:
-            (self._folder / GRAPH).unlink(missing_ok=True)
-        else:
-            with atomic(self._folder / GRAPH) as temporary:
-                graph.write(temporary)
-        self._state = json.dumps({"version": version, **asdict(recall)})
-        write_text(self._folder / STATE, self._state)
+        # One process at a time writes; an index that can't be written now serves this process.
+        with suppress(GalleryError), self._transaction(write=True):
+            if version != self._current_version():
+                return  # whoever wrote meanwhile also makes an index
+            path = self._folder / GRAPH
+            if graph is None:
+                path.unlink(missing_ok=True)
+                (self._folder / HALF).unlink(missing_ok=True)
+            else:
+                graph.write(self._folder / HALF)
+                os.replace(self._folder / HALF, path)
+            self._state = json.dumps({"version": version, **asdict(recall)})
+            write_text(self._folder / STATE, self._state)
 
     # ------------------------------------------------------------------ writing
     def put(self, entries: Sequence[Entry], vectors: Floats | None = None) -> list[Entry]:
-        with self._writing() as db:
+        with self._transaction(write=True) as db:
             before = self.with_files([e.file for e in entries])
             if vectors is not None:
                 db.executemany(
@@ -286,12 +297,14 @@ class SqliteStore:
             kept = {e.sha256 for e in self.with_contents([e.sha256 for e in before])}
             dropped = [e for e in before if e.sha256 not in kept]
             self._drop(db, dropped)
+            db.execute(_NEXT_VERSION)
         return dropped
 
     def remove(self, entries: Sequence[Entry]) -> None:
         if entries:
-            with self._writing() as db:
+            with self._transaction(write=True) as db:
                 self._drop(db, entries)
+                db.execute(_NEXT_VERSION)
 
     @staticmethod
     def _drop(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
@@ -307,22 +320,28 @@ class SqliteStore:
         self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction, which first makes the gallery, or replaces it, if the store is new."""
+    def _transaction(self, write: bool = False) -> Iterator[sqlite3.Connection]:
+        """What is read within is of one moment, what is written comes whole or not at all.
+
+        A new store makes its gallery, or replaces another, in its first transaction.
+
+        Raises:
+            GalleryError: somebody has replaced the gallery, or is writing for too long.
+        """
         new = self._db is None
         db = self._db = self._db or _connect(self._folder)
         with _errors(self.where):
-            db.execute("BEGIN IMMEDIATE")
+            db.execute("BEGIN IMMEDIATE" if write else "BEGIN")
             try:
                 if new:
                     self._begin(db)
-                self._check_settings()
+                if _settings(db, self.where) != self.settings:
+                    raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
                 yield db
-                db.execute("UPDATE meta SET value = value + 1 WHERE key = 'version'")
                 db.execute("COMMIT")
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
 
     def _begin(self, db: sqlite3.Connection) -> None:
         """Make the tables, or empty those of the gallery that is replaced."""
@@ -335,27 +354,6 @@ class SqliteStore:
         settings = json.dumps({"format": FORMAT, **asdict(self.settings)})
         db.execute("INSERT OR REPLACE INTO meta VALUES ('settings', ?)", (settings,))
         db.execute("INSERT OR IGNORE INTO meta VALUES ('version', 0)")
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[None]:
-        """What is read within is of one moment.
-
-        Raises:
-            GalleryError: somebody has replaced the gallery.
-        """
-        assert self._db is not None
-        with _errors(self.where):
-            self._db.execute("BEGIN")
-            try:
-                self._check_settings()
-                yield
-            finally:
-                self._db.execute("ROLLBACK")
-
-    def _check_settings(self) -> None:
-        assert self._db is not None
-        if _settings(self._db, self.where) != self.settings:
-            raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
 
     def _current_version(self) -> int:
         return int(self._value("SELECT value FROM meta WHERE key = 'version'"))

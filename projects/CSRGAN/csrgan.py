@@ -11,6 +11,7 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
 from lrreid_ext.modeling.contract import StepOutput
@@ -157,7 +158,7 @@ class CSRGAN(Pipeline):
             )
         _ = self.vgg
 
-    def restore(self, batch: dict[str, Any]) -> FrontendOutput:
+    def restore(self, batch: Batch) -> FrontendOutput:
         """The front-end's output; in step ``alone`` the images as they are."""
         if self.step == "alone":
             return FrontendOutput(batch["images"])
@@ -168,11 +169,11 @@ class CSRGAN(Pipeline):
         """Steps ``all`` and ``alone``, and those of :class:`Pipeline`."""
         return {"all": self.train_all, "alone": self.train_alone, **super().steps}
 
-    def train_alone(self, batch: dict[str, Any]) -> StepOutput:
+    def train_alone(self, batch: Batch) -> StepOutput:
         """Phase 1: the re-ID network by itself."""
         return self._identified(batch["images"], batch)
 
-    def train_all(self, batch: dict[str, Any]) -> StepOutput:
+    def train_all(self, batch: Batch) -> StepOutput:
         """Phase 3: every loss (Eq. 2); the optimiser ``discriminator`` follows its own."""
         restored = self.restore(batch)
         step = self._identified(restored.images, batch)
@@ -190,7 +191,7 @@ class CSRGAN(Pipeline):
             step.figures["discriminator_accuracy"] = accuracy
         return step
 
-    def _identified(self, images: Tensor, batch: dict[str, Any]) -> StepOutput:
+    def _identified(self, images: Tensor, batch: Batch) -> StepOutput:
         outputs, losses = self.identify(images, batch)
         identity, figures = self.identity_losses(outputs, batch["targets"])
         return StepOutput({**losses, **identity}, figures)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from lrreid_ext.analysis.runs import changed
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.data.samples import QUERY_HR, Sample, TestSet, factor_group
+from lrreid_ext.data.samples import QUERY_HR, Batch, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.modeling.backbones import DualStream
@@ -166,7 +166,7 @@ class _Reader(nn.Module):
         # In the order (T, 2), so that flattened outputs fold back.
         self._gates = [g for pair in zip(gates["low"], gates["high"], strict=True) for g in pair]
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         with self._watched() as seen:
             self.model(batch)
         if any(len(outputs) != 1 for outputs in seen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.report.blocks import Block, Note, figure_of
-from lrreid_ext.report.context import Context, Found
+from lrreid_ext.report.context import Content, Context
 from projects.FFSR_RIFE.gates import FACTORS, draw, dual_stream_of, measure
 
 __all__ = ["gate_weights"]
@@ -13,7 +13,7 @@ __all__ = ["gate_weights"]
 IMAGES = 200
 
 
-def gate_weights(context: Context) -> Found:
+def gate_weights(context: Context) -> Content:
     """Weights of dual streams against resolution."""
     blocks: list[Block] = []
     whys = []

@@ -10,6 +10,7 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
@@ -94,7 +95,7 @@ class PSHRNet(Pipeline):
             "ps_terms": cfg.PSHRNET.PS_TERMS,
         }
 
-    def embed(self, batch: dict[str, Any]) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:
         """Features (B, D): the teacher's in its step, else front-end and student."""
         if self.step != "teacher":
             return super().embed(batch)
@@ -105,13 +106,13 @@ class PSHRNet(Pipeline):
         """Steps ``student`` and ``teacher``, and ``sr`` of :class:`Pipeline`."""
         return {"student": self.train_student, "teacher": self.train_teacher, "sr": self.train_sr}
 
-    def train_teacher(self, batch: dict[str, Any]) -> StepOutput:
+    def train_teacher(self, batch: Batch) -> StepOutput:
         """Phase 1: identity losses of HRNet-ReID-H (Eq. 10)."""
         maps = self.teacher.backbone(self.normalise(batch["images"]))
         outputs = self.teacher.heads(maps, batch["targets"])
         return StepOutput(*self.identity_losses(outputs, batch["targets"]))
 
-    def train_student(self, batch: dict[str, Any]) -> StepOutput:
+    def train_student(self, batch: Batch) -> StepOutput:
         """Phase 2: L_ID + lambda_SR L_SR + lambda_PS L_PS (Eq. 12)."""
         restored = self.restore(batch)
         outputs, losses = self.identify(restored.images, batch)

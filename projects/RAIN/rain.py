@@ -9,6 +9,7 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.adversary import held
 from lrreid_ext.modeling.backbones import Level, find_levels, tapped
@@ -117,7 +118,7 @@ class RAIN(Pipeline):
         """Step ``joint``, and those of :class:`Pipeline`."""
         return {"joint": self.train_joint, **super().steps}
 
-    def train_joint(self, batch: dict[str, Any]) -> StepOutput:
+    def train_joint(self, batch: Batch) -> StepOutput:
         """All losses (Eq. 7), each with its weight; the optimiser ``critic`` follows its own.
 
         Identity losses are logged by resolution, as ``loss_..._h`` and ``loss_..._l``.
@@ -172,7 +173,7 @@ class RAIN(Pipeline):
                 total |= {f"{key}_{name}": value for key, value in values.items()}
         return losses, figures
 
-    def reconstruction_loss(self, maps: Tensor, batch: dict[str, Any], low: Tensor) -> Tensor:
+    def reconstruction_loss(self, maps: Tensor, batch: Batch, low: Tensor) -> Tensor:
         """Mean absolute difference of decoded images and HR twins (Eq. 2), on the scale of the
         extractor's input. Images known only small have no twin to be held against."""
         assert self.decoder is not None

@@ -7,20 +7,25 @@ from typing import Any
 
 import torch
 from fastreid.config import configurable
-from torch import Tensor
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import HR_TWIN, LR_TWIN, SYNTHETIC_TWIN, Batch, rows_of, with_twin
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.frontends import FrontendOutput
 from lrreid_ext.modeling.meta_arch import Pipeline, Step, take
 from lrreid_ext.registry import META_ARCH_REGISTRY
 
-STREAMS = ("h", "h2l", "l")
-NO_TWIN = (
-    "INPUT.LR.SYNTHETIC: SING's stream h2l needs the anchor's factor; give the phase "
-    "INPUT: {LR: {SYNTHETIC: 2}}, or leave h2l out of SING.STREAMS"
-)
+# The twin that each stream sees.
+TWINS = {"h": HR_TWIN, "h2l": SYNTHETIC_TWIN, "l": LR_TWIN}
+STREAMS = tuple(TWINS)
+# What is wrong with a phase whose batches lack a stream's twin.
+NO_TWIN = {
+    "h2l": "INPUT.LR.SYNTHETIC: SING's stream h2l needs the anchor's factor; give the phase "
+    "INPUT: {LR: {SYNTHETIC: 2}}, or leave h2l out of SING.STREAMS",
+    "l": "INPUT.LR.TRAIN_ON: with hr there are no LR twins, which SING's stream l needs; give the "
+    "phase TRAIN_ON: lr, or leave l out of SING.STREAMS",
+}
 
 
 @META_ARCH_REGISTRY.register()
@@ -68,20 +73,22 @@ class SING(Pipeline):
         return {**super().from_config(cfg), **own}
 
     def check_phase(self, cfg: CfgNode) -> None:
-        """Raise ConfigError if a phase of step ``joint`` lacks the third twin."""
+        """Raise ConfigError if a phase of step ``joint`` lacks a stream's twin."""
         if self.step == "joint" and "h2l" in self.streams and not cfg.INPUT.LR.SYNTHETIC:
-            raise ConfigError(NO_TWIN)
+            raise ConfigError(NO_TWIN["h2l"])
+        if self.step == "joint" and "l" in self.streams and cfg.INPUT.LR.TRAIN_ON == "hr":
+            raise ConfigError(NO_TWIN["l"])
 
     @property
     def steps(self) -> dict[str, Step]:
         """Step ``joint``, and those of :class:`Pipeline`."""
         return {"joint": self.train_joint, **super().steps}
 
-    def train_joint(self, batch: dict[str, Any]) -> StepOutput:
+    def train_joint(self, batch: Batch) -> StepOutput:
         """The joint loss (Eq. 5); identity losses are logged by stream, as ``loss_..._h2l``.
 
         Raises:
-            ConfigError: the batch leaves all streams empty, or lacks the twin that one needs.
+            ConfigError: the batch leaves all streams empty.
         """
         parts = {name: self.stream(name, batch) for name in self.streams}
         restored = {
@@ -90,10 +97,11 @@ class SING(Pipeline):
             else self.frontend(part["images"], part["native_size"])
             for name, part in parts.items()
         }
-        joined = {
-            key: torch.cat([part[key] for part in parts.values()])
-            for key in ("targets", "native_size", "camids")
-        }
+        joined = Batch(
+            targets=torch.cat([part["targets"] for part in parts.values()]),
+            native_size=torch.cat([part["native_size"] for part in parts.values()]),
+            camids=torch.cat([part["camids"] for part in parts.values()]),
+        )
         if not len(joined["targets"]):
             raise ConfigError(
                 "SING.STREAMS, SING.LR_STREAM: a batch held no image that the streams "
@@ -121,15 +129,9 @@ class SING(Pipeline):
             losses |= self.frontend_losses(restored[name], parts[name])
         return StepOutput(losses, {"cls_accuracy": right / total})
 
-    def stream(self, name: str, batch: dict[str, Any]) -> dict[str, Any]:
-        """One stream's batch: its ``images``, ``native_size`` and ``factor``, and their company."""
-        twin = {"h": "hr", "h2l": "synthetic", "l": "lr"}[name]
-        if f"images_{twin}" not in batch:
-            raise ConfigError(NO_TWIN)
+    def stream(self, name: str, batch: Batch) -> Batch:
+        """The images that one stream sees, of the batch, with their twin as ``images``."""
         seen = batch["has_hr"]
         if name == "l":
             seen = ~seen if self.lr_stream == "small" else torch.ones_like(seen)
-        part = {k: v[seen] for k, v in batch.items() if isinstance(v, Tensor)}
-        for key in ("images", "native_size", "factor"):
-            part[key] = part[f"{key}_{twin}"]
-        return part
+        return with_twin(rows_of(batch, seen), TWINS[name])

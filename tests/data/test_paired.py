@@ -44,10 +44,10 @@ def test_both_twins_get_the_same_flip_shift_and_erased_box(make_cfg, ramp):
     seen = set()
     for seed in range(12):
         sample = dataset[0, seed]
-        difference = (sample["images"] - sample["images_lr"]).abs()
+        difference = (sample["images_hr"] - sample["images_lr"]).abs()
         # Another flip or shift would differ by tens of grey levels nearly everywhere.
         assert difference.median() < 2
-        seen.add(sample["images"].sum().item())
+        seen.add(sample["images_hr"].sum().item())
     assert len(seen) > 6
 
 
@@ -56,9 +56,9 @@ def test_factor_and_native_size(ramp):
     samples = [dataset[0, seed] for seed in range(40)]
     for sample in samples:
         height, width = sample["native_size_lr"].tolist()
-        assert (height, width) == (64 // sample["factor"], 32 // sample["factor"])
-        assert sample["native_size"].tolist() == [64, 32]
-    factors = [s["factor"] for s in samples]
+        assert (height, width) == (64 // sample["factor_lr"], 32 // sample["factor_lr"])
+        assert sample["native_size_hr"].tolist() == [64, 32]
+    factors = [s["factor_lr"] for s in samples]
     assert set(factors) == {2.0, 4.0}
     assert 8 < factors.count(2.0) < 32
     assert 8 < sum(s["lr_mask"] for s in samples) < 32
@@ -70,7 +70,7 @@ def pixels_resized(image: Image.Image) -> torch.Tensor:
 
 def test_continuous_factors(ramp):
     dataset = PairedDataset(ramp, pixels_resized, span=(1.5, 3.5))
-    factors = [dataset[0, seed]["factor"] for seed in range(50)]
+    factors = [dataset[0, seed]["factor_lr"] for seed in range(50)]
     assert min(factors) >= 1.5
     assert max(factors) <= 3.5
     assert len(set(factors)) == 50
@@ -83,7 +83,7 @@ def test_a_sample_depends_on_its_seed_alone(make_cfg):
         torch.rand(3)
         np.random.rand(2)
         again = dataset[3, 17]
-    assert torch.equal(first["images"], again["images"])
+    assert torch.equal(first["images_hr"], again["images_hr"])
     assert torch.equal(first["images_lr"], again["images_lr"])
     other = dataset[3, 18]
     assert not torch.equal(first["images_lr"], other["images_lr"])
@@ -103,7 +103,7 @@ def test_batches_hold_identities_and_change_with_the_epoch(make_cfg):
     epochs = []
     for epoch in (0, 1, 0):
         loader.batch_sampler.epoch = epoch
-        epochs.append([batch["images"].sum().item() for batch in loader])
+        epochs.append([batch["images_hr"].sum().item() for batch in loader])
     assert epochs[0] == epochs[2]
     assert epochs[0] != epochs[1]
     assert len(epochs[0]) == len(loader) == 4

@@ -13,8 +13,7 @@ from PIL import Image
 
 from lrreid_ext.data.folds import fold_of
 from lrreid_ext.data.loaders import build_test_set, build_train_dataset
-from lrreid_ext.data.paired import PairedDataset, collate
-from lrreid_ext.data.select import select
+from lrreid_ext.data.paired import PairedDataset, collate, select
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.errors import ConfigError
 
@@ -40,29 +39,29 @@ def items(tmp_path: Path) -> list[tuple[str, str, str]]:
 def test_a_genuinely_small_image_is_both_twins(items: list[Any]) -> None:
     dataset = PairedDataset(items, resized, genuine=["c1"])
     sample = dataset[1, 0]
-    assert not sample["has_hr"] and np.isnan(sample["factor"])
-    assert torch.equal(sample["images"], sample["images_lr"])
-    assert torch.equal(sample["images"], resized(Image.open(items[1][0])))
+    assert not sample["has_hr"] and np.isnan(sample["factor_lr"])
+    assert torch.equal(sample["images_hr"], sample["images_lr"])
+    assert torch.equal(sample["images_hr"], resized(Image.open(items[1][0])))
     assert dataset[0, 0]["has_hr"]
 
 
 def test_of_a_reduced_camera_only_the_small_image_is_known(items: list[Any]) -> None:
     dataset = PairedDataset(items, resized, factors=[4], reduced=["c1"])
     sample = dataset[1, 0]
-    assert not sample["has_hr"] and sample["factor"] == 4
-    assert sample["native_size"].tolist() == sample["native_size_lr"].tolist() == [16, 8]
-    assert torch.equal(sample["images"], sample["images_lr"])
+    assert not sample["has_hr"] and sample["factor_lr"] == 4
+    assert sample["native_size_hr"].tolist() == sample["native_size_lr"].tolist() == [16, 8]
+    assert torch.equal(sample["images_hr"], sample["images_lr"])
 
 
 def test_fixed_factors_are_the_same_in_every_epoch(items: list[Any]) -> None:
     free = PairedDataset(items, resized, span=(1.5, 4))
     fixed = PairedDataset(items, resized, span=(1.5, 4), fixed=0)
-    assert len({free[0, s]["factor"] for s in range(9)}) == 9
-    assert len({fixed[0, s]["factor"] for s in range(9)}) == 1
-    assert len({fixed[i, 0]["factor"] for i in range(6)}) == 6
+    assert len({free[0, s]["factor_lr"] for s in range(9)}) == 9
+    assert len({fixed[0, s]["factor_lr"] for s in range(9)}) == 1
+    assert len({fixed[i, 0]["factor_lr"] for i in range(6)}) == 6
     assert (
-        PairedDataset(items, resized, span=(1.5, 4), fixed=1)[0, 0]["factor"]
-        != (fixed[0, 0]["factor"])
+        PairedDataset(items, resized, span=(1.5, 4), fixed=1)[0, 0]["factor_lr"]
+        != (fixed[0, 0]["factor_lr"])
     )
 
 
@@ -74,15 +73,15 @@ def test_widths_are_drawn_in_pixels(items: list[Any], fixed: int | None) -> None
     assert min(widths) >= 8 and max(widths) <= 32
     assert len(widths) == 6 if fixed else len(widths) > 12
     for sample in samples:
-        assert sample["factor"] == pytest.approx(32 / int(sample["native_size_lr"][1]), rel=1e-6)
+        assert sample["factor_lr"] == pytest.approx(32 / int(sample["native_size_lr"][1]), rel=1e-6)
 
 
 def test_a_third_twin_has_one_factor(items: list[Any]) -> None:
     sample = PairedDataset(items, resized, factors=[4], synthetic=2)[0, 0]
     assert sample["native_size_synthetic"].tolist() == [32, 16]
     assert sample["factor_synthetic"] == 2
-    nearer = (sample["images_synthetic"] - sample["images"]).abs().mean()
-    assert 0 < nearer < (sample["images_lr"] - sample["images"]).abs().mean()
+    nearer = (sample["images_synthetic"] - sample["images_hr"]).abs().mean()
+    assert 0 < nearer < (sample["images_lr"] - sample["images_hr"]).abs().mean()
     assert "images_synthetic" not in PairedDataset(items, resized)[0, 0]
 
 
@@ -99,7 +98,7 @@ def test_masks_are_moved_as_the_images_are(make_cfg: Any, items: list[Any], tmp_
         sample = dataset[0, seed]
         # The mask is the image itself here, so it must agree with it whatever was drawn.
         assert sample["masks"].shape == (1, 64, 32)
-        torch.testing.assert_close(sample["masks"] * 255, sample["images"][:1])
+        torch.testing.assert_close(sample["masks"] * 255, sample["images_hr"][:1])
     (folder / "image3.png").unlink()
     with pytest.raises(ConfigError, match=r"INPUT\.MASKS: 1 of 6 .*image3\.png"):
         PairedDataset(items, resized, masks=str(folder))
@@ -117,6 +116,20 @@ def test_what_is_known_only_small_stays_small(items: list[Any], train_on: str) -
     assert chosen["factor"][small].isnan().all() and not chosen["factor"][~small].isnan().any()
     for key in ("images", "native_size", "factor"):
         assert f"{key}_hr" in chosen and f"{key}_lr" in chosen and f"{key}_synthetic" in chosen
+
+
+def test_training_on_hr_makes_no_lr_twins_and_draws_the_rest_alike(items: list[Any]) -> None:
+    how: dict[str, Any] = {"reduced": ["c1"], "synthetic": 2, "factors": [3, 4]}
+    both, hr = (PairedDataset(items, resized, lr_twins=twins, **how) for twins in (True, False))
+    for index in range(len(items)):
+        whole, alone = both[index, index], hr[index, index]
+        assert whole.keys() - alone.keys() == {"images_lr", "native_size_lr", "factor_lr"}
+        for key, value in alone.items():
+            same = torch.equal(value, whole[key]) if torch.is_tensor(value) else value == whole[key]
+            assert same, key
+    chosen = select(collate([hr[i, i] for i in range(6)]), "hr")
+    assert torch.equal(chosen["images"], chosen["images_hr"])
+    assert chosen["factor"].tolist()[::2] == [1, 1, 1] and chosen["factor"][1] > 1
 
 
 def test_folds_share_out_the_identities() -> None:

@@ -13,7 +13,7 @@ from conftest import ROOT, TINY_OSNET, assert_same, killed_at, state
 from torch import nn
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.select import select
+from lrreid_ext.data.paired import select
 from lrreid_ext.engine.optimizers import NamedOptimizer, shares_of
 from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError

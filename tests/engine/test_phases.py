@@ -10,7 +10,7 @@ from conftest import ROOT, TINY_OSNET, TINY_PSHRNET
 from torch import nn
 
 from lrreid_ext.config import Phase, load_cfg, phase_at, phase_cfg, phases_of
-from lrreid_ext.data.select import select
+from lrreid_ext.data.paired import select
 from lrreid_ext.engine.checkpoint import init_weights
 from lrreid_ext.engine.optimizers import build_optimizer, build_scheduler
 from lrreid_ext.engine.phases import freeze_for, set_modes
@@ -105,11 +105,12 @@ def test_rates_by_module(make_cfg):
 def batch() -> dict:
     hr = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 2, 2)
     return {
-        "images": hr,
+        "images_hr": hr,
         "images_lr": hr + 100,
-        "native_size": torch.full((4, 2), 8),
+        "native_size_hr": torch.full((4, 2), 8),
         "native_size_lr": torch.full((4, 2), 2),
-        "factor": torch.tensor([2.0, 3.0, 4.0, 2.0]),
+        "factor_hr": torch.ones(4),
+        "factor_lr": torch.tensor([2.0, 3.0, 4.0, 2.0]),
         "lr_mask": torch.tensor([True, False, True, False]),
         "targets": torch.tensor([0, 0, 1, 1]),
         "camids": torch.zeros(4, dtype=torch.int64),

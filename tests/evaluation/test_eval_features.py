@@ -1,5 +1,8 @@
+"""Features of a test set: each image's own, in order, whoever extracts them."""
+
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +14,28 @@ from PIL import Image
 from torch import nn
 
 from lrreid_ext.config import CfgNode, get_cfg
+from lrreid_ext.data.loaders import build_test_loader
 from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
-from lrreid_ext.evaluation.features import Features, extract, extract_features
+from lrreid_ext.evaluation import CrossResolutionEvaluator, Features, extract, extract_features
+from lrreid_ext.evaluation.features import FeatureCollector
+from lrreid_ext.modeling.inference import Isolated
 
 
 class Means(nn.Module):
-    """Features that tell the images apart: means of the colours on the left and the right."""
+    """Means of the colours on the left and the right. Like fastreid's Baseline, it normalises its
+    input in place."""
 
     def __init__(self, anchors: int = 0) -> None:
         super().__init__()
         self.anchors = anchors
+        self.norm = nn.BatchNorm1d(6)
 
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+        batch["images"].div_(2)
         half = batch["images"].shape[3] // 2
         left = batch["images"][..., :half].mean(dim=(2, 3))
         right = batch["images"][..., half:].mean(dim=(2, 3))
-        features = torch.cat([left, 2 * right], 1)
+        features = self.norm(torch.cat([left, 2 * right], 1)) * (1 + self.norm.eps) ** 0.5
         if self.anchors:
             return torch.stack([(k + 1) * features for k in range(self.anchors)], 1)
         return features
@@ -56,6 +64,12 @@ def test_set(tmp_path: Path) -> TestSet:
     return TestSet("small", samples)
 
 
+def features_of(cfg: CfgNode, test_set: TestSet, anchors: int = 0) -> Features:
+    features = extract_features(cfg, Means(anchors), test_set)
+    assert features is not None
+    return features
+
+
 def one_by_one(cfg: CfgNode, test_set: TestSet, k: int) -> tuple[np.ndarray, tuple[int, int]]:
     """A sample's feature by Means, and its native size, without any of the project's loaders."""
     sample = test_set.samples[k]
@@ -68,88 +82,119 @@ def one_by_one(cfg: CfgNode, test_set: TestSet, k: int) -> tuple[np.ndarray, tup
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     left = pixels[:, : width // 2].mean(axis=(0, 1))
     right = pixels[:, width // 2 :].mean(axis=(0, 1))
-    return np.concatenate([left, 2 * right]), native
+    return np.concatenate([left, 2 * right]) / 2, native
 
 
 def test_in_the_order_of_the_set(cfg: CfgNode, test_set: TestSet) -> None:
-    found = extract_features(cfg, Means(), test_set)
-    assert isinstance(found, Features)
-    assert found.features.dtype == torch.float32
-    assert found.native_size.dtype == torch.int64
+    extracted = features_of(cfg, test_set)
+    assert (extracted.features.dtype, extracted.native_size.dtype) == (torch.float32, torch.int64)
     for k in range(len(test_set.samples)):
         feature, native = one_by_one(cfg, test_set, k)
-        np.testing.assert_allclose(found.features[k].numpy(), feature, rtol=1e-4)
-        assert tuple(found.native_size[k].tolist()) == native
-
-
-def test_anchors_are_kept_apart(cfg: CfgNode, test_set: TestSet) -> None:
-    one = extract_features(cfg, Means(), test_set)
-    several = extract_features(cfg, Means(anchors=3), test_set)
-    assert one is not None and several is not None
+        np.testing.assert_allclose(extracted.features[k].numpy(), feature, rtol=1e-4)
+        assert tuple(extracted.native_size[k].tolist()) == native
+    several = features_of(cfg, test_set, anchors=3)
     assert several.features.shape == (11, 3, 6)
     for k in range(3):
-        torch.testing.assert_close(several.features[:, k], (k + 1) * one.features)
+        torch.testing.assert_close(several.features[:, k], (k + 1) * extracted.features)
 
 
 def test_flip_is_the_mean_of_two_passes(cfg: CfgNode, test_set: TestSet) -> None:
-    plain = extract_features(cfg, Means(), test_set)
+    plain = features_of(cfg, test_set).features
     cfg.TEST.FLIP.ENABLED = True
-    both = extract_features(cfg, Means(), test_set)
-    assert plain is not None and both is not None
-    left, right = plain.features[:, :3], plain.features[:, 3:] / 2
-    mean = (left + right) / 2
-    torch.testing.assert_close(both.features, torch.cat([mean, 2 * mean], 1))
+    mean = (plain[:, :3] + plain[:, 3:] / 2) / 2
+    both = features_of(cfg, test_set).features
+    torch.testing.assert_close(both, torch.cat([mean, 2 * mean], 1))
 
 
-def test_same_features_as_the_evaluator_scores(
+def test_the_evaluator_scores_the_same_features(
     cfg: CfgNode, test_set: TestSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[torch.Tensor] = []
+    scored: list[Features] = []
 
-    def score(self: Any, features: Features) -> dict[str, Any]:
-        seen.append(features.features)
+    def score(self: Any, features: Features) -> None:
+        scored.append(features)
         raise InterruptedError
 
     monkeypatch.setattr(CrossResolutionEvaluator, "score", score)
-    from lrreid_ext.data.loaders import build_test_loader
-
-    evaluator = CrossResolutionEvaluator(cfg, test_set)
     with pytest.raises(InterruptedError):
-        extract(Means(), build_test_loader(cfg, test_set), evaluator)
-    found = extract_features(cfg, Means(), test_set)
-    assert found is not None
-    assert torch.equal(found.features, seen[0])
+        loader = build_test_loader(cfg, test_set)
+        extract(Means(), loader, CrossResolutionEvaluator(cfg, test_set))
+    assert torch.equal(features_of(cfg, test_set).features, scored[0].features)
 
 
 def test_processes_share_the_images(
     cfg: CfgNode, test_set: TestSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = extract_features(cfg, Means(anchors=2), test_set)
-    assert expected is not None
+    expected = features_of(cfg, test_set, anchors=2)
     monkeypatch.setattr(comm, "get_world_size", lambda: 3)
-    # What each process hands in, in the order of its calls.
-    handed: dict[int, list[Any]] = {0: [], 1: [], 2: []}
-    now = 0
+    shares: list[Any] = []
+    rank = 0
 
     def gather(data: Any, dst: int = 0) -> list[Any]:
-        handed[now].append(data)
-        if now:
-            return []
-        place = len(handed[0]) - 1
-        return [handed[process][place] for process in (2, 0, 1)]
+        shares.append(data)
+        return [shares[1], shares[2], shares[0]] if rank == 0 else []
 
     monkeypatch.setattr(comm, "gather", gather)
-    monkeypatch.setattr(comm, "get_rank", lambda: now)
-    now = 2
-    assert extract_features(cfg, Means(anchors=2), test_set) is None
-    now = 1
-    assert extract_features(cfg, Means(anchors=2), test_set) is None
-    now = 0
-    found = extract_features(cfg, Means(anchors=2), test_set)
-    assert found is not None
-    assert [len(calls) for calls in handed.values()] == [1, 1, 1]
-    assert torch.equal(found.features, expected.features)
-    assert torch.equal(found.native_size, expected.native_size)
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+    for rank in (2, 1):  # noqa: B007 - read by gather
+        assert extract_features(cfg, Means(anchors=2), test_set) is None
+    rank = 0
+    extracted = features_of(cfg, test_set, anchors=2)
+    assert len(shares) == 3
+    assert torch.equal(extracted.features, expected.features)
+    assert torch.equal(extracted.native_size, expected.native_size)
+
+
+def collected(places: list[list[int]], count: int) -> torch.Tensor | None:
+    """Features that are their own places, processed in batches."""
+    collector = FeatureCollector(TestSet("demo", [Sample("a", 1, 1, "query")] * count))
+    for _ in range(2):  # a second round starts anew
+        collector.reset()
+        for batch in places:
+            index = torch.tensor(batch)
+            collector.process({"index": index}, index[:, None].float())
+        features = collector.gathered()
+    return None if features is None else features.features
+
+
+def test_order_of_the_batches_changes_nothing() -> None:
+    features = collected([[4, 1], [2], [0, 3]], 5)
+    assert features is not None and features.flatten().tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        ([[0, 1, 2]], "'demo'.* 2 are missing and 0 came more than once"),
+        ([[0, 1, 2], [3, 4, 2]], "0 are missing and 1 came more than once"),
+        ([], "no images"),
+        ([[0, 5]], "outside"),
+    ],
+)
+def test_missing_and_repeated_images(places: list[list[int]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        collected(places, 5)
+
+
+INDEX = {"index": torch.arange(3)}
+
+
+@pytest.mark.parametrize(
+    ("batch", "outputs", "error", "message"),
+    [
+        (INDEX, {"features": 1}, TypeError, "not dict"),
+        (INDEX, torch.zeros(3), TypeError, r"\(B, D\) or \(B, K, D\), not \(3,\)"),
+        (INDEX, torch.zeros(3, 3, 8, 4), TypeError, r"not \(3, 3, 8, 4\)"),
+        (INDEX, torch.zeros(2, 4), ValueError, "3 images but 2 features"),
+        (INDEX, torch.zeros(3, 2, 4), KeyError, "native_size"),
+        ({}, torch.zeros(3, 4), KeyError, "index"),
+    ],
+)
+def test_what_a_model_returns_is_checked(
+    batch: Any, outputs: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        FeatureCollector(TestSet("demo", [])).process(batch, outputs)
 
 
 def test_nothing_to_look_at(cfg: CfgNode) -> None:
@@ -157,10 +202,50 @@ def test_nothing_to_look_at(cfg: CfgNode) -> None:
         extract_features(cfg, Means(), TestSet("empty", []))
 
 
-def test_a_model_that_gives_no_features(cfg: CfgNode, test_set: TestSet) -> None:
-    class Pictures(nn.Module):
-        def forward(self, batch: dict[str, Any]) -> torch.Tensor:
-            return batch["images"]
+# ---------------------------------------------------------------- running a model
+def test_the_batch_stays_as_it_was_and_reaches_the_models_device() -> None:
+    class Where(nn.Module):
+        def __init__(self, device: str) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1, device=device))
 
-    with pytest.raises(TypeError, match=r"\(B, D\) or \(B, K, D\), not \(4, 3, 16, 8\)"):
-        extract_features(cfg, Pictures(), test_set)
+        def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+            batch["images"].zero_()
+            return {k: v.device.type for k, v in batch.items() if isinstance(v, torch.Tensor)}
+
+    batch = {"images": torch.ones(1, 3, 2, 2), "native_size": torch.ones(1, 2), "img_paths": ["a"]}
+    for device in ("cpu", "meta"):
+        assert Isolated(Where(device))(batch) == {"images": device, "native_size": device}
+    assert batch["images"].min() == 1 and batch["img_paths"] == ["a"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_training_flags_are_put_back(cfg: CfgNode, test_set: TestSet, fails: bool) -> None:
+    class Watched(Means):
+        def forward(self, batch: dict[str, Any]) -> torch.Tensor:
+            assert not any(module.training for module in self.modules())
+            assert not torch.is_grad_enabled()
+            if fails and int(batch["index"][0]) > 0:
+                raise RuntimeError("in the middle")
+            return super().forward(batch)
+
+    model = Watched().train()
+    model.norm.eval()  # frozen
+    if fails:
+        with pytest.raises(RuntimeError, match="in the middle"):
+            extract_features(cfg, model, test_set)
+    else:
+        extract_features(cfg, model, test_set)
+    assert (model.training, model.norm.training) == (True, False)
+
+
+def test_progress_only_where_somebody_watches(
+    cfg: CfgNode,
+    test_set: TestSet,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for watched in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda watched=watched: watched)
+        features_of(cfg, test_set)
+        assert ("features" in capsys.readouterr().err) == watched

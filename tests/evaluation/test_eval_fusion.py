@@ -15,6 +15,7 @@ from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import (
     anchor_weights,
     areas,
@@ -149,9 +150,7 @@ def evaluate(cfg: CfgNode, rows: torch.Tensor, sizes: torch.Tensor) -> dict[str,
         for i in range(count)
     ]
     evaluator = CrossResolutionEvaluator(cfg, TestSet("demo", samples))
-    for index in torch.arange(len(rows)).split(7):
-        evaluator.process({"index": index, "native_size": sizes[index]}, rows[index])
-    return dict(evaluator.evaluate())
+    return dict(evaluator.score(Features(rows, sizes)).flat())
 
 
 def test_the_evaluator_lets_each_query_listen_to_its_own_anchor(cfg: CfgNode) -> None:
@@ -183,33 +182,6 @@ def test_untrained_anchors_are_left_out(cfg: CfgNode, caplog: pytest.LogCaptureF
     assert chosen_anchors(cfg, rows) == [0, 2]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("ANCHORS", [5], r"TEST\.FUSION\.ANCHORS: \[5\].*\[2\.0, 3\.0, 4\.0\]"),
-        ("ANCHORS", [2, 2], r"TEST\.FUSION\.ANCHORS"),
-        ("SIGMA", -1.0, r"TEST\.FUSION\.SIGMA: -1\.0"),
-    ],
-)
-def test_impossible_fusion_is_found_before_training(
-    cfg: CfgNode, key: str, value: object, message: str
-) -> None:
-    cfg.TEST.FUSION[key] = value
-    with pytest.raises(ConfigError, match=message):
-        CrossResolutionEvaluator.check(cfg)
-
-
 def test_other_numbers_of_anchors_are_refused(cfg: CfgNode) -> None:
     with pytest.raises(ConfigError, match=r"names 3 anchors, but .* features of 5"):
         chosen_anchors(cfg, features(4, 5, 2))
-
-
-def test_fusion_needs_native_sizes_and_excludes_query_expansion(cfg: CfgNode) -> None:
-    samples = [Sample("a.png", 1, 1, QUERY), Sample("b.png", 1, 2, GALLERY)]
-    evaluator = CrossResolutionEvaluator(cfg, TestSet("demo", samples))
-    with pytest.raises(KeyError, match="native_size"):
-        evaluator.process({"index": torch.arange(2)}, features(2, 2, 3))
-    cfg.MODEL.ANCHORS.FACTORS = [2, 4]
-    cfg.TEST.AQE.ENABLED = True
-    with pytest.raises(ConfigError, match=r"TEST\.AQE"):
-        evaluate(cfg, features(24, 2, 6), torch.ones(24, 2))

@@ -20,7 +20,7 @@ from lrreid_ext.report.blocks import (
     Details,
     Gallery,
     Grid,
-    Left,
+    LeftOut,
     Match,
     Note,
     Row,
@@ -72,7 +72,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Gallery("Person 1", small, [("a", "right at rank 1", [Match(match, True, 1, "0.1")])]),
         Note("Mind this.", warning=True),
     ]
-    text = render("Page", "about", [Section("all", "All", blocks)], [Left("x", "X", "not there")])
+    text = render(
+        "Page", "about", [Section("all", "All", blocks)], [LeftOut("x", "X", "not there")]
+    )
     path = tmp_path_factory.mktemp("browser") / "page.html"
     path.write_text(text, encoding="utf-8")
     return path

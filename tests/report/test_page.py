@@ -24,7 +24,7 @@ from lrreid_ext.commands import report
 from lrreid_ext.config import get_cfg, load_cfg
 from lrreid_ext.engine.trainer import build_model, set_step
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.report.blocks import Cell, Left, Note, Section, Table, figure_of, picture_of
+from lrreid_ext.report.blocks import Cell, LeftOut, Note, Section, Table, figure_of, picture_of
 from lrreid_ext.report.context import front_end
 from lrreid_ext.report.page import render
 from lrreid_ext.report.plots import line, new_figure
@@ -147,7 +147,7 @@ def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) ->
     opts = ["TEST.CI.REPEATS", "20", "TEST.ROC.ENABLED", "True"]
     without = [k for k in sections() if k not in ("results", "config", "origins")]
     text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
-    own = score_run(load_run(str(runs[0]), opts), "", None).results()
+    own = score_run(load_run(str(runs[0]), opts), "", None).results
     for name in ("single_shot/query/Rank-1", "multi_shot/query/TAR@1e-2"):
         assert own.figure(name).interval in text
     multi = own.groups["query"].protocols["multi_shot"]
@@ -228,7 +228,7 @@ def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, caps
 def test_scored_is_what_the_evaluation_scores(runs) -> None:
     run = score_runs([load_run(str(runs[0]))], factors=None)[0]
     kept = json.loads((runs[0] / "results_synth_pedestrians.json").read_text())
-    assert run.results().to_json()["groups"] == kept["groups"]
+    assert run.results.to_json()["groups"] == kept["groups"]
 
 
 def test_sections_write_their_files(runs, tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_pictures_keep_the_pixels_that_matter() -> None:
 def test_what_is_written_is_escaped() -> None:
     evil = "<img src=x onerror=alert(1)>"
     section = Section("a", evil, [Note(evil), Table(evil, [evil, "b"], [[evil, Cell(evil, 1.0)]])])
-    text = render(evil, evil, [section], [Left("b", evil, evil)], notice=evil, written=evil)
+    text = render(evil, evil, [section], [LeftOut("b", evil, evil)], notice=evil, written=evil)
     assert "<img" not in text and text.count("&lt;img") >= 9
 
 

@@ -15,13 +15,13 @@ from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.scored import Scored
+from lrreid_ext.report.context import factor_name
 from lrreid_ext.report.tsne import (
     COLUMNS,
     Embedding,
     chosen_images,
     draw,
     embed,
-    factor_name,
     flatten,
     table,
 )

@@ -111,7 +111,8 @@ def test_multi_shot_alone() -> None:
     assert row == ["A", "40.0", "40.0", "40.0", "20.0"]
 
 
-CONTENT = results(1.0).to_json()
+def changed(**fields: Any) -> str:
+    return json.dumps({**results().to_json(), **fields})
 
 
 @pytest.mark.parametrize(
@@ -120,11 +121,13 @@ CONTENT = results(1.0).to_json()
         (None, "no such file; lrreid eval"),
         ("{", "can't be read as JSON"),
         ('{"a": NaN}', "NaN is not a JSON number"),
-        ("[]", "must hold an object, not list"),
-        ("{}", "lacks test_set, manifest_hash"),
-        (json.dumps({**CONTENT, "groups": {}}), "'groups' lacks 'query'"),
-        (json.dumps({**CONTENT, "groups": {"query": {}}}), "not a results file: 'single_shot'"),
-        (json.dumps({**CONTENT, "ci": {"level": 1}}), "not a results file: "),
+        ("[]", "not a results file"),
+        ("{}", "not a results file: test_set: Field required"),
+        (changed(groups={}), "'groups' lacks 'query' under 'single_shot'"),
+        (changed(groups={"query": {"queries": 1}}), "lacks 'query' under 'single_shot'"),
+        (changed(groups={"query": {}}), "groups.query.queries: Field required"),
+        (changed(ci={"level": 1}), "not a results file: ci.repeats: Field required"),
+        (changed(trials="many"), "not a results file: trials: Input should be a valid integer"),
     ],
 )
 def test_files_that_cannot_be_used(tmp_path: Path, text: str | None, message: str) -> None:

@@ -17,6 +17,7 @@ from fastreid.modeling.backbones.resnet import ResNet
 from PIL import Image
 from torch import Tensor, nn
 
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones.pretrained import build_backbone
 from lrreid_ext.modeling.inference import evaluating
@@ -271,7 +272,7 @@ class DualStream(nn.Module):
             )
         return (native_size[:, 1] / self.widest.to(native_size.device)).float().clamp(max=1.0)
 
-    def losses(self, extras: Mapping[str, Tensor], batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, extras: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """The resolution weighting loss (Eq. 7), summed over blocks and weighted (Eq. 9).
 
         Args:

@@ -10,7 +10,7 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.samples import factor_group
+from lrreid_ext.data.samples import Batch, factor_group
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.contract import ChecksPhase, HasOptimizers
 from lrreid_ext.modeling.frontends import FrontendOutput
@@ -118,7 +118,7 @@ class Anchors(nn.Module):
         self.current = self.names.index(name)
         self.model(self.current).set_step(step[len(name) + 1 :])
 
-    def forward(self, batch: dict[str, Any]) -> Any:
+    def forward(self, batch: Batch) -> Any:
         """In training, what the step's anchor gives; in evaluation, features (B, K, D) of all K
         anchors, NaN of those that are untrained."""
         if self.training:
@@ -140,7 +140,7 @@ class Anchors(nn.Module):
             return self._settled
         return self.trained.nonzero().flatten().tolist() or [self.current]
 
-    def restore(self, batch: dict[str, Any]) -> FrontendOutput:
+    def restore(self, batch: Batch) -> FrontendOutput:
         """Images (B, 3, H, W) as the front-end of the trained anchor nearest to each image's factor
         restores them; as the first one does where the factor isn't known."""
         ready = self.ready

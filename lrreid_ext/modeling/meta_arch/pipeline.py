@@ -11,6 +11,7 @@ from fastreid.config import configurable
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.samples import Batch
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.contract import BackboneWithLosses, StepOutput
@@ -24,7 +25,7 @@ from lrreid_ext.registry import (
 )
 
 Loss = Callable[[dict[str, Any], Tensor], Tensor]
-Step = Callable[[dict[str, Any]], StepOutput]
+Step = Callable[[Batch], StepOutput]
 
 
 def build_heads(cfg: CfgNode) -> nn.Module:
@@ -63,7 +64,7 @@ def take(outputs: dict[str, Any], rows: slice | Tensor, total: int) -> dict[str,
 class Pipeline(nn.Module):
     """Front-end -> normalise -> backbone -> head.
 
-    A batch is what :func:`lrreid_ext.data.select.select` returns, or in evaluation what
+    A batch is what :func:`lrreid_ext.data.paired.select` returns, or in evaluation what
     :class:`lrreid_ext.data.paired.TestDataset` gives; ``images`` are RGB, 0-255, at the input size,
     and are never changed in place.
 
@@ -140,15 +141,15 @@ class Pipeline(nn.Module):
             )
         self.step = step or next(iter(self.steps))
 
-    def forward(self, batch: dict[str, Any]) -> StepOutput | Tensor:
+    def forward(self, batch: Batch) -> StepOutput | Tensor:
         """In training, what the step gives; in evaluation, features (B, D)."""
         return self.steps[self.step](batch) if self.training else self.embed(batch)
 
-    def embed(self, batch: dict[str, Any]) -> Tensor:
+    def embed(self, batch: Batch) -> Tensor:
         """Features (B, D) of a batch, as the head gives them in evaluation mode."""
         return self.heads(self.backbone(self.normalise(self.restore(batch).images)))
 
-    def restore(self, batch: dict[str, Any]) -> FrontendOutput:
+    def restore(self, batch: Batch) -> FrontendOutput:
         """Pass the images through the front-end, all of them or the low-resolution ones alone."""
         images, native = batch["images"], batch.get("native_size")
         if self.sr_apply == "all":
@@ -163,7 +164,7 @@ class Pipeline(nn.Module):
         restored = self.frontend(images[low], None if native is None else native[low])
         return restored.spread(images, low)
 
-    def low_resolution(self, batch: dict[str, Any]) -> Tensor:
+    def low_resolution(self, batch: Batch) -> Tensor:
         """(B,) bool: images reduced by a factor above 1; where the factor is unknown (NaN, or none
         in the batch), those with fewer native rows than the input, or all if that is unknown too.
         """
@@ -176,7 +177,7 @@ class Pipeline(nn.Module):
             return guess
         return torch.where(batch["factor"].isnan(), guess, batch["factor"] > 1)
 
-    def restorable(self, batch: dict[str, Any]) -> Tensor:
+    def restorable(self, batch: Batch) -> Tensor:
         """(B,) bool: images that passed through the front-end and whose HR twin is known."""
         known = batch.get("has_hr", torch.ones(len(batch["images"]), dtype=torch.bool))
         known = known.to(batch["images"].device)
@@ -186,7 +187,7 @@ class Pipeline(nn.Module):
         """Subtract the mean and divide by the deviation, out of place."""
         return (images - self.pixel_mean) / self.pixel_std
 
-    def train_reid(self, batch: dict[str, Any]) -> StepOutput:
+    def train_reid(self, batch: Batch) -> StepOutput:
         """The backbone's own losses, identity losses, and the front-end's while it learns."""
         restored = self.restore(batch)
         outputs, backbone = self.identify(restored.images, batch)
@@ -194,9 +195,7 @@ class Pipeline(nn.Module):
         frontend = self.frontend_losses(restored, batch)
         return StepOutput({**backbone, **identity, **frontend}, figures)
 
-    def identify(
-        self, images: Tensor, batch: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def identify(self, images: Tensor, batch: Batch) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Pass images (B, 3, H, W), RGB, 0-255, through backbone and head, in training.
 
         Returns:
@@ -214,7 +213,7 @@ class Pipeline(nn.Module):
         losses = backbone.losses(extras, batch) if learns else {}
         return self.heads(features, targets), losses
 
-    def train_sr(self, batch: dict[str, Any]) -> StepOutput:
+    def train_sr(self, batch: Batch) -> StepOutput:
         """The front-end's losses alone, not weighed: MODEL.SR.LOSS_WEIGHT sets them against others.
 
         Raises:
@@ -256,7 +255,7 @@ class Pipeline(nn.Module):
         return losses, {"cls_accuracy": weight * right}
 
     def frontend_losses(
-        self, restored: FrontendOutput, batch: dict[str, Any], weight: float | None = None
+        self, restored: FrontendOutput, batch: Batch, weight: float | None = None
     ) -> dict[str, Tensor]:
         """The front-end's losses over the images that passed through it and whose HR twin is known.
 
@@ -270,7 +269,7 @@ class Pipeline(nn.Module):
         return {name: share * weight * loss for name, loss in losses.items()}
 
     def supervised(
-        self, restored: FrontendOutput, batch: dict[str, Any]
+        self, restored: FrontendOutput, batch: Batch
     ) -> tuple[FrontendOutput, Tensor, float]:
         """What the front-end made of the images that passed through it and whose HR twin is known.
 

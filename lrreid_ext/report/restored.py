@@ -1,4 +1,4 @@
-"""Sections of pictures: restored images, ranked galleries, and the hardest failures."""
+"""The section on restored images."""
 
 from __future__ import annotations
 
@@ -15,40 +15,36 @@ from PIL import Image
 from torch import Tensor
 
 from lrreid_ext.data.paired import sample_image
-from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
+from lrreid_ext.data.samples import QUERY, QUERY_HR, Batch, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
-from lrreid_ext.evaluation.ranking import nearest, rank_statistics
-from lrreid_ext.files import write_text
 from lrreid_ext.modeling.inference import Isolated
-from lrreid_ext.report import ranked
 from lrreid_ext.report.blocks import (
-    Block,
     Cell,
-    Gallery,
     Grid,
-    Match,
     Note,
     Picture,
     Row,
     Table,
     picture_of,
 )
-from lrreid_ext.report.context import Context, Found, Rows, batch_of, front_end
-from lrreid_ext.report.plots import save
-from lrreid_ext.report.ranked import draw_queries, hardest
+from lrreid_ext.report.context import (
+    PRIVACY,
+    Content,
+    Context,
+    Rows,
+    batch_of,
+    factor_name,
+    front_end,
+    size_label,
+)
+from lrreid_ext.report.ranked import draw_queries
 from lrreid_ext.report.scored import ScoredRun
-from lrreid_ext.report.tsne import factor_name
 from lrreid_ext.results import group_label
 
-__all__ = ["failures", "galleries", "restored"]
-
-PRIVACY = (
-    "pictures of real people are left out unless they are asked for (--images); tables and curves "
-    "show none"
-)
+__all__ = ["restored"]
 
 
-def restored(context: Context) -> Found:
+def restored(context: Context) -> Content:
     """LR image, bicubic enlargement, what each front-end makes of it, and the HR twin."""
     able = [r for r in context.runs if callable(getattr(r.run.model, "restore", None))]
     able = [r for r in able if front_end(r) != "Identity"]
@@ -71,10 +67,10 @@ def restored(context: Context) -> Found:
         sample = samples[i]
         who = f"person {sample.pid}, camera {sample.camid}"
         small = sample_image(sample)
+        size = size_label(small)
         pictures: list[Picture | None] = [
             picture_of(
-                small, f"{who}: as the camera delivered it, {_size(small)}", [_size(small)],
-                lossless=True,
+                small, f"{who}: as the camera delivered it, {size}", [size], lossless=True
             ),
             _compared(given[first][k], hr[first][k], f"{who}: bicubic enlargement"),
         ]  # fmt: skip
@@ -83,7 +79,7 @@ def restored(context: Context) -> Found:
             for r in able
         ]
         twin = _image(hr[first][k])
-        pictures.append(picture_of(twin, f"{who}: HR", [_size(twin)]))
+        pictures.append(picture_of(twin, f"{who}: HR", [size_label(twin)]))
         rows.append(Row(f"{factor_name(sample.factor)}, {who}", pictures))
     caption = (
         "PSNR (dB) and SSIM of each image against its own HR twin, at the network's input size. "
@@ -102,10 +98,10 @@ def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
     samples = context.test_set.samples
     levels = sorted({samples[i].factor for i in twins if samples[i].group != QUERY})
     if not levels:
-        own = np.array(sorted(twins), dtype=np.int64)
-        factors = np.array([samples[i].factor for i in own])
-        drawn = draw_queries(factors, np.ones(len(own), dtype=bool), context.queries, context.seed)
-        return own[drawn]
+        queries = np.array(sorted(twins), dtype=np.int64)
+        factors = np.array([samples[i].factor for i in queries])
+        valid = np.ones(len(queries), dtype=bool)
+        return queries[draw_queries(factors, valid, context.queries, context.seed)]
     shown = levels if len(levels) <= 3 else [levels[0], levels[len(levels) // 2], levels[-1]]
     by_file: dict[str, dict[float, int]] = {}
     for i, file in twins.items():
@@ -122,7 +118,7 @@ class _Restore(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, Any]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         images: Tensor = self.model.restore(batch).images
         return images
 
@@ -174,109 +170,3 @@ def _quality(context: Context, able: Sequence[ScoredRun]) -> Table | None:
         rows,
         words=[1],
     )
-
-
-def galleries(context: Context) -> Found:
-    """What each run ranks first, for queries drawn at random."""
-    matching = context.runs[0].matching
-    valid = rank_statistics(matching).valid
-    drawn = draw_queries(matching.query.factors, valid, context.queries, context.seed)
-    rankings = _rankings(context, "galleries", drawn)
-    if not context.images:
-        return PRIVACY
-    return [
-        Note(
-            "LR queries drawn at random, each factor in its turn "
-            f"(seed {context.seed}), and the gallery images that each run ranks first. "
-            "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
-            "Numbers are distances; sizes are height x width."
-        ),
-        *rankings,
-    ]
-
-
-def failures(context: Context) -> Found:
-    """The queries that all runs together rank worst."""
-    ranks = [rank_statistics(run.matching).first_rank for run in context.runs]
-    worst = hardest(ranks, context.queries)
-    if not len(worst):
-        return "every LR query that has a right match is matched rightly at rank 1"
-    queries = context.runs[0].matching.query.samples
-    rows: Rows = [
-        [
-            f"person {sample.pid}", f"camera {sample.camid}", factor_name(sample.factor),
-            *(str(r[i]) for r in ranks),
-        ]
-        for i, sample in ((i, queries[i]) for i in worst)
-    ]  # fmt: skip
-    names = [run.name for run in context.runs]
-    of_all = "geometric mean over the runs" if len(names) > 1 else "rank"
-    table = Table(
-        f"LR queries whose first right match ranks last ({of_all}); multi-shot.",
-        ["query", "camera", "factor", *(f"rank, {n}" for n in names)],
-        rows,
-        words=[1, 2],
-    )
-    rankings = _rankings(context, "failures", worst)
-    if not context.images:
-        return [table, Note(f"No pictures: {PRIVACY}.")]
-    return [table, *rankings]
-
-
-def _rankings(context: Context, name: str, index: NDArray[np.int64]) -> list[Block]:
-    """What each run ranks first for some of the queries.
-
-    Args:
-        context: the runs. Its folder ``files`` gets the table, and the figure if pictures may be
-            shown.
-        name: of the files.
-        index: positions of the queries among all.
-
-    Returns:
-        Nothing if no pictures may be shown.
-    """
-    first = context.runs[0]
-    queries, gallery = first.matching.part(index).query, first.gallery.samples
-    nearest_of = {r.name: nearest(r.matching.part(index), context.depth) for r in context.runs}
-    if context.files:
-        write_text(context.files / f"{name}.csv", ranked.table(queries, first.gallery, nearest_of))
-    if not context.images:
-        return []
-    if context.files:
-        figure = ranked.draw(queries, first.gallery, nearest_of)
-        save(figure, context.files / f"{name}.png")
-    blocks: list[Block] = []
-    for q, query in enumerate(queries.samples):
-        small = sample_image(query)
-        title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
-        shown = picture_of(small, f"query: {title}, {_size(small)}", [_size(small)], lossless=True)
-        runs = []
-        for run_name, matches in nearest_of.items():
-            row = [
-                _match(gallery[place], k + 1, bool(matches.right[q, k]),
-                       float(matches.distance[q, k]))
-                for k, place in enumerate(matches.order[q]) if place >= 0
-            ]  # fmt: skip
-            rank = int(matches.first_rank[q])
-            if rank > len(row):
-                sample = gallery[matches.first_right[q]]
-                row.append(_match(sample, rank, True, float(matches.first_distance[q])))
-            note = f"right at rank {rank}" if rank else "no right match in the gallery"
-            runs.append((run_name, note, row))
-        blocks.append(Gallery(title, shown, runs))
-    return blocks
-
-
-def _size(image: Image.Image) -> str:
-    """Height and width, in the order of all other sizes."""
-    return f"{image.height} x {image.width} px"
-
-
-def _match(sample: Sample, rank: int, right: bool, distance: float) -> Match:
-    word = "right" if right else "wrong"
-    far = f"{distance:.3f}"
-    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}, distance {far}"
-    image = sample_image(sample)
-    if image.height > 128:
-        image = image.resize((max(round(image.width * 128 / image.height), 1), 128))
-    return Match(picture_of(image, alt), right, rank, far)
