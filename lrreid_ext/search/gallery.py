@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,9 @@ from lrreid_ext.evaluation.distance import METRICS, check_features
 from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
 from lrreid_ext.registry import suggest
 from lrreid_ext.results.provenance import config_hash, weights_hash
+from lrreid_ext.search.adding import Change, add_stored
 from lrreid_ext.search.images import (
     Entry,
-    Label,
     Labels,
     Paths,
     content_hash,
@@ -96,33 +96,6 @@ class Answer:
             "weights": {k: round(v, 6) for k, v in self.weights.items()},
             "matches": [m.plain() for m in self.matches],
         }
-
-
-@dataclass
-class Change:
-    """What adding images did.
-
-    Attributes:
-        added: number of entries added.
-        moved: old and new file of contents whose old file no longer holds them. Features stay.
-        relabelled: files whose labels the table changed.
-        replaced: files whose earlier content was dropped, since they hold another.
-        duplicates: files left out, each with the file that has the same content.
-        unchanged: number of files that were stored already.
-        junk: files that their names or the table call bad detections; left out.
-        discarded: stored files dropped because they are junk now.
-        damaged: files that can't be read, and why; left out. Their earlier content stays.
-    """
-
-    added: int = 0
-    moved: list[tuple[str, str]] = field(default_factory=list)
-    relabelled: list[str] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
-    duplicates: list[tuple[str, str]] = field(default_factory=list)
-    unchanged: int = 0
-    junk: list[str] = field(default_factory=list)
-    discarded: list[str] = field(default_factory=list)
-    damaged: list[tuple[str, str]] = field(default_factory=list)
 
 
 class Gallery:
@@ -243,7 +216,7 @@ class Gallery:
     ) -> Change:
         """See :meth:`add`; ``at_once`` stores nothing before all is embedded."""
         change = Change()
-        fresh = self._add_stored(files, labels, change)
+        fresh = add_stored(self.store, files, labels, change)
         waiting: list[tuple[list[Entry], Floats]] = []
         with tqdm(total=len(fresh), desc="features", unit="image", disable=None) as bar:
             for start in range(0, len(fresh), batch_size):
@@ -267,64 +240,6 @@ class Gallery:
             first = "; {}: {}".format(*change.damaged[0]) if change.damaged else ""
             raise GalleryError(f"{self.store.where}: no image can be used{first}")
         return change
-
-    def _add_stored(
-        self, files: Sequence[Path], labels: Labels, change: Change
-    ) -> list[tuple[str, list[str]]]:
-        """Give stored contents their present files and labels, and drop junk.
-
-        Returns:
-            Contents that aren't stored, and the files that hold each.
-        """
-        contents, junk = _contents(files, labels, change)
-        everything = {**contents, **junk}
-        stored = {e.sha256: e for e in self.store.with_contents(set(everything.values()))}
-        outdated = [
-            e for e in self.store.with_files(list(everything)) if everything[e.file] != e.sha256
-        ]
-        places: dict[str, str] = {}
-        fresh: dict[str, list[str]] = {}
-        changed = []
-        for file, sha256 in contents.items():
-            entry = stored.get(sha256)
-            if entry is None:
-                fresh.setdefault(sha256, []).append(file)
-            elif entry.file == file:
-                places[sha256] = file
-                label = labels.of(Path(file))
-                if labels.overrule and any(label) and label != (entry.identity, entry.camera):
-                    changed.append(replace(entry, identity=label[0], camera=label[1]))
-                    change.relabelled.append(file)
-                else:
-                    change.unchanged += 1
-            elif sha256 in places:
-                change.duplicates.append((file, places[sha256]))
-            elif _is_there(entry, contents):
-                places[sha256] = entry.file
-                change.duplicates.append((file, entry.file))
-            else:
-                places[sha256] = file
-                identity, camera = _label_moved(entry, Path(file), labels)
-                changed.append(replace(entry, file=file, identity=identity, camera=camera))
-                change.moved.append((entry.file, file))
-        if changed:
-            self.store.put(changed)
-        # A fresh content takes its file's place once it is embedded.
-        gone = {
-            e.sha256: e
-            for e in outdated
-            if e.sha256 not in places and contents.get(e.file) not in fresh
-        }
-        change.replaced += [e.file for e in gone.values() if e.file not in junk]
-        for file, sha256 in junk.items():
-            entry = stored.get(sha256)
-            if entry is None or sha256 in places:
-                continue
-            if entry.file == file or not _is_there(entry, contents):
-                gone[sha256] = entry
-        change.discarded += [e.file for e in gone.values() if e.file not in change.replaced]
-        self.store.remove(list(gone.values()))
-        return list(fresh.items())
 
     def _embedded(
         self, fresh: Sequence[tuple[str, list[str]]], labels: Labels, change: Change
@@ -517,41 +432,6 @@ def _store_class(where: str) -> type[SqliteStore] | type[MilvusStore]:
     if colon and (hint := suggest(scheme, [SCHEME[:-1]])):
         raise GalleryError(f"{where}: isn't a folder's name.{hint}")
     return SqliteStore
-
-
-def _contents(
-    files: Sequence[Path], labels: Labels, change: Change
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Hashes by path of the files that can be used, and of those that are junk."""
-    contents: dict[str, str] = {}
-    junk: dict[str, str] = {}
-    for path in files:
-        # Market-1501's convention for bad detections.
-        is_junk = labels.of(path)[0].startswith("-")
-        try:
-            (junk if is_junk else contents)[str(path)] = content_hash(read_content(path))
-        except ImageError as error:
-            change.damaged.append(failure(path, error))
-    change.junk += junk
-    return contents, junk
-
-
-def _is_there(entry: Entry, contents: dict[str, str]) -> bool:
-    """Whether an entry's file still holds its content; ``contents`` has those read already."""
-    if entry.file in contents:
-        return contents[entry.file] == entry.sha256
-    try:
-        return content_hash(read_content(entry.file)) == entry.sha256
-    except ImageError:
-        return False
-
-
-def _label_moved(entry: Entry, file: Path, labels: Labels) -> Label:
-    """The label of an entry that moves to ``file``. A table's label counts, or the entry's own; if
-    its own came from its old name, the new name's."""
-    own, new = (entry.identity, entry.camera), labels.of(file)
-    follows = labels.overrule or not any(own) or own == labels.of(Path(entry.file))
-    return new if follows and any(new) else own
 
 
 def _match(query: Entry, rank: int, entry: Entry, distance: float) -> Match:

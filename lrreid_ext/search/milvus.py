@@ -12,7 +12,6 @@ import logging
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -71,15 +70,14 @@ class MilvusStore:
         if "://" not in uri and not Path(uri).exists():
             raise GalleryError(f"{where}: no gallery is there; build one first")
         client = _client(where, uri)
-        with _errors(where):
-            meta = _read_meta(where, client, name)
-            if meta is None:
-                client.close()
-                raise GalleryError(f"{where}: no gallery is there; build one first")
-            store = cls(where, client, Settings.from_plain(meta["settings"]), False)
-            store._take(meta)
-            if client.list_indexes(name):  # a write may have been interrupted between two
-                client.load_collection(name)
+        meta = _read_meta(where, client, name)
+        if meta is None:
+            client.close()
+            raise GalleryError(f"{where}: no gallery is there; build one first")
+        store = cls(where, client, Settings.from_plain(meta["settings"]), False)
+        store._take(meta)
+        if client.list_indexes(name):  # a write may have been interrupted between two
+            client.load_collection(name)
         if store._unfinished:
             logger.warning(
                 "%s: a write was interrupted, or is going on; repeat it if it was interrupted",
@@ -102,14 +100,13 @@ class MilvusStore:
                 "use TEST.METRIC cosine, one of TEST.FUSION.ANCHORS, or a folder"
             )
         client = _client(where, uri)
-        with _errors(where):
-            ours = client.has_collection(_meta_name(name))
-            if ours and not replace and _read_meta(where, client, name):
-                client.close()
-                raise GalleryError(f"{where}: is a gallery already; add to it, or replace it")
-            if client.has_collection(name) and not ours:
-                client.close()
-                raise GalleryError(f"{where}: collection {name} is no gallery; name another")
+        ours = client.has_collection(_meta_name(name))
+        if ours and not replace and _read_meta(where, client, name):
+            client.close()
+            raise GalleryError(f"{where}: is a gallery already; add to it, or replace it")
+        if client.has_collection(name) and not ours:
+            client.close()
+            raise GalleryError(f"{where}: collection {name} is no gallery; name another")
         return cls(where, client, settings, True)
 
     # ------------------------------------------------------------------ reading
@@ -143,23 +140,21 @@ class MilvusStore:
             yield from self._query(f"{column} in {part}", columns)
 
     def _query(self, condition: str, columns: list[str]) -> Any:
-        with _errors(self.where):
-            return self._client.query(
-                self._name, filter=condition, output_fields=columns, consistency_level="Strong"
-            )
+        return self._client.query(
+            self._name, filter=condition, output_fields=columns, consistency_level="Strong"
+        )
 
     def _pages(self, columns: list[str]) -> Iterator[list[Any]]:
         """All rows, in any order, some at a time."""
         if self._new:
             return
-        with _errors(self.where):
-            pages = self._client.query_iterator(
-                self._name, batch_size=_PAGE, filter="", output_fields=columns,
-                consistency_level="Strong",
-            )  # fmt: skip
-            while page := pages.next():
-                yield list(page)
-            pages.close()
+        pages = self._client.query_iterator(
+            self._name, batch_size=_PAGE, filter="", output_fields=columns,
+            consistency_level="Strong",
+        )  # fmt: skip
+        while page := pages.next():
+            yield list(page)
+        pages.close()
 
     def _all(self, columns: list[str]) -> Iterator[Any]:
         return chain.from_iterable(self._pages(columns))
@@ -199,11 +194,10 @@ class MilvusStore:
         vectors = list(self.settings.space.index_queries(queries))
         hits: list[Any] = []
         for start in range(0, len(vectors), _QUERIES):
-            with _errors(self.where):
-                hits += self._client.search(
-                    self._name, data=vectors[start : start + _QUERIES], limit=k,
-                    output_fields=columns, search_params=params, consistency_level="Strong",
-                )  # fmt: skip
+            hits += self._client.search(
+                self._name, data=vectors[start : start + _QUERIES], limit=k,
+                output_fields=columns, search_params=params, consistency_level="Strong",
+            )  # fmt: skip
         return hits
 
     # ------------------------------------------------------------------ writing
@@ -219,17 +213,15 @@ class MilvusStore:
             for i, entry, vector in zip(ids, entries, vectors, strict=True)
         ]
         for start in range(0, len(rows), _BATCH):
-            with _errors(self.where):
-                self._client.upsert(self._name, rows[start : start + _BATCH])
+            self._client.upsert(self._name, rows[start : start + _BATCH])
         self.remove(stored)
         return stored
 
     def remove(self, entries: Sequence[Entry]) -> None:
         for start in range(0, len(entries), _BATCH):
             self._begin()
-            with _errors(self.where):
-                part = entries[start : start + _BATCH]
-                self._client.delete(self._name, ids=[_id(e.sha256) for e in part])
+            part = entries[start : start + _BATCH]
+            self._client.delete(self._name, ids=[_id(e.sha256) for e in part])
 
     def _begin(self) -> None:
         """Before a change: note that a write has begun."""
@@ -240,8 +232,7 @@ class MilvusStore:
             self._new, self._unfinished = False, True
             self._save()
             return
-        with _errors(self.where):
-            meta = _read_meta(self.where, self._client, self._name)
+        meta = _read_meta(self.where, self._client, self._name)
         if meta is None or Settings.from_plain(meta["settings"]) != self.settings:
             raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
         self._take(meta)
@@ -251,10 +242,9 @@ class MilvusStore:
     def refresh(self) -> None:
         if not self._unfinished:
             return
-        with _errors(self.where):
-            if not self._client.list_indexes(self._name):
-                self._index("exact")
-            self._client.flush(self._name)
+        if not self._client.list_indexes(self._name):
+            self._index("exact")
+        self._client.flush(self._name)
         sizes = np.array([(r["height"], r["width"]) for r in self._all(["height", "width"])])
         self._area = float(sizes.astype(np.float64).prod(axis=1).mean()) if len(sizes) else 0.0
         self.recall = self._fitted(len(sizes))
@@ -264,8 +254,7 @@ class MilvusStore:
     def _fitted(self, count: int) -> Recall:
         """Give the collection the right kind of index, and measure its recall."""
         settings = self.settings
-        with _errors(self.where):
-            present = self._client.describe_index(self._name, "vector")["index_type"]
+        present = self._client.describe_index(self._name, "vector")["index_type"]
         kind = choose_kind(settings.kind, count, settings.space)
         if present != _INDEXES[kind][0]:
             self._index(kind)
@@ -286,12 +275,11 @@ class MilvusStore:
         return recall
 
     def _index(self, kind: str) -> None:
-        with _errors(self.where):
-            self._client.release_collection(self._name)
-            if self._client.list_indexes(self._name):
-                self._client.drop_index(self._name, "vector")
-            self._client.create_index(self._name, self._params(kind))
-            self._client.load_collection(self._name)
+        self._client.release_collection(self._name)
+        if self._client.list_indexes(self._name):
+            self._client.drop_index(self._name, "vector")
+        self._client.create_index(self._name, self._params(kind))
+        self._client.load_collection(self._name)
 
     def _params(self, kind: str) -> Any:
         index_type, params = _INDEXES[kind]
@@ -309,20 +297,17 @@ class MilvusStore:
             (_meta_name(self._name), {"content": 65535}, [], 2),
             (self._name, texts, ["height", "width"], self.settings.space.dim),
         ]
-        with _errors(self.where):
-            for name, texts, numbers, dim in tables:
-                if self._client.has_collection(name):
-                    self._client.drop_collection(name)
-                schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-                schema.add_field("id", DataType.INT64, is_primary=True)
-                for column, length in texts.items():
-                    schema.add_field(column, DataType.VARCHAR, max_length=length)
-                for column in numbers:
-                    schema.add_field(column, DataType.INT64)
-                schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-                self._client.create_collection(
-                    name, schema=schema, index_params=self._params("exact")
-                )
+        for name, texts, numbers, dim in tables:
+            if self._client.has_collection(name):
+                self._client.drop_collection(name)
+            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", DataType.INT64, is_primary=True)
+            for column, length in texts.items():
+                schema.add_field(column, DataType.VARCHAR, max_length=length)
+            for column in numbers:
+                schema.add_field(column, DataType.INT64)
+            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+            self._client.create_collection(name, schema=schema, index_params=self._params("exact"))
 
     def _take(self, meta: dict[str, Any]) -> None:
         self.recall = Recall(**meta["recall"])
@@ -334,9 +319,8 @@ class MilvusStore:
             "area": self._area, "unfinished": self._unfinished,
         }  # fmt: skip
         row = {"id": 0, "content": json.dumps(content), "vector": [0.0, 0.0]}
-        with _errors(self.where):
-            self._client.upsert(_meta_name(self._name), [row])
-            self._client.flush(_meta_name(self._name))
+        self._client.upsert(_meta_name(self._name), [row])
+        self._client.flush(_meta_name(self._name))
 
 
 def _id(sha256: str) -> int:
@@ -386,7 +370,25 @@ def _read_meta(where: str, client: Any, name: str) -> dict[str, Any] | None:
     return meta
 
 
-def _client(where: str, uri: str) -> Any:
+class _Client:
+    """A MilvusClient that raises our errors."""
+
+    def __init__(self, where: str, client: Any) -> None:
+        self._where, self._client = where, client
+
+    def __getattr__(self, name: str) -> Any:
+        from pymilvus.exceptions import MilvusException
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return getattr(self._client, name)(*args, **kwargs)
+            except MilvusException as error:
+                raise GalleryError(f"{self._where}: Milvus says: {error.message}") from error
+
+        return call
+
+
+def _client(where: str, uri: str) -> _Client:
     needed = ["pymilvus"] if "://" in uri else ["pymilvus", "milvus_lite"]
     if missing := [m for m in needed if importlib.util.find_spec(m) is None]:
         raise GalleryError(
@@ -406,7 +408,8 @@ def _client(where: str, uri: str) -> Any:
     log = logging.getLogger("milvus_lite.server_manager")
     log.disabled = True  # it would print a traceback of the error that is raised here
     try:
-        return MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
+        client = MilvusClient(uri, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
+        return _Client(where, client)
     except ConnectionConfigException as error:
         raise GalleryError(
             f"{where}: can't be opened ({error.message}). The embedded form serves one process at "
@@ -416,14 +419,3 @@ def _client(where: str, uri: str) -> Any:
         raise GalleryError(f"{where}: Milvus says: {error.message}") from error
     finally:
         log.disabled = False
-
-
-@contextmanager
-def _errors(where: str) -> Iterator[None]:
-    """Milvus's errors as ours."""
-    from pymilvus.exceptions import MilvusException
-
-    try:
-        yield
-    except MilvusException as error:
-        raise GalleryError(f"{where}: Milvus says: {error.message}") from error
