@@ -2,9 +2,7 @@
 
 ::
 
-    from lrreid_ext.data.samples import Batch
-from lrreid_ext.modeling.contract import Restores
-from lrreid_ext import load_model
+    from lrreid_ext import load_model
 
     model = load_model("logs/demo/pshrnet")
     features = model.embed(["query.png", "gallery.png"])
@@ -37,13 +35,13 @@ from lrreid_ext.config import CfgNode, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.pictures import Images, Picture, pictures
 from lrreid_ext.data.recipes import (
+    MANIFEST_FILE,
     RecipeDataset,
     build,
     build_recipe,
     load_manifest,
     recipe_named,
 )
-from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.data.resolution import native_size
 from lrreid_ext.data.samples import Batch
 from lrreid_ext.data.validation import check_fold
