@@ -23,13 +23,13 @@ from fastreid.data.datasets.bases import ImageDataset
 from lrreid_ext.config import CfgNode, merge
 from lrreid_ext.data.loaders import build_dataset_of, test_set_in
 from lrreid_ext.data.recipes import (
+    MANIFEST_FILE,
     RecipeDataset,
     build,
     build_recipe,
     load_manifest,
     recipe_named,
 )
-from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
 from lrreid_ext.data.validation import check_fold
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.run import score

@@ -44,6 +44,7 @@ from lrreid_ext.evaluation.cache import (
 from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.run import score_features
+from lrreid_ext.modeling.contract import Attaches
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
 from lrreid_ext.results import results_table
 from lrreid_ext.results.provenance import tensors_hash
@@ -148,7 +149,7 @@ def check_evaluators(cfg: CfgNode) -> None:
     """
     entries = {n: lookup(EVALUATOR_REGISTRY, n, "TEST.EVALUATORS") for n in cfg.TEST.EVALUATORS}
     for name, entry in entries.items():
-        if hasattr(entry, "attach"):
+        if isinstance(entry, Attaches):
             print(
                 f"note: TEST.EVALUATORS: {name} runs the network and is left out; "
                 "lrreid eval --config-file runs it"

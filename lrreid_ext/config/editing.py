@@ -132,13 +132,13 @@ def _widened_value(key: str, value: Any, default: Any) -> Any:
         raise ValueError(f"{key}: a list is needed, such as \"['{read}']\"")
     if isinstance(default, (list, tuple)) and isinstance(read, (list, tuple)):
         if all(map(_is_number, default)) if default else key in EMPTY_LISTS_OF_NUMBERS:
-            wanted, wrong = "numbers", [one for one in read if not _is_number(one)]
+            kind, wrong = "numbers", [one for one in read if not _is_number(one)]
         elif default and all(isinstance(one, str) for one in default):
-            wanted, wrong = "names", [one for one in read if not isinstance(one, str)]
+            kind, wrong = "names", [one for one in read if not isinstance(one, str)]
         else:
             return value
         if wrong:
-            raise ValueError(f"{key}: {wanted} are needed, not {wrong[0]!r}")
+            raise ValueError(f"{key}: {kind} are needed, not {wrong[0]!r}")
     return value
 
 

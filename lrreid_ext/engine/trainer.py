@@ -116,7 +116,7 @@ class Trainer(TrainerBase):
             evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
             if isinstance(evaluator, ChecksConfig):
                 evaluator.check(self.cfg)
-        seen = [self.data_input]
+        checked = [self.data_input]
         for phase in self.phases:
             cfg = phase_cfg(self.cfg, phase)
             set_step(self.raw_model, phase.step)
@@ -126,9 +126,9 @@ class Trainer(TrainerBase):
             except ConfigError as error:
                 raise ConfigError(f"phase {phase.name}: {error}") from error
             check_copy(self.raw_model, phase)
-            if cfg.INPUT not in seen:
+            if cfg.INPUT not in checked:
                 build_train_dataset(cfg)
-                seen.append(cfg.INPUT)
+                checked.append(cfg.INPUT)
             if isinstance(self.raw_model, ChecksPhase):
                 self.raw_model.check_phase(cfg)
             amp_dtype(cfg)
@@ -144,7 +144,9 @@ class Trainer(TrainerBase):
             "epoch": self.epoch,
             "phase": self.phase.name if self.phase else "",
             "phases": [[p.name, p.epochs] for p in self.phases],
-            "optimizers": {name: own.state_dict() for name, own in self.optimizers.items()},
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+            },
             "best": self.best,
             "results": self.last_results,
             "info": self.training_info() if self.phase else {},
@@ -253,8 +255,8 @@ class Trainer(TrainerBase):
         self.optimizers = build_optimizers(cfg, self.raw_model, steps, scaled=scaled)
         self.grad_scaler = next(iter(self.optimizers.values())).scaler
         if resumed:
-            for name, own in self.optimizers.items():
-                own.load_state_dict(self._stored["optimizers"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(self._stored["optimizers"][name])
         self._stored = {}
         self.model = self.raw_model
         if comm.get_world_size() > 1:
@@ -309,8 +311,8 @@ class Trainer(TrainerBase):
         count = past + (done - 1) // self.accumulate
         # Gradients left over at the end of an epoch are dropped, so that epochs stand alone.
         if (done - 1) % self.accumulate == 0:
-            for own in self.optimizers.values():
-                own.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers.values():
+                optimizer.optimizer.zero_grad(set_to_none=True)
         ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         wait = ddp.no_sync() if ddp is not None and not steps else nullcontext()
         with wait:
@@ -323,24 +325,26 @@ class Trainer(TrainerBase):
             losses = self._weigh(output)
             backward = torch.zeros((), device=self.device)
             for name, share in losses.items():
-                own = self.optimizers[name]
+                optimizer = self.optimizers[name]
                 total = sum(share.values()) / self.accumulate
                 # Times 0 when idle: every process has to give the same gradients.
-                backward = backward + own.scaled(0.0 * total if own.idle(count) else total)
+                backward = backward + optimizer.scaled(
+                    0.0 * total if optimizer.idle(count) else total
+                )
             backward.backward()
         self._log(losses, output.figures, data_time)
         if steps:
             rest(self.resting)
-            for own in self.optimizers.values():
-                own.step(count)
+            for optimizer in self.optimizers.values():
+                optimizer.step(count)
 
     def _weigh(self, output: StepOutput) -> dict[str, dict[str, Tensor]]:
         """The losses that each optimiser follows, weighed by the phase."""
         assert self.phase is not None
         here, weights = f"PHASES.{self.phase.name}", self.phase.loss_weights
-        given = output.by_optimizer()
-        given = {name: share for name, share in given.items() if name in self.optimizers}
-        names = [loss for share in given.values() for loss in share]
+        shares = output.by_optimizer()
+        shares = {name: share for name, share in shares.items() if name in self.optimizers}
+        names = [loss for share in shares.values() for loss in share]
         for name in weights:
             if name not in names:
                 raise ConfigError(
@@ -349,7 +353,7 @@ class Trainer(TrainerBase):
                 )
         kept = {
             name: {k: weights.get(k, 1.0) * v for k, v in share.items() if weights.get(k, 1.0) != 0}
-            for name, share in given.items()
+            for name, share in shares.items()
         }
         for name in self.optimizers:
             if not kept.get(name):

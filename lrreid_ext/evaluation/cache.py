@@ -321,7 +321,7 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
         What has changed, and what can't be told because the file or folder isn't there; a line for
         each.
     """
-    from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, load_manifest
+    from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
 
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]

@@ -112,7 +112,7 @@ def score_features(
     for name in cfg.TEST.EVALUATORS:
         entry = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
         # A class that says it needs the network is not even made.
-        if entry is CrossResolutionEvaluator or hasattr(entry, "attach"):
+        if entry is CrossResolutionEvaluator or isinstance(entry, Attaches):
             continue
         evaluator = entry(cfg, test_set, output_dir)
         if not isinstance(evaluator, Attaches):

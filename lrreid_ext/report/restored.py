@@ -45,7 +45,7 @@ __all__ = ["restored"]
 
 
 def restored(context: Context) -> Content:
-    """LR image, bicubic enlargement, what each front-end makes of it, and the HR twin."""
+    """LR image, bicubic enlargement, restored by each front-end, and the HR twin."""
     able = [r for r in context.runs if isinstance(r.run.module, Restores)]
     able = [r for r in able if front_end(r) != "Identity"]
     if not able:
@@ -139,7 +139,7 @@ def _image(pixels: Tensor) -> Image.Image:
 
 
 def _quality(context: Context, able: Sequence[ScoredRun]) -> Table | None:
-    """Mean PSNR and SSIM, as ImageQualityEvaluator left them beside the checkpoints."""
+    """Mean PSNR and SSIM from the files that ImageQualityEvaluator wrote beside the checkpoints."""
     rows: Rows = []
     for run in able:
         path = Path(run.cfg.OUTPUT_DIR) / f"quality_{context.test_set.name}.json"

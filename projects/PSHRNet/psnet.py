@@ -132,11 +132,11 @@ class PSHRNet(Pipeline):
         chosen = []
         for name in self.ps_terms:
             sequences = outputs.get("sequences", ())
-            known = {f"seq{i + 1}": s for i, s in enumerate(sequences)}
-            known |= {k: v for k, v in outputs.items() if isinstance(v, Tensor)}
-            if name not in known:
+            available = {f"seq{i + 1}": s for i, s in enumerate(sequences)}
+            available |= {k: v for k, v in outputs.items() if isinstance(v, Tensor)}
+            if name not in available:
                 raise ConfigError(
-                    f"PSHRNET.PS_TERMS: this head gives no {name!r}, only {', '.join(known)}"
+                    f"PSHRNET.PS_TERMS: this head gives no {name!r}, only {', '.join(available)}"
                 )
-            chosen.append(known[name])
+            chosen.append(available[name])
         return chosen

@@ -38,8 +38,8 @@ from lrreid_ext.data.loaders import (
     check_input,
     training_items,
 )
+from lrreid_ext.data.lr_images import with_factors
 from lrreid_ext.data.samples import QUERY, Sample, TestSet
-from lrreid_ext.data.sides import by_side
 from lrreid_ext.devices import usable_device
 from lrreid_ext.engine.run import start_log
 from lrreid_ext.errors import ConfigError
@@ -148,7 +148,7 @@ def training_set(cfg: CfgNode, limit: int = 0) -> tuple[TestSet, NDArray[np.bool
         pids = {pid: first + k for k, pid in enumerate(people)}
         items = [item for item in items if item[1] in pids]
         cameras = {c: k for k, c in enumerate(sorted({c for *_, c in items}, key=str))}
-        for image in by_side(cfg, data, name, items):
+        for image in with_factors(cfg, data, name, items):
             place = (image.path, pids[image.pid], cameras[image.camera], "train")
             kernel = cfg.INPUT.LR.KERNEL
             samples.append(Sample(*place, image.factor, image.degrade, kernel, cfg.SEED))
