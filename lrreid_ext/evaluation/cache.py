@@ -35,6 +35,7 @@ from lrreid_ext.results.provenance import (
     tensors_hash,
     weights_hash,
 )
+from lrreid_ext.weights import read_state_dict
 
 __all__ = [
     "CachedFeatures",
@@ -321,8 +322,6 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
         What has changed, and what can't be told because the file or folder isn't there; a line for
         each.
     """
-    from lrreid_ext.engine.checkpoint import read_state_dict
-
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]
     if checkpoint and Path(checkpoint).is_file():

@@ -23,9 +23,9 @@ OPTIONS = ["--option", "identities=4", "--option", "train_identities=2"]
 
 def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(["build", *argv]) == 2
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    return last
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    return line
 
 
 def test_list_shows_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
