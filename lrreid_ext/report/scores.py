@@ -384,7 +384,7 @@ def cost(context: Context) -> Content:
     points = {}
     rows: Rows = []
     for run in context.runs:
-        model, batch = run.run.model, query_batch(run)
+        model, batch = run.run.module, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)

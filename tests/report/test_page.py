@@ -19,12 +19,11 @@ from conftest import ROOT, TINY_PSHRNET
 from mini_runs import SYNTH, trained_run, untrained_run
 from PIL import Image
 
-from lrreid_ext.analysis.runs import Run, changed, load_run
 from lrreid_ext.cli import main
 from lrreid_ext.commands import report
-from lrreid_ext.config import get_cfg, load_cfg
-from lrreid_ext.engine.trainer import build_model, set_step
+from lrreid_ext.config import changed, get_cfg, load_cfg
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.build import build_model, set_step
 from lrreid_ext.report.blocks import Cell, LeftOut, Note, Section, Table, figure_of, picture_of
 from lrreid_ext.report.context import Context, front_end
 from lrreid_ext.report.page import render
@@ -34,6 +33,7 @@ from lrreid_ext.report.scores import seen_factors
 from lrreid_ext.report.sections import build, sections
 from lrreid_ext.results import Figure, Results, results_file
 from lrreid_ext.results.provenance import config_hash
+from lrreid_ext.trained import TrainedModel, load_model
 
 get_cfg()  # the plugins, and their sections
 
@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def scored(runs: tuple[Path, Path]) -> ScoredRun:
     """The trained run's features, with the factors of its config."""
-    return score_run(load_run(str(runs[0])))
+    return score_run(load_model(str(runs[0])))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_draws_that_cannot_differ_are_said(runs, scored: ScoredRun) -> None:
     note = "± 0.0: every person has one gallery image"
     assert note not in text_of(scored, "results")
     opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", "2"]
-    assert note in text_of(score_run(load_run(str(runs[0]), opts), factors=()), "results")
+    assert note in text_of(score_run(load_model(str(runs[0]), "", opts), factors=()), "results")
 
 
 def test_weights_from_the_middle_of_a_phase_are_said(scored: ScoredRun) -> None:
@@ -226,7 +226,7 @@ def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, caps
     assert "'plain' and 'other' know it with different images" in capsys.readouterr().err
     assert not out.exists()
     with pytest.raises(ConfigError, match="--factors: a degradation factor is above 1, not 1"):
-        score_run(load_run(str(runs[1])), factors=[1.0])
+        score_run(load_model(str(runs[1])), factors=[1.0])
 
 
 def test_scored_is_what_the_evaluation_scores(runs, scored: ScoredRun) -> None:
@@ -302,11 +302,11 @@ def test_what_is_written_is_escaped() -> None:
 
 def test_a_teacher_goes_without_the_students_front_end(runs) -> None:
     """PS-HRNet's teacher looks at images as they are; its student's front-end is in the file."""
-    root = load_run(str(runs[0])).cfg.DATASETS.ROOT
+    root = load_model(str(runs[0])).cfg.DATASETS.ROOT
     options = [*TINY_PSHRNET, *SYNTH, "MODEL.HEADS.NUM_CLASSES", "8", "DATASETS.ROOT", root]
     options += ["INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]"]
     cfg = load_cfg(str(ROOT / "projects/PSHRNet/synth.yml"), options)
     model = build_model(cfg).eval()
     for step, name in (("student", cfg.MODEL.SR.NAME), ("teacher", "Identity")):
         set_step(model, step)
-        assert front_end(score_run(Run("one", cfg, model, {}))) == name
+        assert front_end(score_run(TrainedModel("one", cfg, model, {}))) == name
