@@ -27,7 +27,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from lrreid_ext.analysis.runs import changed, run_cfg, run_names, run_path
-from lrreid_ext.commands.common import add_processes, data_set_name
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
@@ -53,6 +52,7 @@ from lrreid_ext.evaluation.cache import (
 from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.run import score_features
+from lrreid_ext.options import add_processes, data_set_name
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
 from lrreid_ext.results import results_table
 from lrreid_ext.results.provenance import tensors_hash

@@ -15,7 +15,6 @@ import argparse
 from pathlib import Path
 
 from lrreid_ext.analysis.runs import Run, load_run, run_path
-from lrreid_ext.commands.common import add_run
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
@@ -23,6 +22,7 @@ from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.export.parity import TOLERANCE, Parity
 from lrreid_ext.files import make_folder
 from lrreid_ext.hub import HUB
+from lrreid_ext.options import add_run
 
 KINDS = ("onnx", "torch", "safetensors")
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "hub"}

@@ -27,12 +27,13 @@ import numpy as np
 from tabulate import tabulate
 
 from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names
-from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
+from lrreid_ext.options import add_data_set, add_run, at_least
+from lrreid_ext.report.plots import write_figure
 from lrreid_ext.results.provenance import provenance
 from projects.SING.fusion import (
     SIGMAS,
