@@ -16,8 +16,9 @@ from torch.multiprocessing import ProcessRaisedException
 from lrreid_ext.config import CfgNode, get_cfg, load_cfg
 from lrreid_ext.devices import device_type, usable_device
 from lrreid_ext.engine.launch import launch
-from lrreid_ext.engine.trainer import Trainer, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.files import write_text
 
 __all__ = ["run_config", "start_log"]
@@ -67,7 +68,7 @@ def _run(cfg: CfgNode, evaluate: bool, resume: bool) -> None:
     get_cfg(cfg.PLUGINS)  # a process started for it has imported no plugin yet
     cfg = _prepare(cfg, evaluate)
     if evaluate:
-        eval_only(cfg)
+        evaluate_trained(cfg)
         return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume)

@@ -34,6 +34,7 @@ from lrreid_ext.results.provenance import (
     tensors_hash,
     weights_hash,
 )
+from lrreid_ext.weights import read_state_dict
 
 __all__ = [
     "CachedFeatures",
@@ -321,7 +322,6 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
         each.
     """
     from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
-    from lrreid_ext.engine.checkpoint import read_state_dict
 
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]

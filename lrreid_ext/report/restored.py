@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from lrreid_ext.data.paired import sample_image
-from lrreid_ext.data.samples import QUERY, QUERY_HR, Batch, Sample
+from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
 from lrreid_ext.modeling.contract import Restores
-from lrreid_ext.modeling.inference import Isolated
+from lrreid_ext.modeling.inference import Isolated, Restoring
 from lrreid_ext.report.blocks import (
     Cell,
     Grid,
@@ -47,7 +46,7 @@ __all__ = ["restored"]
 
 def restored(context: Context) -> Content:
     """LR image, bicubic enlargement, restored by each front-end, and the HR twin."""
-    able = [r for r in context.runs if isinstance(r.run.model, Restores)]
+    able = [r for r in context.runs if isinstance(r.run.module, Restores)]
     able = [r for r in able if front_end(r) != "Identity"]
     if not able:
         return "no run has a super-resolution front-end that its queries pass"
@@ -114,19 +113,9 @@ def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-class _Restore(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        images: Tensor = self.model.restore(batch).images
-        return images
-
-
 def _restorations(run: ScoredRun, index: NDArray[np.int64]) -> Tensor:
     with torch.no_grad():
-        out: Tensor = Isolated(_Restore(run.run.model))(batch_of(run, index))
+        out: Tensor = Isolated(Restoring(run.run.module))(batch_of(run, index))
     return out.float().cpu()
 
 

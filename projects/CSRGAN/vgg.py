@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
-from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
 from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.modeling.backbones.pretrained import hub_weights
+from lrreid_ext.weights import load_strictly, read_state_dict
 
 __all__ = ["KEY", "VGG19", "WAYS_OUT", "read_vgg"]
 

@@ -161,6 +161,7 @@ class DualStream(nn.Module):
         ConfigError: a choice that doesn't exist, or a network that can't be doubled.
     """
 
+    weight_roots = ("stem", "low", "high")
     widest: Tensor
 
     def __init__(

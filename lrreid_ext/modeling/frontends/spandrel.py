@@ -15,6 +15,7 @@ from lrreid_ext.modeling.frontends.interpolation import resampling
 from lrreid_ext.modeling.frontends.restoration import Restoration
 from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import FRONTEND_REGISTRY
+from lrreid_ext.weights import read_state_dict
 
 KEY = "MODEL.SR.SPANDREL.WEIGHTS"
 INPUTS = ("reduced", "full")
@@ -62,8 +63,6 @@ class Spandrel(Restoration):
     def __init__(
         self, *, weights: str, frozen: bool = True, feed: str = "reduced", loss: str = "l1"
     ) -> None:
-        from lrreid_ext.engine.checkpoint import read_state_dict
-
         super().__init__(loss)
         if feed not in INPUTS:
             raise ConfigError(f"MODEL.SR.SPANDREL.FEED: {feed!r} is none of {', '.join(INPUTS)}")

@@ -73,6 +73,11 @@ class Anchors(nn.Module):
         self.register_buffer("trained", torch.zeros(len(factors), dtype=torch.bool))
         self._settled: list[int] = []
 
+    @property
+    def weight_roots(self) -> list[str]:
+        """Every anchor takes published weights."""
+        return [f"anchors.{name}" for name in self.anchors]
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""

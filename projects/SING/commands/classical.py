@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from lrreid_ext.commands.common import add_overrides, at_least
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import (
     build_dataset_of,
@@ -42,11 +41,12 @@ from lrreid_ext.data.lr_images import with_factors
 from lrreid_ext.data.samples import QUERY, Sample, TestSet
 from lrreid_ext.devices import usable_device
 from lrreid_ext.engine.run import start_log
-from lrreid_ext.engine.trainer import training_info_of
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
+from lrreid_ext.options import add_overrides, at_least
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest
+from lrreid_ext.trained import read_weights
 from projects.SING.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
 from projects.SING.classical.lomo import HEIGHT, WIDTH
 
@@ -291,7 +291,7 @@ def evaluate(
 ) -> None:
     """Evaluate on every data set of DATASETS.TESTS, and write the results with ``facts``."""
     more: dict[str, Any] = {"classical": facts}
-    if cfg.MODEL.WEIGHTS and (training := training_info_of(cfg.MODEL.WEIGHTS)):
+    if cfg.MODEL.WEIGHTS and (training := read_weights(cfg).training):
         more["training"] = training
     for name in cfg.DATASETS.TESTS:
         test_set = limited(build_test_set(cfg, name), limit)
