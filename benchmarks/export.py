@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from lrreid_ext.analysis.runs import Run
 from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cost import parameters
 from lrreid_ext.export.deployable import Deployable, pack
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.parity import TOLERANCE, Parity
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.results.provenance import provenance
+from lrreid_ext.trained import TrainedModel
 from shared import (
     MEGABYTE,
     BenchmarkError,
@@ -49,7 +49,7 @@ FORMATS = ("torch", "onnx")
 RUNTIMES = ("eager", *FORMATS)
 
 
-def build(system: str, options: Sequence[str], seed: int) -> Run:
+def build(system: str, options: Sequence[str], seed: int) -> TrainedModel:
     """A system with random weights, as large as its YAML makes it, on the CPU."""
     torch.manual_seed(seed)
     words = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.PRETRAIN", "False"]
@@ -58,7 +58,7 @@ def build(system: str, options: Sequence[str], seed: int) -> Run:
     model = build_model(cfg).eval()
     if hasattr(model, "trained"):
         model.trained.fill_(True)  # else only the anchors that were trained are exported
-    return Run(system, cfg, model, {})
+    return TrainedModel(system, cfg, model, {})
 
 
 def export(
@@ -72,8 +72,8 @@ def export(
         by batch size and runtime the ``seconds`` of each pass.
     """
     run = build(system, options, args.seed)
-    deployable = Deployable(run.cfg, run.model)
-    parity = Parity(run.cfg, run.model, tolerance=TOLERANCE, seed=args.seed)
+    deployable = Deployable(run.cfg, run.module)
+    parity = Parity(run.cfg, run.module, tolerance=TOLERANCE, seed=args.seed)
     files: dict[str, dict[str, Any]] = {}
     paths = {"torch": folder / f"{system}.pt2", "onnx": folder / f"{system}.onnx"}
     for kind, write in (("torch", write_torch), ("onnx", write_onnx)):

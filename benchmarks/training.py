@@ -25,7 +25,8 @@ from tabulate import tabulate
 
 from lrreid_ext import build_dataset
 from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import Trainer, prepare
+from lrreid_ext.engine.trainer import Trainer
+from lrreid_ext.modeling.contract import PreparesTraining
 from lrreid_ext.results.provenance import provenance
 from shared import (
     MEGABYTE,
@@ -81,7 +82,9 @@ def train(system: str, precision: str, args: argparse.Namespace) -> dict[str, An
     waited: list[float] = []
     with EventStorage(trainer.iter) as trainer.storage:
         if last.start:  # what the first phase does when training begins
-            prepare(trainer.raw_model, trainer.data_loader.dataset)
+            for module in trainer.raw_model.modules():
+                if isinstance(module, PreparesTraining):
+                    module.prepare(trainer.data_loader.dataset)
         trainer.before_epoch()
         peak = PeakMemory(args.device)
         for step in range(1, args.warm_up + args.iterations + 1):

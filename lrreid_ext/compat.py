@@ -46,24 +46,29 @@ def _lend_removed_names() -> Iterator[None]:
             del sys.modules["torch._six"]
 
 
+def _import_parts() -> None:
+    """Import the parts of fastreid that need the removed names, while these are lent to it."""
+    try:
+        with _lend_removed_names(), warnings.catch_warnings():
+            # It recommends its Cython ranking, which this project has no use for.
+            warnings.filterwarnings("ignore", message="Cython rank evaluation")
+            # The trainer imports data, modelling, solver and evaluation; the predictor too.
+            for name in ("fastreid.engine", "fastreid.modeling", "fastreid.evaluation.rank"):
+                importlib.import_module(name)
+    except ImportError as error:
+        raise HostNotFoundError(
+            f"fastreid is installed but can't be imported: {error}. Install this project with its "
+            f"dependencies (`pip install -e .`) and fastreid {FASTREID_VERSION}:\n\n"
+            f"    {INSTALL_COMMAND}\n"
+        ) from error
+
+
 class _HostLoader(importlib.machinery.SourceFileLoader):
-    """Loads the package ``fastreid`` and, with the removed names lent to it, what needs them."""
+    """Loads the package ``fastreid`` with all its parts."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         super().exec_module(module)
-        try:
-            with _lend_removed_names(), warnings.catch_warnings():
-                # It recommends its Cython ranking, which this project has no use for.
-                warnings.filterwarnings("ignore", message="Cython rank evaluation")
-                # The trainer imports data, modelling, solver and evaluation; the predictor too.
-                for name in ("fastreid.engine", "fastreid.modeling", "fastreid.evaluation.rank"):
-                    importlib.import_module(name)
-        except ImportError as error:
-            raise HostNotFoundError(
-                f"fastreid is installed but can't be imported: {error}. Install this project with "
-                f"its dependencies (`pip install -e .`) and fastreid {FASTREID_VERSION}:\n\n"
-                f"    {INSTALL_COMMAND}\n"
-            ) from error
+        _import_parts()
 
 
 class _HostFinder(importlib.abc.MetaPathFinder):
@@ -89,6 +94,12 @@ class _HostFinder(importlib.abc.MetaPathFinder):
 
 
 def prepare_host() -> None:
-    """Let fastreid be imported, whenever somebody first does. Safe to call any number of times."""
-    if not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
+    """Let fastreid be imported, whenever somebody first does. Safe to call any number of times.
+
+    Raises:
+        HostNotFoundError: fastreid, of which somebody has imported a part already, lacks something.
+    """
+    if "fastreid" in sys.modules:
+        _import_parts()
+    elif not any(isinstance(finder, _HostFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _HostFinder())

@@ -9,7 +9,7 @@ from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import build_model
+from lrreid_ext.modeling.build import build_model
 
 SYNTH = [
     "DATASETS.NAMES", "['synth_pedestrians']",

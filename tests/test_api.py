@@ -18,11 +18,13 @@ import lrreid_ext
 from lrreid_ext import TrainedModel, build_dataset, evaluate, load_model
 from lrreid_ext.config import load_cfg
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.engine.checkpoint import read_state_dict
-from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError, ImageError
 from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.files import write_text
+from lrreid_ext.modeling.build import build_model
+from lrreid_ext.weights import read_state_dict
 
 SET = "mlr_market1501"
 
@@ -249,7 +251,7 @@ def test_features_of_anchors_stand_side_by_side(make_cfg: Any, tmp_path: Path) -
 
 
 def test_evaluates_as_the_command_does(run: Path, model: TrainedModel, tmp_path: Path) -> None:
-    wanted = eval_only(model.cfg)[SET]
+    wanted = evaluate_trained(model.cfg)[SET]
     before = sorted(p.name for p in run.iterdir())
     assert evaluate(model, SET) == wanted
     built = Path(model.cfg.DATASETS.ROOT, SET)

@@ -35,8 +35,13 @@ def _python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
 
 
-def test_lent_names_are_taken_away_again() -> None:
-    done = _python(LENT)
+# A script that imports a part of fastreid first.
+BEFORE = "from fastreid.config import CfgNode; import lrreid_ext, fastreid.data.build"
+
+
+@pytest.mark.parametrize("code", [LENT, BEFORE])
+def test_lent_names_are_taken_away_again(code: str) -> None:
+    done = _python(code)
     assert done.returncode == 0, done.stderr
 
 

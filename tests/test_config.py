@@ -110,7 +110,7 @@ def test_evaluation_has_its_own_help(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     said = capsys.readouterr().out
-    assert "Evaluate a trained model" in said and "--resume" not in said
+    assert "Evaluate trained models" in said and "--resume" not in said
     assert main(["eval", "--config-file", SYNTH, "MODEL.WEIGHTS", "nowhere.pth"]) == 2
     assert "nowhere.pth" in capsys.readouterr().err
 

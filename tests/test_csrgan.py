@@ -17,9 +17,11 @@ from torchvision.models import vgg as torchvision_vgg
 
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
-from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.cost import parameters
+from lrreid_ext.evaluation.run import evaluate_trained
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.frontends.srgan import reduced
 from projects.CSRGAN import CSRGAN, VGG19, Discriminator
@@ -343,7 +345,7 @@ def test_what_is_no_vgg_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("features.34.bias", "classifier.0.weight"):
         with pytest.raises(WeightsError, match="not a VGG-19"):
             VGG19({k: v for k, v in state.items() if k != name}, where="x")
-    with pytest.raises(WeightsError, match=r"classifier\.0 reads 5 numbers, but gets 392"):
+    with pytest.raises(WeightsError, match=r"VGG-19.*\n.*classifier\.0\.weight \[8, 5\]"):
         VGG19({**state, "classifier.0.weight": torch.zeros(8, 5)}, where="x")
     with pytest.raises(WeightsError, match="not a VGG-19"):
         VGG19({**state, "features.2.weight": torch.zeros(8, 9, 3, 3)}, where="x")
@@ -431,7 +433,7 @@ def test_one_command_runs_three_phases(make_cfg: Any, monkeypatch: pytest.Monkey
     assert logged >= {"loss_common_human", "loss_discriminator", "discriminator_accuracy"}
     after = trainer.raw_model.vgg.state_dict()
     assert all(torch.equal(v, after[k]) for k, v in judge.items())
-    again = eval_only(cfg)["mlr_market1501"]  # which needs no VGG
+    again = evaluate_trained(cfg)["mlr_market1501"]  # which needs no VGG
     assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from lrreid_ext.engine.trainer import Trainer, eval_only
+from lrreid_ext.engine.trainer import Trainer
+from lrreid_ext.evaluation.run import evaluate_trained
 
 YAML = "projects/FFSR_RIFE/synth.yml"
 SMALL = [
@@ -58,7 +59,7 @@ def test_one_command_runs_four_phases(make_cfg: Any, monkeypatch: pytest.MonkeyP
     assert seen[1][1] - seen[0][1] == {"loss_foreground"}
     assert seen[2][1] - seen[1][1] == {"loss_gates", "loss_smooth_cross_entropy"}
     assert int(trainer.raw_model.backbone.widest) == 32
-    again = eval_only(cfg)["mlr_market1501"]
+    again = evaluate_trained(cfg)["mlr_market1501"]
     assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
 
 

@@ -18,11 +18,11 @@ from lrreid_ext import TrainedModel, load_model
 from lrreid_ext.analysis import runs as runs_module
 from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import GalleryError
 from lrreid_ext.evaluation.distance import distance_matrix
 from lrreid_ext.evaluation.fusion import anchor_weights, areas
 from lrreid_ext.files import write_text
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.search import Gallery
 
 MILVUS = pytest.mark.skipif(

@@ -18,8 +18,8 @@ from PIL import Image
 
 from lrreid_ext.config import load_cfg
 from lrreid_ext.data.recipes import build_recipe
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.files import write_text
+from lrreid_ext.modeling.build import build_model
 
 BLOCK = re.compile(r"^<!-- run -->\n```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -110,7 +110,7 @@ def test_every_yaml_loads_and_builds(path: Path, monkeypatch: pytest.MonkeyPatch
     import torch
 
     from lrreid_ext.config import phase_cfg, phases_of
-    from lrreid_ext.engine.trainer import build_model, set_step
+    from lrreid_ext.modeling.build import build_model, set_step
     from lrreid_ext.registry import DATASET_REGISTRY, lookup
 
     cfg: CfgNode = load_cfg(

@@ -15,8 +15,10 @@ from conftest import TINY, assert_same, killed_at, state
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.paired import select
 from lrreid_ext.engine.optimizers import build_optimizers
-from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.run import evaluate_trained
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.losses import batch_hard_triplet, fool, mean_over, tell_apart
 from projects.RAIN import RAIN, HRDecoder, ResolutionCritic
@@ -261,7 +263,7 @@ def test_trains_with_any_share_of_labels(make_cfg: Make, share: str) -> None:
     after = state(trainer)
     moved = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
     assert moved >= {"backbone", "critics", "decoder"}
-    again = eval_only(cfg)["mlr_market1501"]
+    again = evaluate_trained(cfg)["mlr_market1501"]
     assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
 
 

@@ -11,8 +11,10 @@ import torch
 from conftest import ROOT, TINY
 
 from lrreid_ext.config import CfgNode, load_cfg
-from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.run import evaluate_trained
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.frontends import build_frontend
 from lrreid_ext.modeling.meta_arch import take
 from projects.SING.sing import SING
@@ -180,13 +182,13 @@ def test_one_command_trains_three_anchors_and_fuses_them(cfg: CfgNode, tmp_path:
     weights = [k for k in after if k.startswith(key) and after[k].ndim == 4]
     assert all(not torch.equal(after[k], after[k.replace("x2", "x3")]) for k in weights)
 
-    again = eval_only(cfg)["mlr_market1501"]
+    again = evaluate_trained(cfg)["mlr_market1501"]
     assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
     assert after["trained"].tolist() == [True] * 3
     single = sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[3]")
-    assert eval_only(single)["mlr_market1501"].keys() == again.keys()
+    assert evaluate_trained(single)["mlr_market1501"].keys() == again.keys()
     with pytest.raises(ConfigError, match=r"TEST\.FUSION\.ANCHORS.*5"):
-        eval_only(sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[5]"))
+        evaluate_trained(sing_cfg(Path(cfg.DATASETS.ROOT), tmp_path, "TEST.FUSION.ANCHORS", "[5]"))
 
 
 def test_a_skipped_anchor_starts_from_what_came_before_and_is_not_fused(

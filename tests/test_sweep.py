@@ -13,10 +13,9 @@ import pytest
 import yaml
 from conftest import ROOT, TINY_OSNET
 
-from lrreid_ext.analysis.runs import difference
 from lrreid_ext.cli import main
 from lrreid_ext.commands.sweep import draw, numbers, read_sweep, to_csv
-from lrreid_ext.config import load_cfg
+from lrreid_ext.config import difference, load_cfg
 from lrreid_ext.engine.run import run_config
 from lrreid_ext.engine.sweep import Training, repetitions
 from lrreid_ext.errors import ConfigError

@@ -26,20 +26,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import changed, run_cfg, run_names, run_path
 from lrreid_ext.commands.common import add_processes, data_set_name
-from lrreid_ext.config import CfgNode, get_cfg
+from lrreid_ext.config import CfgNode, changed, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
-from lrreid_ext.engine.checkpoint import read_state_dict
 from lrreid_ext.engine.run import run_config
-from lrreid_ext.engine.trainer import (
-    checkpoint_of,
-    classes_in,
-    load_trained,
-    training_info_of,
-    with_num_classes,
-)
 from lrreid_ext.errors import CacheError, ConfigError
 from lrreid_ext.evaluation.cache import (
     SUFFIX,
@@ -53,9 +44,11 @@ from lrreid_ext.evaluation.cache import (
 from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.run import score_features
+from lrreid_ext.modeling.contract import Attaches
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
 from lrreid_ext.results import results_table
 from lrreid_ext.results.provenance import tensors_hash
+from lrreid_ext.trained import name_and_path, read_weights, run_cfg, run_names
 
 # What of TEST bears on scoring alone, and can be changed for features that stand.
 SCORING = (
@@ -85,21 +78,18 @@ def run_features(
             "TEST.INITIAL: the features kept here are those of trained weights; evaluate initial "
             "ones by lrreid eval --config-file, with the same keys"
         )
-    path = checkpoint_of(cfg)
-    training = training_info_of(path)
-    test_set = build_test_set(cfg, data_set)
-    if training:
-        test_set = replace(test_set, info={**test_set.info, "training": training})
-    state = read_state_dict(path, "MODEL.WEIGHTS")
-    if not cfg.MODEL.HEADS.NUM_CLASSES:
-        cfg = with_num_classes(cfg, classes_in(state))
-    ready = find_cache(cache, cache_key(cfg, tensors_hash(state), test_set), test_set)
-    if ready is not None:
-        return changed(cfg, ("MODEL.WEIGHTS", path)), test_set, ready.features, True
-    cfg, model, _ = load_trained(cfg)
-    found = cached_features(cfg, model, test_set, cache)
-    assert found is not None  # this is the only process
-    return cfg, test_set, found, False
+    weights = read_weights(cfg)
+    test_set = build_test_set(weights.cfg, data_set)
+    if weights.training:
+        test_set = replace(test_set, info={**test_set.info, "training": weights.training})
+    key = cache_key(weights.cfg, tensors_hash(weights.state), test_set)
+    cached = find_cache(cache, key, test_set)
+    if cached is not None:
+        return weights.cfg, test_set, cached.features, True
+    model = weights.build(data_set)
+    features = cached_features(model.cfg, model.module, test_set, cache)
+    assert features is not None  # this is the only process
+    return model.cfg, test_set, features, False
 
 
 def file_cfg(cached: CachedFeatures, opts: Sequence[str]) -> CfgNode:
@@ -159,7 +149,7 @@ def check_evaluators(cfg: CfgNode) -> None:
     """
     entries = {n: lookup(EVALUATOR_REGISTRY, n, "TEST.EVALUATORS") for n in cfg.TEST.EVALUATORS}
     for name, entry in entries.items():
-        if hasattr(entry, "attach"):
+        if isinstance(entry, Attaches):
             print(
                 f"note: TEST.EVALUATORS: {name} runs the network and is left out; "
                 "lrreid eval --config-file runs it"
@@ -211,7 +201,7 @@ def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     results, labels = [], []
     for name, text in zip(run_names(args.words), args.words, strict=True):
-        path = str(run_path(text))
+        path = str(name_and_path(text)[1])
         if path.endswith(SUFFIX) and is_features(path):
             if args.data_set:
                 raise ConfigError(f"--data-set: {path} holds features of one data set already")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrreid_ext.analysis.runs import Run, load_run, run_path
 from lrreid_ext.commands.common import add_run
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.deployable import Deployable
@@ -22,7 +21,8 @@ from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.export.parity import TOLERANCE, Parity
 from lrreid_ext.files import make_folder
-from lrreid_ext.hub import HUB
+from lrreid_ext.trained import TrainedModel, load_model, name_and_path
+from lrreid_ext.weights import HUB
 
 KINDS = ("onnx", "torch", "safetensors")
 FILES = {"onnx": "model.onnx", "torch": "model.pt2", "safetensors": "hub"}
@@ -66,12 +66,12 @@ def run(args: argparse.Namespace) -> None:
     if "onnx" in args.to:
         runtime()  # what lacks is better known before the model is loaded; so is a wrong folder
     given = make_folder(args.out) if args.out else None
-    run = load_run(args.run, args.opts, "cpu")
+    run = load_model(args.run, "cpu", args.opts)
     folder = given or make_folder(_home(args.run, run) / "export")
     kinds = [kind for kind in ("onnx", "torch") if kind in args.to]
     if kinds:
-        deployable = Deployable(run.cfg, run.model, resized=args.resized)
-        parity = Parity(run.cfg, run.model, resized=args.resized, tolerance=args.tolerance)
+        deployable = Deployable(run.cfg, run.module, resized=args.resized)
+        parity = Parity(run.cfg, run.module, resized=args.resized, tolerance=args.tolerance)
         for kind in kinds:
             path = folder / FILES[kind]
             write = write_onnx if kind == "onnx" else write_torch
@@ -88,10 +88,10 @@ def run(args: argparse.Namespace) -> None:
             print(f"{push_to_hub(path, args.push)}: uploaded")
 
 
-def _home(text: str, run: Run) -> Path:
+def _home(text: str, run: TrainedModel) -> Path:
     """The run's folder, or for one of the hub, whose own is among its downloads, one named like it
     here."""
-    named = str(run_path(text))
+    named = str(name_and_path(text)[1])
     if not named.startswith(HUB):
         return Path(run.cfg.OUTPUT_DIR)
     return Path(named.removeprefix(HUB).replace("/", "--").replace("@", "--"))

@@ -18,16 +18,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.api import TrainedModel, load_model
 from lrreid_ext.commands.common import at_least
 from lrreid_ext.errors import GalleryError
 from lrreid_ext.files import check_place, write_json, write_text
-from lrreid_ext.hub import HUB
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.search import Change, Gallery
 from lrreid_ext.search.index import KINDS
 from lrreid_ext.search.page import html_page, screen
 from lrreid_ext.search.store import Settings, Store
+from lrreid_ext.trained import TrainedModel, load_model
+from lrreid_ext.weights import HUB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

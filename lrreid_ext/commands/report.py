@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.commands.common import add_data_set, add_run, at_least
 from lrreid_ext.config import get_cfg
 from lrreid_ext.files import check_place, write_json, write_text
@@ -40,6 +39,7 @@ from lrreid_ext.report.page import render
 from lrreid_ext.report.scored import score_runs
 from lrreid_ext.report.sections import build, sections
 from lrreid_ext.results.provenance import commit, provenance
+from lrreid_ext.trained import load_model, run_names
 
 FACTORS = (2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -79,7 +79,7 @@ def page(
         ConfigError, FileNotFoundError, WeightsError: runs that can't be used.
     """
     names = run_names(texts)
-    runs = [load_run(text, opts) for text in texts]
+    runs = [load_model(text, "", opts) for text in texts]
     _say("extracting features")
     scored = score_runs(runs, data_set, factors)
     test_set = scored[0].test_set

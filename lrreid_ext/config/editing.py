@@ -1,7 +1,8 @@
-"""Changes to a config: merging values, overrides."""
+"""Changes to a config, and differences between two."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from lrreid_ext.config.defaults import EMPTY_LISTS_OF_NUMBERS
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.registry import suggest
 
-__all__ = ["keys_of", "merge", "override", "widened"]
+__all__ = ["changed", "difference", "flat_config", "keys_of", "merge", "override", "widened"]
 
 
 def keys_of(cfg: CfgNode) -> list[str]:
@@ -131,15 +132,57 @@ def _widened_value(key: str, value: Any, default: Any) -> Any:
         raise ValueError(f"{key}: a list is needed, such as \"['{read}']\"")
     if isinstance(default, (list, tuple)) and isinstance(read, (list, tuple)):
         if all(map(_is_number, default)) if default else key in EMPTY_LISTS_OF_NUMBERS:
-            wanted, wrong = "numbers", [one for one in read if not _is_number(one)]
+            kind, wrong = "numbers", [one for one in read if not _is_number(one)]
         elif default and all(isinstance(one, str) for one in default):
-            wanted, wrong = "names", [one for one in read if not isinstance(one, str)]
+            kind, wrong = "names", [one for one in read if not isinstance(one, str)]
         else:
             return value
         if wrong:
-            raise ValueError(f"{key}: {wanted} are needed, not {wrong[0]!r}")
+            raise ValueError(f"{key}: {kind} are needed, not {wrong[0]!r}")
     return value
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# Keys that say where and how fast a run is made, and change nothing in it.
+_PLACE = re.compile(
+    r"OUTPUT_DIR|DATASETS\.(ROOT|SOURCE)|MODEL\.DEVICE|.*\.NUM_WORKERS|SOLVER\.LOG_PERIOD"
+    r"|SOLVER\.CHECKPOINT_PERIOD|PLUGINS|MODEL\.HEADS\.NUM_CLASSES"
+)
+
+
+def changed(cfg: CfgNode, *settings: tuple[str, Any]) -> CfgNode:
+    """A frozen copy of a config with some keys set, each by its dotted name."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in settings:
+        node = cfg
+        *branches, leaf = key.split(".")
+        for branch in branches:
+            node = node[branch]
+        node[leaf] = value
+    cfg.freeze()
+    return cfg
+
+
+def flat_config(cfg: CfgNode, prefix: str = "") -> dict[str, str]:
+    """Every key's value as text, by its dotted name."""
+    values: dict[str, str] = {}
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            values |= flat_config(value, f"{prefix}{key}.")
+        else:
+            values[f"{prefix}{key}"] = str(list(value) if isinstance(value, tuple) else value)
+    return values
+
+
+def difference(old_cfg: CfgNode, new_cfg: CfgNode) -> str:
+    """The first key in which two configs would train or evaluate differently, with both values; ""
+    if there is none."""
+    old, new = flat_config(old_cfg), flat_config(new_cfg)
+    for key in dict.fromkeys([*new, *old]):
+        if not _PLACE.fullmatch(key) and old.get(key) != new.get(key):
+            return f"{key} was {old.get(key, 'not set')}, and now is {new.get(key, 'not set')}"
+    return ""

@@ -68,7 +68,7 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
         if cfg.SOLVER.MAX_EPOCH < 1:
             raise ConfigError(f"SOLVER.MAX_EPOCH: {cfg.SOLVER.MAX_EPOCH} must be at least 1")
         return [Phase("main", cfg.SOLVER.MAX_EPOCH, 0)]
-    known = [f.name.upper() for f in fields(Phase) if f.name not in ("name", "start")]
+    keys = [f.name.upper() for f in fields(Phase) if f.name not in ("name", "start")]
     names = list(cfg.PHASES)
     if cfg.START_PHASE and cfg.START_PHASE not in names:
         raise ConfigError(
@@ -83,8 +83,8 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
             continue
         entry = {k: v for k, v in cfg.PHASES[name].items() if v is not None}
         for key in entry:
-            if key not in known:
-                raise ConfigError(f"PHASES.{name}.{key} is not a key.{suggest(key, known)}")
+            if key not in keys:
+                raise ConfigError(f"PHASES.{name}.{key} is not a key.{suggest(key, keys)}")
         epochs = entry.pop("EPOCHS", None)
         if not isinstance(epochs, int) or epochs < 0:
             raise ConfigError(f"PHASES.{name}.EPOCHS: a whole number of epochs is needed")

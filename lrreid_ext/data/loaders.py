@@ -19,8 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.folds import Item, fold_of
-from lrreid_ext.data.labels import labelled_identities
+from lrreid_ext.data.folds import Item, fold_of, labelled_identities
 from lrreid_ext.data.mixed_gallery import mixed_gallery
 from lrreid_ext.data.paired import PairedDataset, TestDataset, collate
 from lrreid_ext.data.recipes import test_set_of

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lrreid_ext.data.degrade import Draws, degrade, draw_factor, draw_width
-from lrreid_ext.data.labels import UNLABELLED
+from lrreid_ext.data.folds import UNLABELLED, Item
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.resolution import check_native_size, native_size
 from lrreid_ext.data.samples import (
@@ -66,7 +66,7 @@ class PairedDataset(CommDataset):
 
     def __init__(
         self,
-        img_items: list[tuple[str, Any, Any]],
+        img_items: list[Item],
         transform: Transform,
         *,
         factors: Sequence[float] = (2, 3, 4),

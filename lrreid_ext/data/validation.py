@@ -7,10 +7,10 @@ from typing import Any
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.folds import fold_of
+from lrreid_ext.data.lr_images import with_factors
 from lrreid_ext.data.recipes.dataset import RecipeDataset, twin_samples
 from lrreid_ext.data.recipes.rules import ByCamera, VariedWidthRecipe
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
-from lrreid_ext.data.sides import by_side
 from lrreid_ext.errors import ConfigError
 
 
@@ -43,7 +43,7 @@ def validation_set(cfg: CfgNode, data: Any, name: str) -> TestSet:
     identities = {pid: i for i, pid in enumerate(sorted({p for _, p, _ in items}, key=str), 1)}
     cameras = {cam: i for i, cam in enumerate(sorted({c for *_, c in data.train}, key=str), 1)}
     samples, twins = [], []
-    for image in by_side(cfg, data, name, items):
+    for image in with_factors(cfg, data, name, items):
         place = (image.path, identities[image.pid], cameras[image.camera])
         role = lr_role if image.low else hr_role
         kernel = cfg.INPUT.LR.KERNEL

@@ -188,12 +188,12 @@ def optimizer_cfg(cfg: CfgNode, name: str) -> tuple[CfgNode, int]:
     every = options.pop(EVERY, 1)
     if not isinstance(every, int) or every < 1:
         raise ConfigError(f"{key}.{EVERY}: {every!r} must be a whole number from 1")
-    known = [k for k in cfg.SOLVER if k not in SHARED]
+    keys = [k for k in cfg.SOLVER if k not in SHARED]
     for option in options:
         if option in SHARED:
             raise ConfigError(f"{key}.{option}: holds for all optimisers; set SOLVER.{option}")
-        if option not in known:
-            raise ConfigError(f"{key}.{option} is not a key.{suggest(option, [*known, EVERY])}")
+        if option not in keys:
+            raise ConfigError(f"{key}.{option} is not a key.{suggest(option, [*keys, EVERY])}")
     merged = cfg.clone()
     merged.defrost()
     try:
@@ -236,14 +236,14 @@ def build_optimizer(
     names = {id(p): name for name, p in model.named_parameters()}
     if only is not None:
         groups = [group for group in groups if names[id(group["params"][0])] in only]
-    known = {name for name, _ in model.named_modules()} | set(names.values())
+    parts = {name for name, _ in model.named_modules()} | set(names.values())
     for pair in solver.LR_FACTORS:
         if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
             raise ConfigError(f"SOLVER.LR_FACTORS: [module, factor] is needed, not {pair!r}")
         prefix = pair[0]
-        if prefix not in known:
+        if prefix not in parts:
             raise ConfigError(
-                f"SOLVER.LR_FACTORS: the model has no part {prefix!r}.{suggest(prefix, known)}"
+                f"SOLVER.LR_FACTORS: the model has no part {prefix!r}.{suggest(prefix, parts)}"
             )
     for group in groups:
         group.pop("freeze_status", None)

@@ -13,11 +13,12 @@ from fastreid.utils import comm
 from fastreid.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
-from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.config import CfgNode, get_cfg, load_cfg
 from lrreid_ext.devices import device_type, usable_device
 from lrreid_ext.engine.launch import launch
-from lrreid_ext.engine.trainer import Trainer, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import USER_ERRORS, ConfigError
+from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.files import write_text
 
 __all__ = ["run_config", "start_log"]
@@ -48,13 +49,11 @@ def run_config(
     Raises:
         UserError: the config, the weights or the data can't be used.
     """
-    # Read here too: most mistakes then show before any process is started.
     cfg = load_cfg(str(config_file), overrides)
     gpu = device_type(cfg.MODEL.DEVICE) == "cuda" and torch.cuda.is_available()
     backend = "nccl" if gpu else "gloo"
-    args = (str(config_file), tuple(overrides), evaluate, resume)
     try:
-        launch(_run, processes, machines, machine_rank, url, args, backend)
+        launch(_run, processes, machines, machine_rank, url, (cfg, evaluate, resume), backend)
     except ProcessRaisedException as error:
         # The last line of its message is `module.Class: text` of the error in the other process.
         name, _, text = str(error).strip().splitlines()[-1].partition(": ")
@@ -64,11 +63,12 @@ def run_config(
         raise
 
 
-def _run(config_file: str, overrides: Sequence[str], evaluate: bool, resume: bool) -> None:
+def _run(cfg: CfgNode, evaluate: bool, resume: bool) -> None:
     """What each process does."""
-    cfg = _prepare(load_cfg(config_file, overrides), evaluate)
+    get_cfg(cfg.PLUGINS)  # a process started for it has imported no plugin yet
+    cfg = _prepare(cfg, evaluate)
     if evaluate:
-        eval_only(cfg)
+        evaluate_trained(cfg)
         return
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume)

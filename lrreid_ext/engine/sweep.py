@@ -10,15 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.analysis.runs import CONFIG_FILE, changed, check_same, difference, flat_config
-from lrreid_ext.config import CfgNode, load_cfg
+from lrreid_ext.config import CfgNode, changed, difference, flat_config, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.run import run_config
-from lrreid_ext.engine.trainer import checkpoint_of
 from lrreid_ext.errors import ConfigError, ResultsError, UserError
 from lrreid_ext.files import write_json
 from lrreid_ext.registry import registered
 from lrreid_ext.results import Results, mean_of, results_file
+from lrreid_ext.trained import weights_path
+from lrreid_ext.weights import CONFIG_FILE
 
 __all__ = ["Training", "average", "complete", "repetitions"]
 
@@ -165,7 +165,7 @@ def _finished(training: Training, cfg: CfgNode) -> bool:
 
 def _evaluation(training: Training, cfg: CfgNode) -> dict[str, Any]:
     """What results come from: the config, and digests of the weights and of the results files."""
-    weights = cfg.MODEL.INIT.WEIGHTS if cfg.TEST.INITIAL else checkpoint_of(cfg)
+    weights = cfg.MODEL.INIT.WEIGHTS if cfg.TEST.INITIAL else weights_path(cfg)
     results = {test: _digest(training.results(test)) for test in cfg.DATASETS.TESTS}
     return {"config": flat_config(cfg), "weights": _digest(Path(weights)), "results": results}
 
@@ -284,3 +284,26 @@ def _trained_as(path: Path) -> CfgNode:
 
     blank(cfg)
     return cfg
+
+
+def check_same(folder: Path, cfg: CfgNode, what: str, way_out: str) -> None:
+    """Refuse to take a training that stands in a folder, or its beginning, for another one.
+
+    Args:
+        folder: may hold a training.
+        cfg: what is to be trained there.
+        what: is to be trained there, for the message.
+        way_out: what to do, beside removing the folder, for the message.
+
+    Raises:
+        ConfigError: the training was made with another config.
+    """
+    file = folder / CONFIG_FILE
+    if not file.is_file() or not (folder / "last_checkpoint").is_file():
+        return
+    why = difference(load_cfg(str(file)), cfg)
+    if why:
+        raise ConfigError(
+            f"{what}: the run in {folder} was made with another config: {why}. Remove that folder, "
+            f"or {way_out}"
+        )

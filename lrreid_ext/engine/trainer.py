@@ -8,7 +8,6 @@ hooks once, inside ``__init__``; phases need them anew, so this derives from its
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -27,11 +26,10 @@ from fastreid.utils.events import (
     JSONWriter,
     TensorboardXWriter,
 )
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lrreid_ext.config import CfgNode, Phase, phase_at, phase_cfg, phases_of
+from lrreid_ext.config import CfgNode, Phase, changed, phase_at, phase_cfg, phases_of
 from lrreid_ext.data.loaders import (
     build_train_dataset,
     build_train_loader,
@@ -39,23 +37,16 @@ from lrreid_ext.data.loaders import (
 )
 from lrreid_ext.data.paired import select
 from lrreid_ext.data.seeding import derive, seed_everything
-from lrreid_ext.data.validation import check_fold
-from lrreid_ext.engine.checkpoint import (
-    Checkpointer,
-    init_weights,
-    load_strictly,
-    load_weights,
-    read_state_dict,
-)
+from lrreid_ext.engine.checkpoint import Checkpointer
 from lrreid_ext.engine.hooks import BestCheckpointer, Evaluate, Progress
 from lrreid_ext.engine.optimizers import NamedOptimizer, build_optimizers
 from lrreid_ext.engine.phases import check_copy, copy_modules, freeze_for, set_modes
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.run import evaluate
+from lrreid_ext.modeling.build import build_model, set_step, with_num_classes
 from lrreid_ext.modeling.contract import (
     ChecksConfig,
     ChecksPhase,
-    HasSteps,
     MayRest,
     PreparesTraining,
     StepOutput,
@@ -64,36 +55,12 @@ from lrreid_ext.modeling.routing import rest
 from lrreid_ext.registry import (
     EVALUATOR_REGISTRY,
     HOOK_REGISTRY,
-    META_ARCH_REGISTRY,
     lookup,
 )
 from lrreid_ext.results.provenance import provenance
+from lrreid_ext.weights import load_weights
 
 logger = logging.getLogger(__name__)
-
-
-def build_model(cfg: CfgNode) -> nn.Module:
-    """The architecture MODEL.META_ARCHITECTURE on MODEL.DEVICE, its weights seeded by SEED."""
-    seed_everything(derive("model", cfg.SEED))
-    build = lookup(META_ARCH_REGISTRY, cfg.MODEL.META_ARCHITECTURE, "MODEL.META_ARCHITECTURE")
-    try:
-        model = build(cfg)
-    except ValueError as error:  # parts can be built without a config, and know no ConfigError
-        raise ConfigError(str(error)) from error
-    if cfg.MODEL.INIT.WEIGHTS:
-        node = cfg.MODEL.INIT
-        init_weights(model, node.WEIGHTS, node.MAP, node.FORMAT)
-    if cfg.MODEL.CHANNELS_LAST:
-        model = model.to(memory_format=torch.channels_last)
-    return model.to(torch.device(cfg.MODEL.DEVICE))
-
-
-def set_step(model: nn.Module, step: str) -> None:
-    """Choose one of an architecture's training steps; "" is its default."""
-    if isinstance(model, HasSteps):
-        model.set_step(step)
-    elif step:
-        raise ConfigError(f"PHASES.*.STEP: {type(model).__name__} has no steps, so not {step!r}")
 
 
 class Trainer(TrainerBase):
@@ -149,7 +116,7 @@ class Trainer(TrainerBase):
             evaluator = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
             if isinstance(evaluator, ChecksConfig):
                 evaluator.check(self.cfg)
-        seen = [self.data_input]
+        checked = [self.data_input]
         for phase in self.phases:
             cfg = phase_cfg(self.cfg, phase)
             set_step(self.raw_model, phase.step)
@@ -159,9 +126,9 @@ class Trainer(TrainerBase):
             except ConfigError as error:
                 raise ConfigError(f"phase {phase.name}: {error}") from error
             check_copy(self.raw_model, phase)
-            if cfg.INPUT not in seen:
+            if cfg.INPUT not in checked:
                 build_train_dataset(cfg)
-                seen.append(cfg.INPUT)
+                checked.append(cfg.INPUT)
             if isinstance(self.raw_model, ChecksPhase):
                 self.raw_model.check_phase(cfg)
             amp_dtype(cfg)
@@ -177,7 +144,9 @@ class Trainer(TrainerBase):
             "epoch": self.epoch,
             "phase": self.phase.name if self.phase else "",
             "phases": [[p.name, p.epochs] for p in self.phases],
-            "optimizers": {name: own.state_dict() for name, own in self.optimizers.items()},
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
+            },
             "best": self.best,
             "results": self.last_results,
             "info": self.training_info() if self.phase else {},
@@ -286,8 +255,8 @@ class Trainer(TrainerBase):
         self.optimizers = build_optimizers(cfg, self.raw_model, steps, scaled=scaled)
         self.grad_scaler = next(iter(self.optimizers.values())).scaler
         if resumed:
-            for name, own in self.optimizers.items():
-                own.load_state_dict(self._stored["optimizers"][name])
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(self._stored["optimizers"][name])
         self._stored = {}
         self.model = self.raw_model
         if comm.get_world_size() > 1:
@@ -342,8 +311,8 @@ class Trainer(TrainerBase):
         count = past + (done - 1) // self.accumulate
         # Gradients left over at the end of an epoch are dropped, so that epochs stand alone.
         if (done - 1) % self.accumulate == 0:
-            for own in self.optimizers.values():
-                own.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers.values():
+                optimizer.optimizer.zero_grad(set_to_none=True)
         ddp = self.model if isinstance(self.model, DistributedDataParallel) else None
         wait = ddp.no_sync() if ddp is not None and not steps else nullcontext()
         with wait:
@@ -356,24 +325,26 @@ class Trainer(TrainerBase):
             losses = self._weigh(output)
             backward = torch.zeros((), device=self.device)
             for name, share in losses.items():
-                own = self.optimizers[name]
+                optimizer = self.optimizers[name]
                 total = sum(share.values()) / self.accumulate
                 # Times 0 when idle: every process has to give the same gradients.
-                backward = backward + own.scaled(0.0 * total if own.idle(count) else total)
+                backward = backward + optimizer.scaled(
+                    0.0 * total if optimizer.idle(count) else total
+                )
             backward.backward()
         self._log(losses, output.figures, data_time)
         if steps:
             rest(self.resting)
-            for own in self.optimizers.values():
-                own.step(count)
+            for optimizer in self.optimizers.values():
+                optimizer.step(count)
 
     def _weigh(self, output: StepOutput) -> dict[str, dict[str, Tensor]]:
         """The losses that each optimiser follows, weighed by the phase."""
         assert self.phase is not None
         here, weights = f"PHASES.{self.phase.name}", self.phase.loss_weights
-        given = output.by_optimizer()
-        given = {name: share for name, share in given.items() if name in self.optimizers}
-        names = [loss for share in given.values() for loss in share]
+        shares = output.by_optimizer()
+        shares = {name: share for name, share in shares.items() if name in self.optimizers}
+        names = [loss for share in shares.values() for loss in share]
         for name in weights:
             if name not in names:
                 raise ConfigError(
@@ -382,7 +353,7 @@ class Trainer(TrainerBase):
                 )
         kept = {
             name: {k: weights.get(k, 1.0) * v for k, v in share.items() if weights.get(k, 1.0) != 0}
-            for name, share in given.items()
+            for name, share in shares.items()
         }
         for name in self.optimizers:
             if not kept.get(name):
@@ -423,7 +394,7 @@ class Trainer(TrainerBase):
         last = self.phase is self.phases[-1]
         out = cfg.OUTPUT_DIR if last else os.path.join(cfg.OUTPUT_DIR, self.phase.name)
         # The weights scored are those in memory, not the ones that training began with.
-        return evaluate(_with_weights(cfg, ""), model, out, self.training_info())
+        return evaluate(changed(cfg, ("MODEL.WEIGHTS", "")), model, out, self.training_info())
 
     def training_info(self) -> dict[str, Any]:
         """How the weights came about: command, commit, machine, seed, data, phase and epochs."""
@@ -437,142 +408,6 @@ class Trainer(TrainerBase):
             "epochs": self.epoch + 1,
             "of": self.max_epoch,
         }
-
-
-def eval_only(cfg: CfgNode) -> dict[str, Any]:
-    """Load MODEL.WEIGHTS, or OUTPUT_DIR's last checkpoint, and evaluate.
-
-    Raises:
-        ConfigError, FileNotFoundError, WeightsError: see :func:`load_trained`.
-    """
-    cfg, model, training = load_trained(cfg)
-    return evaluate(cfg, model, training=training)
-
-
-def checkpoint_of(cfg: CfgNode) -> str:
-    """The file of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
-    path = cfg.MODEL.WEIGHTS
-    if not path:
-        last = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-        if not os.path.isfile(last):
-            raise FileNotFoundError(
-                "no trained model: name a checkpoint in MODEL.WEIGHTS, or the OUTPUT_DIR of a run "
-                f"(OUTPUT_DIR {cfg.OUTPUT_DIR} has no last_checkpoint)"
-            )
-        with open(last) as file:
-            path = os.path.join(cfg.OUTPUT_DIR, file.read().strip())
-    return path
-
-
-def load_trained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
-    """A trained model: the weights of MODEL.WEIGHTS, or of OUTPUT_DIR's last checkpoint.
-
-    With TEST.INITIAL, the model as MODEL.INIT fills it, which nobody has trained here.
-
-    Returns:
-        The config with MODEL.WEIGHTS and MODEL.HEADS.NUM_CLASSES filled in; the model on
-        MODEL.DEVICE in evaluation mode, its step that of TEST.PHASE or else of the phase that the
-        weights come from; and how the weights came about ({} if the file doesn't say).
-
-    Raises:
-        FileNotFoundError: there is neither.
-        ConfigError: TEST.PHASE names no phase.
-        WeightsError: the file isn't for this model.
-    """
-    if cfg.TEST.INITIAL:
-        return _untrained(cfg)
-    path = checkpoint_of(cfg)
-    state = read_state_dict(path, "MODEL.WEIGHTS")
-    if not cfg.MODEL.HEADS.NUM_CLASSES:
-        cfg = with_num_classes(cfg, classes_in(state))
-    model = build_model(without_initial_weights(cfg))
-    load_strictly(model, state, f"MODEL.WEIGHTS: {path}")
-    training = training_info_of(path)
-    if cfg.TEST.ON_FOLD:
-        check_fold(cfg, training, path)
-    steps = {p.name: p.step for p in phases_of(cfg)}
-    wanted = cfg.TEST.PHASE or training.get("phase", "")
-    if cfg.TEST.PHASE and wanted not in steps:
-        raise ConfigError(f"TEST.PHASE: no phase {wanted!r}; there are {', '.join(steps)}")
-    set_step(model, steps.get(wanted, list(steps.values())[-1]))
-    return _with_weights(cfg, path), model.eval(), training
-
-
-def _untrained(cfg: CfgNode) -> tuple[CfgNode, nn.Module, dict[str, Any]]:
-    """The model as MODEL.INIT fills it; see :func:`load_trained`."""
-    if not cfg.MODEL.INIT.WEIGHTS:
-        raise ConfigError("TEST.INITIAL: there are no initial weights; name MODEL.INIT.WEIGHTS")
-    # The classifier is nobody's: what it has to tell apart isn't known, and it isn't evaluated.
-    cfg = with_num_classes(cfg, 1)
-    model = build_model(cfg)
-    set_step(model, phases_of(cfg)[-1].step)
-    return _with_weights(cfg, cfg.MODEL.INIT.WEIGHTS), model.eval(), {}
-
-
-def training_info_of(path: str) -> dict[str, Any]:
-    """What a checkpoint of this program says of its training; {} for other files."""
-    if path.endswith(".safetensors"):
-        with safe_open(path, framework="pt") as file:
-            return dict(json.loads((file.metadata() or {}).get("training", "{}")))
-    data = torch.load(path, map_location="cpu", weights_only=True)
-    return dict(data.get("trainer", {}).get("info", {}))
-
-
-def _with_weights(cfg: CfgNode, path: str) -> CfgNode:
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = path
-    cfg.freeze()
-    return cfg
-
-
-def without_initial_weights(cfg: CfgNode) -> CfgNode:
-    """``cfg`` with every key that names a file of weights emptied, plugins' keys too.
-
-    A checkpoint replaces them all, so that the files need not be at hand.
-    """
-
-    def blank(node: CfgNode) -> None:
-        for key, value in node.items():
-            if isinstance(value, CfgNode):
-                blank(value)
-            elif key.endswith("WEIGHTS") and isinstance(value, str):
-                node[key] = ""
-
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    blank(cfg)
-    cfg.freeze()
-    return cfg
-
-
-def classes_in(state: dict[str, Tensor]) -> int:
-    """How many identities the classifier in a checkpoint tells apart.
-
-    Raises:
-        ConfigError: there is no classifier of a known name.
-    """
-    for name, tensor in state.items():
-        # Of a model with anchors or a teacher, any: all tell the same identities apart.
-        if f".{name}".endswith((".heads.weight", ".heads.classifier.weight")):
-            return tensor.shape[0]
-    raise ConfigError("MODEL.HEADS.NUM_CLASSES: the checkpoint doesn't say how many; set it")
-
-
-def with_num_classes(cfg: CfgNode, num_classes: int) -> CfgNode:
-    """``cfg`` with MODEL.HEADS.NUM_CLASSES filled in where it is 0."""
-    if cfg.MODEL.HEADS.NUM_CLASSES:
-        return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = num_classes
-    cfg.freeze()
-    return cfg
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:

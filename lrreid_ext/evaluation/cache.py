@@ -34,6 +34,7 @@ from lrreid_ext.results.provenance import (
     tensors_hash,
     weights_hash,
 )
+from lrreid_ext.weights import read_state_dict
 
 __all__ = [
     "CachedFeatures",
@@ -320,8 +321,7 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
         What has changed, and what can't be told because the file or folder isn't there; a line for
         each.
     """
-    from lrreid_ext.data.recipes.manifest import MANIFEST_FILE, load_manifest
-    from lrreid_ext.engine.checkpoint import read_state_dict
+    from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
 
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]

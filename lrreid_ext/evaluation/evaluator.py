@@ -21,7 +21,7 @@ from lrreid_ext.evaluation.distance import METRICS
 from lrreid_ext.evaluation.features import FeatureCollector, Features
 from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
 from lrreid_ext.evaluation.fusion import check_fusion
-from lrreid_ext.evaluation.groups import check_bins, positions, query_groups
+from lrreid_ext.evaluation.groups import check_bins, positions
 from lrreid_ext.evaluation.matching import Matching, check_multi_shot
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.scored import Scored
@@ -70,7 +70,6 @@ class CrossResolutionEvaluator(FeatureCollector):
         super().__init__(test_set)
         self.cfg = cfg
         self.output_dir = output_dir
-        self.groups = query_groups(test_set, cfg.TEST.FACTOR_BINS)
         queries, gallery = (len(positions(test_set, group)) for group in (QUERY, GALLERY))
         if not queries or not gallery:
             raise ConfigError(
@@ -125,15 +124,15 @@ class CrossResolutionEvaluator(FeatureCollector):
         test, ci = self.cfg.TEST, intervals_of(self.cfg)
         scored = Scored(self.cfg, self.test_set, features)
         gallery = scored.gallery
-        groups: dict[str, Group] = {}
-        for name, index in self.groups.items():
+        groups: dict[str, Group] = {name: Group(len(at)) for name, at in scored.groups.items()}
+        for name, index in scored.groups.items():
             if "@" in name:
                 continue
             query = scored.query(name)
             # The whole group and its parts, by their positions among its queries.
             parts = {
                 part: np.searchsorted(index, at)
-                for part, at in self.groups.items()
+                for part, at in scored.groups.items()
                 if part == name or part.startswith(f"{name}@")
             }
             for protocol in test.PROTOCOLS:
@@ -150,8 +149,8 @@ class CrossResolutionEvaluator(FeatureCollector):
                     figures = self._figures(part, protocol, statistics.subset(at), pids)
                     if protocol == "multi_shot" and test.ROC.ENABLED:
                         add_rates(figures, _rates(matching.part(at), test), test.ROC.FARS, pids, ci)
-                    group = groups.setdefault(part, Group(len(at), int((pids < 0).sum())))
-                    group.protocols[protocol] = figures
+                    groups[part].junk = int((pids < 0).sum())
+                    groups[part].protocols[protocol] = figures
         info = plain_info(self.test_set)
         return Results(
             test_set=self.test_set.name,
@@ -178,7 +177,7 @@ class CrossResolutionEvaluator(FeatureCollector):
                 identities=len(np.unique(gallery.pids[gallery.pids > 0])),
                 gallery_lr=int((gallery.factors != 1).sum()),
             ),
-            groups={name: groups[name] for name in self.groups},
+            groups=groups,
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
         )
 

@@ -22,6 +22,7 @@ from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.features import gather_rows
 from lrreid_ext.evaluation.groups import query_groups
 from lrreid_ext.files import write_json
+from lrreid_ext.modeling.contract import Restores
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 from lrreid_ext.results import group_label
 from lrreid_ext.results.provenance import provenance
@@ -188,7 +189,7 @@ class ImageQualityEvaluator(DatasetEvaluator):
         Raises:
             ConfigError: the model has no ``restore``.
         """
-        if not callable(getattr(model, "restore", None)):
+        if not isinstance(model, Restores):
             raise ConfigError(
                 "TEST.EVALUATORS: ImageQualityEvaluator needs a model with restore(batch), such as "
                 f"MODEL.META_ARCHITECTURE Pipeline; {type(model).__name__} has none"

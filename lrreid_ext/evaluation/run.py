@@ -19,8 +19,9 @@ from lrreid_ext.evaluation.features import Features, extract
 from lrreid_ext.modeling.contract import Attaches
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup
 from lrreid_ext.results import Results
+from lrreid_ext.trained import load_trained
 
-__all__ = ["evaluate", "score", "score_features"]
+__all__ = ["evaluate", "evaluate_trained", "score", "score_features"]
 
 
 def evaluate(
@@ -50,6 +51,16 @@ def evaluate(
             test_set = replace(test_set, info={**test_set.info, "training": training})
         results[name] = score(cfg, model, test_set, output_dir or cfg.OUTPUT_DIR)
     return results
+
+
+def evaluate_trained(cfg: CfgNode) -> dict[str, Any]:
+    """Load MODEL.WEIGHTS, or OUTPUT_DIR's last checkpoint, and evaluate it.
+
+    Raises:
+        ConfigError, FileNotFoundError, WeightsError: see :func:`lrreid_ext.trained.load_trained`.
+    """
+    model = load_trained(cfg)
+    return evaluate(model.cfg, model.module, training=model.training)
 
 
 def score(
@@ -101,7 +112,7 @@ def score_features(
     for name in cfg.TEST.EVALUATORS:
         entry = lookup(EVALUATOR_REGISTRY, name, "TEST.EVALUATORS")
         # A class that says it needs the network is not even made.
-        if entry is CrossResolutionEvaluator or hasattr(entry, "attach"):
+        if entry is CrossResolutionEvaluator or isinstance(entry, Attaches):
             continue
         evaluator = entry(cfg, test_set, output_dir)
         if not isinstance(evaluator, Attaches):

@@ -9,12 +9,12 @@ from typing import Any
 import yaml
 
 import lrreid_ext
-from lrreid_ext.analysis.runs import Run
 from lrreid_ext.config import CfgNode, phase_cfg, phases_done
 from lrreid_ext.evaluation.cost import parameters
-from lrreid_ext.hub import HUB
 from lrreid_ext.results import Results, Training, portable, results_table, stored_results
 from lrreid_ext.results.provenance import config_hash, weights_hash
+from lrreid_ext.trained import TrainedModel
+from lrreid_ext.weights import HUB
 
 __all__ = ["model_card"]
 
@@ -36,7 +36,7 @@ keep them as safe as the pictures, and no longer than needed. Training sets' ter
 what was made from them."""
 
 
-def model_card(run: Run, license: str) -> str:
+def model_card(run: TrainedModel, license: str) -> str:
     """The card in Markdown, with the front matter that the Hugging Face hub reads.
 
     Args:
@@ -77,7 +77,7 @@ def _list(rows: dict[str, Any]) -> str:
     )
 
 
-def _model(run: Run) -> str:
+def _model(run: TrainedModel) -> str:
     cfg = run.cfg
     node = cfg.MODEL
     method = node.META_ARCHITECTURE
@@ -96,10 +96,10 @@ def _model(run: Run) -> str:
         "head": node.HEADS.NAME,
         "input": f"RGB crops of any size, resized to {height}x{width}; their native size is used "
         "where the model asks for it",
-        "parameters": f"{parameters(run.model) / 1e6:.2f} M",
+        "parameters": f"{parameters(run.module) / 1e6:.2f} M",
         "compared by": f"{cfg.TEST.METRIC} distance",
         "config hash": f"`{config_hash(cfg)}`",
-        "weights hash": f"`{weights_hash(run.model)}`",
+        "weights hash": f"`{weights_hash(run.module)}`",
     }
     return (
         "Person re-identification across resolutions, by "
@@ -108,7 +108,7 @@ def _model(run: Run) -> str:
     )
 
 
-def _usage(run: Run) -> str:
+def _usage(run: TrainedModel) -> str:
     plugins = [Path(p).name for p in run.cfg.PLUGINS if p.endswith(".py")]
     needs = "".join(f"\nNeeds the plugin {name} beside `config.yaml`.\n" for name in plugins)
     return (
@@ -118,7 +118,7 @@ def _usage(run: Run) -> str:
     ).lstrip()
 
 
-def _data(run: Run, results: Sequence[Results]) -> str:
+def _data(run: TrainedModel, results: Sequence[Results]) -> str:
     phases = phases_done(run.cfg, run.training.get("epochs"))
     shown = {phase.name: _shown(phase_cfg(run.cfg, phase).INPUT.LR) for phase in phases}
     if len(set(shown.values())) > 1:
@@ -148,7 +148,7 @@ def _shown(lr: CfgNode) -> str:
     return f"{lr.TRAIN_ON} (low-resolution twins: {reduced})"
 
 
-def _training(run: Run) -> str:
+def _training(run: TrainedModel) -> str:
     told = portable(run.training)
     if not told:
         return "The file that the weights come from doesn't say how they were made."
@@ -165,7 +165,7 @@ def _training(run: Run) -> str:
     return _list(rows)
 
 
-def _figures(run: Run, results: Sequence[Results]) -> str:
+def _figures(run: TrainedModel, results: Sequence[Results]) -> str:
     if not results:
         return "None: this run hasn't been evaluated."
     names = [run.name] * len(results)
@@ -179,7 +179,7 @@ def _figures(run: Run, results: Sequence[Results]) -> str:
     )
 
 
-def _limits(run: Run, results: Sequence[Results]) -> str:
+def _limits(run: TrainedModel, results: Sequence[Results]) -> str:
     sets = list(dict.fromkeys(r.test_set for r in results))
     measured = f"on {', '.join(sets)} alone" if sets else "nowhere yet"
     lines = [

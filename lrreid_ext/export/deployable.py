@@ -43,7 +43,7 @@ class Deployable(nn.Module):
     and width: what can't be computed inside a graph is computed there.
 
     Args:
-        cfg: the config of :func:`lrreid_ext.engine.trainer.load_trained`.
+        cfg: the config of :func:`lrreid_ext.trained.load_trained`.
         model: its model.
         resized: images come at the network's input size; otherwise at any size, each in the top
             left corner of its image.
@@ -174,7 +174,7 @@ def expected(cfg: CfgNode, model: nn.Module, crops: Sequence[Crop]) -> Tensor:
     """What the project's own evaluation makes of crops, from Pillow to the compared features.
 
     Args:
-        cfg, model: of :func:`lrreid_ext.engine.trainer.load_trained`.
+        cfg, model: of :func:`lrreid_ext.trained.load_trained`.
         crops: (h, w, 3) uint8 arrays, RGB.
 
     Returns:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 import lrreid_ext
-from lrreid_ext.analysis.runs import Run
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.parity import Parity, traced_example
 from lrreid_ext.files import atomic
 from lrreid_ext.results.portable import portable
 from lrreid_ext.results.provenance import config_hash, provenance, weights_hash
+from lrreid_ext.trained import TrainedModel
 
 __all__ = [
     "METADATA_KEY",
@@ -37,7 +37,7 @@ INPUTS = ("images", "native_size")
 OUTPUT = "embedding"
 
 
-def describe(run: Run, deployable: Deployable) -> dict[str, Any]:
+def describe(run: TrainedModel, deployable: Deployable) -> dict[str, Any]:
     """What an exported file says of itself.
 
     Returns:
@@ -60,7 +60,7 @@ def describe(run: Run, deployable: Deployable) -> dict[str, Any]:
         "architecture": cfg.MODEL.META_ARCHITECTURE,
         "frontend": {"name": cfg.MODEL.SR.NAME, "apply": cfg.MODEL.SR.APPLY},
         "config_hash": config_hash(cfg),
-        "weights_hash": weights_hash(run.model),
+        "weights_hash": weights_hash(run.module),
         "inputs": {
             "images": {
                 "shape": ["batch", 3, *at_size],

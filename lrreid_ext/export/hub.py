@@ -7,20 +7,21 @@ run like any other: every tool that takes a run's folder takes it, and ``hub:own
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import yaml
 from safetensors.torch import save
 
-from lrreid_ext.analysis.runs import Run, changed
-from lrreid_ext.config import CfgNode
-from lrreid_ext.engine.trainer import without_initial_weights
+from lrreid_ext.config import CfgNode, changed
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.card import model_card
 from lrreid_ext.files import atomic, make_folder, write_text
-from lrreid_ext.hub import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, asked, client
+from lrreid_ext.modeling.build import without_initial_weights
 from lrreid_ext.results.portable import portable
+from lrreid_ext.trained import TrainedModel
+from lrreid_ext.weights import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE, hub_client, hub_errors
 
 __all__ = ["LICENSE", "push_to_hub", "save_pretrained"]
 
@@ -28,7 +29,9 @@ __all__ = ["LICENSE", "push_to_hub", "save_pretrained"]
 LICENSE = "other"
 
 
-def save_pretrained(run: Run, folder: Path, *, license: str = LICENSE) -> None:
+def save_pretrained(
+    run: TrainedModel, folder: str | os.PathLike[str], *, license: str = LICENSE
+) -> None:
     """Write the folder. Nothing in it names a path of this machine.
 
     The figures in the card are those of the ``results_*.json`` in the run's folder.
@@ -44,9 +47,9 @@ def save_pretrained(run: Run, folder: Path, *, license: str = LICENSE) -> None:
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
         raise ConfigError(f"license: {license!r} is no identifier such as mit, cc-by-nc-4.0, other")
-    make_folder(folder)
+    folder = make_folder(folder)
     card = model_card(run, license)
-    state = {name: tensor.cpu().contiguous() for name, tensor in run.model.state_dict().items()}
+    state = {name: tensor.cpu().contiguous() for name, tensor in run.module.state_dict().items()}
     metadata = {"format": "pt", "training": json.dumps(portable(run.training))}
     with atomic(folder / WEIGHTS_FILE) as temporary:
         # Cloned: tensors that share memory would be refused.
@@ -74,7 +77,7 @@ def shared_config(cfg: CfgNode) -> dict[str, object]:
 
 
 def push_to_hub(
-    folder: Path,
+    folder: str | os.PathLike[str],
     repository: str,
     *,
     private: bool = False,
@@ -97,12 +100,13 @@ def push_to_hub(
         ConfigError: the hub refuses, or can't be reached.
         FileNotFoundError: the folder lacks one of the files.
     """
+    folder = Path(folder)
     files = [CONFIG_FILE, WEIGHTS_FILE, CARD_FILE]
     for name in files:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder}: holds no {name}; --to safetensors writes it")
-    api = client().HfApi(token=token)
-    with asked(
+    api = hub_client().HfApi(token=token)
+    with hub_errors(
         f"{repository}: can't be uploaded", "`hf auth login` keeps the token that the hub asks for"
     ):
         api.create_repo(repository, private=private, exist_ok=True)

@@ -27,7 +27,7 @@ class Parity:
     """Batches of crops of mixed native sizes, and the embeddings that they must get.
 
     Args:
-        cfg, model: of :func:`lrreid_ext.engine.trainer.load_trained`.
+        cfg, model: of :func:`lrreid_ext.trained.load_trained`.
         resized: whether the exported model takes images at the network's input size.
         tolerance: largest difference let pass, as a share of the largest value expected.
         seed: of the crops' pixels, which are noise, and of their proportions.

@@ -27,6 +27,7 @@ __all__ = [
     "HasLevelsRoot",
     "HasOptimizers",
     "HasSteps",
+    "HasWeightRoots",
     "MayRest",
     "PreparesExport",
     "PreparesTraining",
@@ -128,6 +129,13 @@ class PreparesExport(Protocol):
 
     def before_export(self, size: Sequence[int]) -> None:
         """Settle for images of a (height, width)."""
+
+
+@runtime_checkable
+class HasWeightRoots(Protocol):
+    """A module that holds published networks in some of its parts, not at its top."""
+
+    weight_roots: Sequence[str]  # names of those parts
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.data.samples import Batch
 
-__all__ = ["Isolated", "device_of", "evaluating"]
+__all__ = ["Isolated", "Restoring", "device_of", "evaluating"]
 
 
 class Isolated(nn.Module):
@@ -39,6 +39,22 @@ class Isolated(nn.Module):
         }
         moved["images"] = batch["images"].to(device, copy=True)
         return self.model(moved)
+
+
+class Restoring(nn.Module):
+    """A network whose ``forward`` is another's ``restore``.
+
+    Args:
+        model: see :class:`lrreid_ext.modeling.contract.Restores`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+
+    def forward(self, batch: Batch) -> Any:
+        """The front-end's output."""
+        return self.model.restore(batch)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -14,19 +14,19 @@ def is_exporting() -> bool:
     """Whether ``torch.export`` is tracing.
 
     A graph's shapes can't depend on what a tensor holds. So while a model is exported all images
-    pass, and :func:`picked` keeps what was made of the right ones.
+    pass, and :func:`picked` keeps the results of the chosen ones.
     """
     return getattr(torch.compiler, "is_exporting", lambda: False)()
 
 
-def picked(chosen: Tensor, made: Tensor, images: Tensor) -> Tensor:
-    """``made`` in the chosen rows, ``images`` in the others.
+def picked(chosen: Tensor, restored: Tensor, images: Tensor) -> Tensor:
+    """``restored`` in the chosen rows, ``images`` in the others.
 
     Args:
         chosen: (B,) bool.
-        made, images: (B, ...); the result is of ``images``' type.
+        restored, images: (B, ...); the result is of ``images``' type.
     """
-    return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), made.to(images.dtype), images)
+    return torch.where(chosen.view(-1, *[1] * (images.ndim - 1)), restored.to(images.dtype), images)
 
 
 def rest(modules: Iterable[nn.Module]) -> None:

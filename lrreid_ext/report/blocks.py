@@ -1,4 +1,4 @@
-"""What a section of the page is made of; ``templates/report.html`` says how each looks."""
+"""Blocks that the page's sections consist of; ``templates/report.html`` renders them."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Cell:
 
     Attributes:
         text: what it shows.
-        value: what it is sorted by, if that isn't the text.
-        strong: whether it stands out.
+        value: sort key, if not the text.
+        strong: whether it is set in bold.
     """
 
     text: str
@@ -82,7 +82,7 @@ class Figure:
 
     Attributes:
         svg: an ``<svg>`` element.
-        alt: what it shows, for who can't see it.
+        alt: text alternative, for readers who can't see it.
         caption: below it.
     """
 
@@ -100,7 +100,7 @@ class Picture:
         src: data URI.
         alt: what it shows.
         caption: lines below it.
-        pixels: whether its pixels are to be seen as they are.
+        pixels: whether it is enlarged without smoothing.
     """
 
     src: str
@@ -139,7 +139,8 @@ class Match:
 
 @dataclass(frozen=True)
 class Gallery:
-    """One query and what each run ranks first; a run's ``note`` says where the right one stands."""
+    """One query and the first matches of each run: ``(run, note, matches)``; the note says at which
+    rank the first right match is."""
 
     kind: ClassVar[str] = "gallery"
     title: str
@@ -149,7 +150,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Headline figures: ``(label, figure, what stands below it)``."""
+    """Headline figures: ``(label, figure, lines below it)``."""
 
     kind: ClassVar[str] = "tiles"
     tiles: Sequence[tuple[str, str, Sequence[str]]]
@@ -157,7 +158,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph; ``warning`` if it must not be overlooked."""
+    """A paragraph; a ``warning`` is highlighted."""
 
     kind: ClassVar[str] = "note"
     text: str
@@ -166,7 +167,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Details:
-    """Text behind a line that opens it."""
+    """Text or blocks behind a summary line that opens them."""
 
     kind: ClassVar[str] = "details"
     summary: str
@@ -184,7 +185,7 @@ class Section:
     Attributes:
         key: its name in links and options.
         title: its heading.
-        blocks: what stands in it.
+        blocks: its content.
     """
 
     key: str
@@ -194,15 +195,15 @@ class Section:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A section that isn't there, and why."""
+    """A section that is left out, and why."""
 
     key: str
     title: str
     why: str
 
 
-# What the page's style decides: black, the grid, and the colours that are too dark on black.
-_OWN_COLOURS = {
+# Colours that the page's style sets: black, the grid, and those too dark on a black page.
+_PAGE_COLOURS = {
     "#000000": "currentColor",
     "#dddddd": "var(--grid)",
     **{c: f"var(--c{c[1:]})" for c in ("#0072b2", "#d55e00", "#009e73", "#56b4e9")},
@@ -212,26 +213,26 @@ _OWN_COLOURS = {
 def figure_of(drawn: Any, key: str, alt: str, caption: str = "") -> Figure:
     """A matplotlib figure for the page.
 
-    Its text and axes take the page's own colour, so that it can be read on white and on black.
+    Text and axes take the page's colour, so the figure can be read on white and on black.
 
     Args:
         drawn: the figure.
-        key: different for every figure of the page: it keeps their ids apart.
+        key: prefix of the figure's ids, unique on the page.
         alt, caption: see :class:`Figure`.
     """
     text = svg(drawn)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{key}-", text)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
-    # Style properties alone: never what a text says.
-    for fixed, own in _OWN_COLOURS.items():
-        text = re.sub(rf"(fill|stroke): {fixed}\b", rf"\1: {own}", text, flags=re.IGNORECASE)
-    # Its width is the page's affair; the view box keeps the proportions.
+    # Only style properties, never text.
+    for fixed, colour in _PAGE_COLOURS.items():
+        text = re.sub(rf"(fill|stroke): {fixed}\b", rf"\1: {colour}", text, flags=re.IGNORECASE)
+    # The page sets the width; the view box keeps the proportions.
     head, rest = text.split(">", 1)
     width = re.search(r'width="([\d.]+)pt"', head)
     head = re.sub(r' (width|height)="[\d.]+pt"', "", head)
     size = f' style="width:{float(width.group(1)) * 4 / 3:.0f}px"' if width else ""
     label = Markup(' role="img" aria-label="{}"').format(alt)
-    # Drawn by this program from numbers and from texts that matplotlib has escaped.
+    # Safe: matplotlib has escaped the text.
     return Figure(Markup(f"{head}{size}{label}>{rest}"), alt, caption)
 
 
@@ -243,7 +244,7 @@ def picture_of(
     Args:
         image: RGB.
         alt, caption: see :class:`Picture`.
-        lossless: keep every pixel, and show them as they are; else it becomes a JPEG.
+        lossless: keep every pixel, and enlarge without smoothing; otherwise it becomes a JPEG.
     """
     data = io.BytesIO()
     if lossless or image.height < 64:

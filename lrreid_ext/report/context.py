@@ -1,4 +1,4 @@
-"""What the sections of the page look at, and how they write figures."""
+"""The input of the page's sections, and helpers that they share."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ PRIVACY = (
 
 @dataclass
 class Context:
-    """What the sections look at.
+    """The input of a section.
 
     Attributes:
         runs: the runs' features of one test set.
-        images: whether pictures of people may be shown.
-        queries: queries, failures and restored people shown, at most.
-        depth: matches shown of each.
+        images: whether to show pictures of people.
+        queries: at most so many queries, failures and restored people.
+        depth: matches shown for each query.
         people: persons in the t-SNE.
-        seed: of everything drawn at random.
+        seed: of all random draws.
         files: folder that sections write their tables and figures into; None for nowhere.
     """
 
@@ -89,23 +89,25 @@ Rows = list[Sequence[Cell | str]]
 
 
 def batch_of(run: ScoredRun, index: Sequence[int] | NDArray[np.int64]) -> Batch:
-    """Some of the test set's images as the model gets them."""
+    """Some of the test set's images as a batch."""
     data = TestDataset(run.test_set, build_transforms(run.cfg, is_train=False))
     return collate([data[int(i)] for i in index])
 
 
 def query_batch(run: ScoredRun) -> Batch:
-    """The LR query that was reduced most, as the model gets it, on its device."""
+    """The most reduced LR query as a batch on the model's device."""
     index = run.groups[QUERY]
     factors = np.nan_to_num([run.test_set.samples[i].factor for i in index], nan=np.inf)
     return to_device(batch_of(run, [index[factors.argmax()]]), torch.device(run.cfg.MODEL.DEVICE))
 
 
 def front_end(run: ScoredRun) -> str:
-    """The front-end that queries pass; "Identity" where the evaluated network has one and goes
-    without it, as PS-HRNet's teacher does."""
+    """Name of the front-end that queries pass through.
+
+    It is "Identity" if the network has a front-end but does not use it, as PS-HRNet's teacher.
+    """
     name = str(run.cfg.MODEL.SR.NAME)
-    if name == "Identity" or passes(run.run.model, "frontend", query_batch(run)):
+    if name == "Identity" or passes(run.run.module, "frontend", query_batch(run)):
         return name
     return "Identity"
 

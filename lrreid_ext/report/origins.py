@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from lrreid_ext.analysis.runs import flat_config
-from lrreid_ext.config import get_cfg
-from lrreid_ext.data.recipes.base import file_digest
+from lrreid_ext.config import flat_config, get_cfg
+from lrreid_ext.data.recipes import file_digest
 from lrreid_ext.report.blocks import Block, Details, Note, Table
 from lrreid_ext.report.context import Content, Context, Rows
 from lrreid_ext.report.scored import ScoredRun

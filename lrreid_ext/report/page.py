@@ -1,4 +1,4 @@
-"""The page itself: sections into one HTML file that needs nothing else."""
+"""Render the sections as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def render(
 ) -> str:
     """The page as text.
 
-    Style and script stand in it; a policy in its head forbids the browser to load anything, and to
-    run any other script.
+    Style and script are inlined. A policy in the page's head forbids the browser to load anything
+    and to run any other script.
 
     Args:
-        title, subtitle: the page's heading and what stands below it.
+        title, subtitle: the page's heading and the line below it.
         sections: in order.
-        left: sections that aren't there, listed at the end.
-        notice: stands above everything; "" for none.
-        written: when and by what the page was made.
+        left: sections that are left out, listed at the end.
+        notice: at the top of the page; "" for none.
+        written: when and by which version the page was written.
     """
     environment = Environment(
         loader=PackageLoader("lrreid_ext.report", _FOLDER),
@@ -55,7 +55,7 @@ def render(
         left=left,
         notice=notice,
         written=written,
-        # Files of this package, and no one's input.
+        # Safe: files of this package.
         style=Markup(_read("report.css")),
         script=Markup(script),
         digest=digest,

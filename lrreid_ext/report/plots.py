@@ -67,13 +67,13 @@ def line(
     index: int,
     spread: ArrayLike | None = None,
 ) -> None:
-    """Draw one curve, in the look of its place among the others.
+    """Draw one curve, with colour, marker and dash by its index.
 
     Args:
         axis: where.
         x, y: (N,) the points; ``x`` may be words. Points whose ``y`` is NaN are left out.
         label: what the legend calls it.
-        index: its place, from 0; 70 curves in a row differ in look.
+        index: its place, from 0; the first 70 curves all look different.
         spread: (N,) drawn as a band of this much to either side of the curve.
     """
     places, values = np.asarray(x), np.asarray(y, dtype=np.float64)
@@ -116,7 +116,7 @@ def bars(axis: Any, labels: Sequence[str], values: ArrayLike, spread: ArrayLike)
 
 
 def legends_below(figure: Any, axes: Sequence[Any]) -> None:
-    """Give panels their legends, below them, where they hide nothing; the figure grows by that.
+    """Put the legends below the panels, where they hide nothing; the figure grows.
 
     Args:
         figure: of :func:`new_figure`.
@@ -127,7 +127,7 @@ def legends_below(figure: Any, axes: Sequence[Any]) -> None:
         labels = axis.get_legend_handles_labels()[1]
         if not labels:
             continue
-        # About so many small letters go beneath a panel.
+        # About as many small letters fit below a panel.
         letters = 12 * figure.get_figwidth() / len(figure.axes)
         columns = max(1, min(len(labels), int(letters / (max(map(len, labels)) + 6))))
         axis.legend(
@@ -139,13 +139,11 @@ def legends_below(figure: Any, axes: Sequence[Any]) -> None:
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
-    """Write a figure; the file is there whole or not at all.
-
-    Drawn and saved anew, a figure has the same bytes, for no date is written.
+    """Write a figure atomically. The same figure gives the same bytes: no date is written.
 
     Args:
         figure: of :func:`new_figure`.
-        path: ends in ``.png``, ``.svg`` or ``.pdf``; its folder is made if need be.
+        path: ends in ``.png``, ``.svg`` or ``.pdf``; its folder is created.
 
     Raises:
         ValueError: another ending.
@@ -159,7 +157,7 @@ def save(figure: Any, path: str | os.PathLike[str]) -> None:
 
 
 def svg(figure: Any) -> str:
-    """A figure as an ``<svg>`` element without background, to stand in a page."""
+    """A figure as an ``<svg>`` element without background."""
     text = io.StringIO()
     with _fixed():
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
@@ -168,7 +166,7 @@ def svg(figure: Any) -> str:
 
 
 def _fixed() -> Any:
-    """Settings under which text stays text, and ids don't depend on the process."""
+    """Settings that keep text as text and make ids reproducible."""
     import matplotlib
 
     return matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lrreid_ext"})

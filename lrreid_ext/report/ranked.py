@@ -1,4 +1,4 @@
-"""Ranked galleries: what stands first for a query, right and wrong, of one model or of several.
+"""Ranked galleries: the first matches of a query, right and wrong, by one model or several.
 
 The ranking itself is :func:`lrreid_ext.evaluation.ranking.nearest`.
 """
@@ -48,10 +48,10 @@ RIGHT, WRONG = COLOURS[0], COLOURS[1]
 def draw_queries(
     factors: ArrayLike, valid: ArrayLike, count: int, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Queries drawn at random, each factor in its turn.
+    """Draw queries at random, from each factor in turn.
 
     Args:
-        factors: (Q,) by how much each query is reduced; NaN counts as a factor of its own.
+        factors: (Q,) of each query; NaN, unknown, counts as one more factor.
         valid: (Q,) bool, queries that may be drawn.
         count: at most this many.
         seed: of the draw.
@@ -85,8 +85,8 @@ def hardest(first_ranks: Sequence[ArrayLike], count: int) -> NDArray[np.int64]:
         count: at most this many.
 
     Returns:
-        Positions by falling geometric mean of the ranks; queries without a right match, and those
-        that every run ranks right, are not among them.
+        Positions by falling geometric mean of the ranks, without queries that have no right match
+        and those that every run matches at rank 1.
     """
     ranks = np.stack([np.asarray(r, dtype=np.float64) for r in first_ranks])
     failed = np.flatnonzero((ranks > 0).all(0) & (ranks > 1).any(0))
@@ -94,7 +94,7 @@ def hardest(first_ranks: Sequence[ArrayLike], count: int) -> NDArray[np.int64]:
     return failed[np.argsort(-mean, kind="stable")][:count]
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- files
 def table(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> str:
     """CSV with a row per query, run and match.
 
@@ -160,7 +160,7 @@ def _reduced(sample: Sample) -> str:
 
 
 def _show(axis: Any, image: Image.Image, title: str) -> None:
-    # All crops stand as tall; one that has fewer pixels shows them.
+    # All crops are drawn equally tall; small ones show their pixels.
     axis.imshow(np.asarray(image), aspect="auto", interpolation="nearest")
     axis.set_title(title, fontsize="x-small", pad=3)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from lrreid_ext.data.paired import sample_image
-from lrreid_ext.data.samples import QUERY, QUERY_HR, Batch, Sample
+from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
-from lrreid_ext.modeling.inference import Isolated
+from lrreid_ext.modeling.contract import Restores
+from lrreid_ext.modeling.inference import Isolated, Restoring
 from lrreid_ext.report.blocks import (
     Cell,
     Grid,
@@ -45,8 +45,8 @@ __all__ = ["restored"]
 
 
 def restored(context: Context) -> Content:
-    """LR image, bicubic enlargement, what each front-end makes of it, and the HR twin."""
-    able = [r for r in context.runs if callable(getattr(r.run.model, "restore", None))]
+    """LR image, bicubic enlargement, restored by each front-end, and the HR twin."""
+    able = [r for r in context.runs if isinstance(r.run.module, Restores)]
     able = [r for r in able if front_end(r) != "Identity"]
     if not able:
         return "no run has a super-resolution front-end that its queries pass"
@@ -113,19 +113,9 @@ def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
     return np.array(chosen, dtype=np.int64)
 
 
-class _Restore(torch.nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch: Batch) -> Tensor:
-        images: Tensor = self.model.restore(batch).images
-        return images
-
-
 def _restorations(run: ScoredRun, index: NDArray[np.int64]) -> Tensor:
     with torch.no_grad():
-        out: Tensor = Isolated(_Restore(run.run.model))(batch_of(run, index))
+        out: Tensor = Isolated(Restoring(run.run.module))(batch_of(run, index))
     return out.float().cpu()
 
 
@@ -149,7 +139,7 @@ def _image(pixels: Tensor) -> Image.Image:
 
 
 def _quality(context: Context, able: Sequence[ScoredRun]) -> Table | None:
-    """Mean PSNR and SSIM, as ImageQualityEvaluator left them beside the checkpoints."""
+    """Mean PSNR and SSIM from the files that ImageQualityEvaluator wrote beside the checkpoints."""
     rows: Rows = []
     for run in able:
         path = Path(run.cfg.OUTPUT_DIR) / f"quality_{context.test_set.name}.json"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lrreid_ext.analysis.runs import Run, changed
+from lrreid_ext.config import changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
@@ -14,6 +14,7 @@ from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.results import Results
+from lrreid_ext.trained import TrainedModel
 
 __all__ = ["ScoredRun", "score_run", "score_runs"]
 
@@ -27,7 +28,7 @@ class ScoredRun(Scored):
         data_set: its name in DATASETS.TESTS.
     """
 
-    run: Run
+    run: TrainedModel
     data_set: str
 
     @property
@@ -41,7 +42,9 @@ class ScoredRun(Scored):
         return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
 
 
-def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = None) -> ScoredRun:
+def score_run(
+    run: TrainedModel, data_set: str = "", factors: Sequence[float] | None = None
+) -> ScoredRun:
     """Extract a run's features of one test set.
 
     Args:
@@ -61,14 +64,14 @@ def score_run(run: Run, data_set: str = "", factors: Sequence[float] | None = No
     cfg = changed(run.cfg, ("TEST.HR", True), ("TEST.FACTORS", wanted))
     data_set = data_set or cfg.DATASETS.TESTS[0]
     test_set = build_test_set(cfg, data_set)
-    features = extract_features(cfg, run.model, test_set)
+    features = extract_features(cfg, run.module, test_set)
     assert features is not None  # this is the only process
-    run = Run(run.name, cfg, run.model, run.training)
+    run = TrainedModel(run.name, cfg, run.module, run.training)
     return ScoredRun(cfg, test_set, features, run, data_set)
 
 
 def score_runs(
-    runs: Sequence[Run], data_set: str = "", factors: Sequence[float] | None = None
+    runs: Sequence[TrainedModel], data_set: str = "", factors: Sequence[float] | None = None
 ) -> list[ScoredRun]:
     """Extract several runs' features of the same images.
 

@@ -49,7 +49,7 @@ PROTOCOLS = {"single_shot": "single-shot", "multi_shot": "multi-shot"}
 
 
 def results(context: Context) -> Content:
-    """Headline figures, the table of runs, and whether they are those stored in the runs."""
+    """Headline figures, a table of the runs, and a comparison with the stored results."""
     headline = FigureName(context.protocol, QUERY, "Rank-1")
     tiles = []
     for run in context.runs:
@@ -168,7 +168,7 @@ def _every(context: Context, protocol: str, what: str) -> Table:
 
 
 def _rates(context: Context) -> Table:
-    """True accept rates, and of how many pairs they are."""
+    """True accept rates, and the numbers of pairs."""
     rated = [
         (run, group, entry.protocols["multi_shot"])
         for run in context.runs
@@ -193,7 +193,7 @@ def _rates(context: Context) -> Table:
 
 
 def _stored(context: Context) -> list[Block]:
-    """Whether what the runs' folders hold agrees with what was measured now."""
+    """Compare the results in the runs' folders with those measured now."""
     agree, notes = [], []
     name = results_file(context.test_set.name)
     for run in context.runs:
@@ -266,9 +266,9 @@ def cmc(context: Context) -> Content:
 def seen_factors(
     cfg: CfgNode, epochs: int | None = None
 ) -> tuple[list[float], tuple[float, float] | None]:
-    """What weights were trained on: single factors, and a range that factors were drawn from.
+    """Factors that weights were trained on: single ones, and a range that factors were drawn from.
 
-    Phases that train on HR images count as factor 1, and their twins don't.
+    Phases that train on HR images count as factor 1; their LR twins don't count.
 
     Args:
         cfg, epochs: as :func:`lrreid_ext.config.phases_done` takes them.
@@ -290,7 +290,7 @@ def seen_factors(
 
 
 def by_factor(context: Context) -> Content:
-    """Rank-1 against the factor, those not trained on being marked."""
+    """Rank-1 against the factor; factors that were not trained on are marked."""
     groups = [g for g in context.runs[0].groups if g.startswith("x") or g == QUERY_HR]
     if len(groups) < 2:
         return (
@@ -388,7 +388,7 @@ def cost(context: Context) -> Content:
     points = {}
     rows: Rows = []
     for run in context.runs:
-        model, batch = run.run.model, query_batch(run)
+        model, batch = run.run.module, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)

@@ -1,9 +1,9 @@
-"""t-SNE of features, by identity and by factor: does a person's image stay put when it is reduced?
+"""t-SNE of features, by identity and by factor: do reduced images stay near their person?
 
-Van der Maaten and Hinton, "Visualizing Data using t-SNE", by scikit-learn. A picture of
-neighbourhoods, not a measurement: distances between clusters, their sizes and the axes mean
-nothing. It begins at the principal components and not at random points, so that the same images
-give the same picture.
+Van der Maaten and Hinton, "Visualizing Data using t-SNE", by scikit-learn. It shows
+neighbourhoods and measures nothing: distances between clusters, their sizes and the axes have no
+meaning. It starts from the principal components, not from random points, so the same images give
+the same figure.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class Embedding:
 
 
 def chosen_images(scored: Scored, people: int = PEOPLE, seed: int = 0) -> NDArray[np.int64]:
-    """Positions of all images of some persons: the gallery's and the queries' at every factor.
+    """Positions of all images of some persons: gallery, and queries at every factor.
 
-    Of queries that have HR twins, the twins and what is made of them are taken, so that each factor
-    shows the same images; else the queries themselves.
+    If the queries have HR twins, the twins and their reduced versions are taken, so that each
+    factor shows the same images; otherwise the queries themselves.
 
     Args:
         scored: the test set.
@@ -95,7 +95,7 @@ def chosen_images(scored: Scored, people: int = PEOPLE, seed: int = 0) -> NDArra
 
 
 def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
-    """t-SNE of features in two dimensions, begun at their principal components.
+    """t-SNE of features in two dimensions, started from their principal components.
 
     Args:
         features: (N, D), compared by L2 distance.
@@ -119,14 +119,14 @@ def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
 
 
 def embed(scored: Scored, people: int = PEOPLE, seed: int = 0) -> Embedding:
-    """The plane of one run; see :func:`chosen_images` and :func:`flatten`."""
+    """Embed one run's features; see :func:`chosen_images` and :func:`flatten`."""
     images = scored.images(chosen_images(scored, people, seed))
     points = flatten(comparable(images.features, scored.cfg.TEST.METRIC), seed)
     groups = tuple(sample.group for sample in images.samples)
     return Embedding(points, images.pids, images.camids, groups, images.factors)
 
 
-# ---------------------------------------------------------------- what is written
+# ---------------------------------------------------------------- files
 def table(runs: dict[str, Embedding]) -> str:
     """CSV with a row per run and image."""
     out = io.StringIO()
@@ -178,7 +178,7 @@ def _scatter(
             points[chosen, 0], points[chosen, 1], label=name, s=16, alpha=0.85, linewidths=0.6,
             color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)],
         )  # fmt: skip
-    # The axes have no unit and no direction.
+    # The axes have no unit.
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():

@@ -41,7 +41,7 @@ from lrreid_ext.search.sqlite import SqliteStore
 from lrreid_ext.search.store import Settings, Store
 
 if TYPE_CHECKING:
-    from lrreid_ext.api import TrainedModel
+    from lrreid_ext.trained import TrainedModel
 
 __all__ = ["Answer", "Change", "Gallery", "Match"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrreid_ext.data.recipes.market1501 import MARKET_NAME
+from lrreid_ext.data.labels import market_label, read_table
 from lrreid_ext.data.recipes.sources import IMAGE_SUFFIXES
 from lrreid_ext.errors import GalleryError, ImageError
 
@@ -168,33 +167,19 @@ def read_labels(how: str) -> Labels:
 
 
 def _market(path: Path) -> Label:
-    match = MARKET_NAME.fullmatch(path.name)
-    return (str(int(match[1])), str(int(match[2]))) if match else ("", "")
+    label = market_label(path.name)
+    return (str(label[0]), str(label[1])) if label else ("", "")
 
 
 def _table(table: Path) -> dict[Path, Label]:
     labels: dict[Path, Label] = {}
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-            missing = [name for name in LABEL_COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise GalleryError(
-                    f"{table}, line 1: no column {missing[0]!r}; it needs "
-                    f"{', '.join(LABEL_COLUMNS)}"
-                )
-            for line in reader:
-                where = f"{table}, line {reader.line_num}"
-                if None in line or None in line.values():
-                    raise GalleryError(f"{where}: has another number of fields than the header")
-                name, identity, camera = (line[key].strip() for key in LABEL_COLUMNS)
-                if not name:
-                    raise GalleryError(f"{where}: no path")
-                if max(len(identity.encode()), len(camera.encode())) > LONGEST_LABEL:
-                    raise GalleryError(f"{where}: a label has more than {LONGEST_LABEL} bytes")
-                path = (table.parent / name).resolve()
-                if labels.setdefault(path, (identity, camera)) != (identity, camera):
-                    raise GalleryError(f"{where}: {name} has other labels in an earlier line")
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise GalleryError(f"{table}: can't be read as CSV in UTF-8 ({error})") from error
+    for number, (name, identity, camera) in read_table(table, LABEL_COLUMNS):
+        where = f"{table}, line {number}"
+        if not name:
+            raise GalleryError(f"{where}: no path")
+        if max(len(identity.encode()), len(camera.encode())) > LONGEST_LABEL:
+            raise GalleryError(f"{where}: a label has more than {LONGEST_LABEL} bytes")
+        path = (table.parent / name).resolve()
+        if labels.setdefault(path, (identity, camera)) != (identity, camera):
+            raise GalleryError(f"{where}: {name} has other labels in an earlier line")
     return labels

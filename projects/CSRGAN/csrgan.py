@@ -90,24 +90,26 @@ class CSRGAN(Pipeline):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
-        own = cfg.CSRGAN
+        node = cfg.CSRGAN
         parts = super().from_config(cfg)
         frontend = parts["frontend"]
         discriminators: list[nn.Module] = []
-        if own.ADVERSARIAL_WEIGHT > 0 and frontend.learns:
-            node = own.DISCRIMINATOR
+        if node.ADVERSARIAL_WEIGHT > 0 and frontend.learns:
+            discriminator = node.DISCRIMINATOR
             for size in stage_sizes(cfg, frontend.stages):
-                whole = None if node.POOL else size
-                discriminators.append(Discriminator(node.WIDTH, node.HIDDEN, whole))
+                whole = None if discriminator.POOL else size
+                discriminators.append(
+                    Discriminator(discriminator.WIDTH, discriminator.HIDDEN, whole)
+                )
         return {
             **parts,
             "discriminators": discriminators,
-            "vgg_weight": own.VGG_WEIGHT,
-            "adversarial_weight": own.ADVERSARIAL_WEIGHT,
-            "common_weight": own.COMMON_WEIGHT,
-            "common": own.COMMON,
-            "vgg_weights": own.VGG.WEIGHTS,
-            "vgg_layer": own.VGG.LAYER,
+            "vgg_weight": node.VGG_WEIGHT,
+            "adversarial_weight": node.ADVERSARIAL_WEIGHT,
+            "common_weight": node.COMMON_WEIGHT,
+            "common": node.COMMON,
+            "vgg_weights": node.VGG.WEIGHTS,
+            "vgg_layer": node.VGG.LAYER,
         }
 
     def optimizer_parts(self) -> dict[str, list[str]]:
@@ -202,44 +204,46 @@ class CSRGAN(Pipeline):
         No loss is taken of a stage that no image passed, nor an adversarial one of a stage that a
         single image passed, whose discriminator's batch norm may have nothing to normalise by.
         """
-        zero = torch.stack([made[:0].sum() for made, _ in pairs]).sum()
+        zero = torch.stack([restored[:0].sum() for restored, _ in pairs]).sum()
         losses: dict[str, Tensor] = {}
         if self.needs_vgg:
-            looks, common = zero, zero
-            for stage, (made, real) in enumerate(pairs):
+            vgg_loss, common_human = zero, zero
+            for stage, (restored, real) in enumerate(pairs):
                 last = stage == len(pairs) - 1 and self.common_weight > 0
-                if len(made) and (last or self.vgg_weight > 0):
-                    seen, wanted = self.vgg(made), self._looked_at(real)
-                    looks = looks + F.mse_loss(widen(seen), widen(wanted))
+                if len(restored) and (last or self.vgg_weight > 0):
+                    maps, hr_maps = self.vgg(restored), self._looked_at(real)
+                    vgg_loss = vgg_loss + F.mse_loss(widen(maps), widen(hr_maps))
                     if last:
                         with torch.no_grad():
-                            classes = self._classes(wanted)
-                        common = common + F.mse_loss(self._classes(seen), classes)
+                            classes = self._classes(hr_maps)
+                        common_human = common_human + F.mse_loss(self._classes(maps), classes)
             if self.vgg_weight > 0:
-                losses["loss_vgg"] = self.vgg_weight * looks
+                losses["loss_vgg"] = self.vgg_weight * vgg_loss
             if self.common_weight > 0:
-                losses["loss_common_human"] = self.common_weight * common
+                losses["loss_common_human"] = self.common_weight * common_human
         if self.discriminators:
-            fooled = zero
+            adversarial = zero
             with held(self.discriminators):
-                for judge, (made, _) in zip(self.discriminators, pairs, strict=True):
-                    if len(made) > 1:
-                        fooled = fooled + bce(judge(made), 1.0)
-            losses["loss_adversarial"] = self.adversarial_weight * fooled
+                for discriminator, (restored, _) in zip(self.discriminators, pairs, strict=True):
+                    if len(restored) > 1:
+                        adversarial = adversarial + bce(discriminator(restored), 1.0)
+            losses["loss_adversarial"] = self.adversarial_weight * adversarial
         return losses
 
     def discriminator_loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """The discriminators' loss, added up over the stages, and the share that they get right,
         the mean over the stages that at least two images passed (a half if there is none)."""
         terms, right = [], []
-        for judge, (made, real) in zip(self.discriminators, pairs, strict=True):
-            if len(made) < 2:
+        for discriminator, (restored, real) in zip(self.discriminators, pairs, strict=True):
+            if len(restored) < 2:
                 # Every process and every step has to reach the same parameters.
-                terms.append(no_loss(judge))
+                terms.append(no_loss(discriminator))
                 continue
-            yes, no = judge(real), judge(made.detach())
-            terms.append(bce(yes, 1.0) + bce(no, 0.0))
-            right.append(torch.cat([yes.detach() > 0, no.detach() <= 0]).float().mean())
+            of_real, of_restored = discriminator(real), discriminator(restored.detach())
+            terms.append(bce(of_real, 1.0) + bce(of_restored, 0.0))
+            right.append(
+                torch.cat([of_real.detach() > 0, of_restored.detach() <= 0]).float().mean()
+            )
         accuracy = torch.stack(right).mean() if right else terms[0].new_tensor(0.5)
         return torch.stack(terms).sum(), accuracy
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.vgg import make_layers
 
-from lrreid_ext.engine.checkpoint import read_state_dict
 from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.modeling.backbones.pretrained import hub_weights
+from lrreid_ext.weights import load_strictly, read_state_dict
 
 __all__ = ["KEY", "VGG19", "WAYS_OUT", "read_vgg"]
 
@@ -24,9 +26,12 @@ WAYS_OUT = (
 
 # Convolutions before each max pooling.
 CONVOLUTIONS = (2, 2, 4, 4, 4)
-LAYERS = tuple(
-    f"conv{i}_{j}" for i, count in enumerate(CONVOLUTIONS, start=1) for j in range(1, count + 1)
-)
+# How many modules of torchvision's ``features`` a layer's map has passed.
+LAYERS = {
+    f"conv{i + 1}_{j + 1}": 2 * (sum(CONVOLUTIONS[:i]) + j + 1) + i
+    for i, count in enumerate(CONVOLUTIONS)
+    for j in range(count)
+}
 # Where the network's input comes from, in ImageNet's statistics, on the 0-1 scale.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The map that the classifier reads.
@@ -65,28 +70,13 @@ class VGG19(nn.Module):
     ) -> None:
         super().__init__()
         check_layer(layer)
-        _check_names(state, where)
-        layers: list[nn.Module] = []
-        cut = 0
-        for i, count in enumerate(CONVOLUTIONS, start=1):
-            for j in range(1, count + 1):
-                out_channels, in_channels = state[f"features.{len(layers)}.weight"].shape[:2]
-                layers += [nn.Conv2d(in_channels, out_channels, 3, padding=1), nn.ReLU()]
-                if f"conv{i}_{j}" == layer:
-                    cut = len(layers)
-            layers.append(nn.MaxPool2d(2))
-        features = nn.Sequential(*layers)
-        dense = [state[f"classifier.{k}.weight"].shape for k in (0, 3, 6)]
-        classifier = nn.Sequential(
-            *(nn.Linear(dense[0][1], dense[0][0]), nn.ReLU(), nn.Dropout()),
-            *(nn.Linear(dense[1][1], dense[1][0]), nn.ReLU(), nn.Dropout()),
-            nn.Linear(dense[2][1], dense[2][0]),
+        features, classifier = _parts(state, where)
+        load_strictly(
+            nn.ModuleDict({"features": features, "classifier": classifier}),
+            state,
+            f"{where}: not a VGG-19",
         )
-        whole = nn.ModuleDict({"features": features, "classifier": classifier})
-        try:
-            whole.load_state_dict(dict(state))
-        except RuntimeError as error:
-            raise WeightsError(f"{where}: not a VGG-19: {error}") from error
+        cut = LAYERS[layer]
         self.layer = layer
         self.features = features[:cut]
         self.rest = features[cut:] if classes else None
@@ -127,33 +117,22 @@ def smallest(layer: str) -> int:
     return 2 ** (int(layer.removeprefix("conv").split("_")[0]) - 1)
 
 
-def _check_names(state: Mapping[str, Tensor], where: str) -> None:
-    wanted, at = set[str](), 0
-    for count in CONVOLUTIONS:
-        wanted |= {f"features.{at + 2 * j}" for j in range(count)}
-        at += 2 * count + 1
-    wanted |= {f"classifier.{k}" for k in (0, 3, 6)}
-    found = {name.rpartition(".")[0] for name in state}
-    if wanted != found or any(f"{name}.weight" not in state for name in wanted):
-        odd = sorted(wanted ^ found)
-        raise WeightsError(
-            f"{where}: not a VGG-19 with torchvision's names; {', '.join(odd[:4])} "
-            f"{'...' if len(odd) > 4 else ''} are missing or too many"
-        )
-    # What each layer reads is as wide as what the one before gives.
-    order = sorted(
-        wanted, key=lambda name: (name.startswith("classifier"), int(name.split(".")[1]))
-    )
-    width = 3
-    for name in order:
-        if name == "classifier.0":
-            width *= POOLED * POOLED
-        given, reads = state[f"{name}.weight"].shape[:2]
-        if reads != width:
-            raise WeightsError(
-                f"{where}: not a VGG-19: {name} reads {reads} numbers, but gets {width}"
-            )
-        width = given
+def _parts(state: Mapping[str, Tensor], where: str) -> tuple[nn.Sequential, nn.Sequential]:
+    """The convolutions and the dense layers of a VGG-19 of the weights' widths."""
+    layout: list[Any] = []
+    at = 0
+    try:
+        for count in CONVOLUTIONS:
+            layout += [len(state[f"features.{at + 2 * j}.weight"]) for j in range(count)] + ["M"]
+            at += 2 * count + 1
+        widths = [
+            layout[-2] * POOLED**2,
+            *(len(state[f"classifier.{k}.weight"]) for k in (0, 3, 6)),
+        ]
+    except KeyError as error:
+        raise WeightsError(f"{where}: not a VGG-19: it has no {error.args[0]}") from error
+    hidden = [(nn.Linear(*widths[k : k + 2]), nn.ReLU(), nn.Dropout()) for k in (0, 1)]
+    return make_layers(layout), nn.Sequential(*hidden[0], *hidden[1], nn.Linear(*widths[2:]))
 
 
 def read_vgg(weights: str, layer: str, *, classes: bool) -> VGG19:

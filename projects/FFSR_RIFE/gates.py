@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lrreid_ext.analysis.runs import changed
-from lrreid_ext.config import CfgNode
+from lrreid_ext.config import CfgNode, changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import QUERY_HR, Batch, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError

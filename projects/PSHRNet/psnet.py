@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import Batch
-from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.contract import Represents, StepOutput
 from lrreid_ext.modeling.losses import pseudo_siamese
 from lrreid_ext.modeling.meta_arch import Pipeline, Step, build_heads
 from lrreid_ext.registry import META_ARCH_REGISTRY
+from lrreid_ext.weights import load_strictly, read_state_dict
 
 
 class Branch(nn.Module):
@@ -132,11 +132,11 @@ class PSHRNet(Pipeline):
         chosen = []
         for name in self.ps_terms:
             sequences = outputs.get("sequences", ())
-            known = {f"seq{i + 1}": s for i, s in enumerate(sequences)}
-            known |= {k: v for k, v in outputs.items() if isinstance(v, Tensor)}
-            if name not in known:
+            available = {f"seq{i + 1}": s for i, s in enumerate(sequences)}
+            available |= {k: v for k, v in outputs.items() if isinstance(v, Tensor)}
+            if name not in available:
                 raise ConfigError(
-                    f"PSHRNET.PS_TERMS: this head gives no {name!r}, only {', '.join(known)}"
+                    f"PSHRNET.PS_TERMS: this head gives no {name!r}, only {', '.join(available)}"
                 )
-            chosen.append(known[name])
+            chosen.append(available[name])
         return chosen

@@ -76,29 +76,29 @@ class RAIN(Pipeline):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
-        given = super().from_config(cfg)
-        own, backbone = cfg.RAIN, given["backbone"]
+        parts = super().from_config(cfg)
+        node, backbone = cfg.RAIN, parts["backbone"]
         height, width = size = tuple(cfg.INPUT.SIZE_TRAIN)
-        levels = find_levels(backbone, own.LEVELS, size, "RAIN.LEVELS")
+        levels = find_levels(backbone, node.LEVELS, size, "RAIN.LEVELS")
         level = decoder = None
-        if own.RECONSTRUCTION_WEIGHT > 0:
-            name = own.DECODER.LEVEL
+        if node.RECONSTRUCTION_WEIGHT > 0:
+            name = node.DECODER.LEVEL
             level = find_levels(backbone, [name], size, "RAIN.DECODER.LEVEL")[name]
             stride = max(round(height / level.height), round(width / level.width))
-            decoder = HRDecoder(level.channels, stride, own.DECODER.WIDTHS)
+            decoder = HRDecoder(level.channels, stride, node.DECODER.WIDTHS)
         return {
-            **given,
+            **parts,
             "levels": levels,
             "critics": {
-                name: ResolutionCritic(found.channels, own.CRITIC_WIDTH)
-                for name, found in levels.items()
+                name: ResolutionCritic(each.channels, node.CRITIC_WIDTH)
+                for name, each in levels.items()
             },
-            "adversarial_weight": own.ADVERSARIAL_WEIGHT,
-            "critic_weight": own.CRITIC_WEIGHT,
+            "adversarial_weight": node.ADVERSARIAL_WEIGHT,
+            "critic_weight": node.CRITIC_WEIGHT,
             "decoder_level": level,
             "decoder": decoder,
-            "reconstruction_weight": own.RECONSTRUCTION_WEIGHT,
-            "by_resolution": own.BY_RESOLUTION,
+            "reconstruction_weight": node.RECONSTRUCTION_WEIGHT,
+            "by_resolution": node.BY_RESOLUTION,
         }
 
     def optimizer_parts(self) -> dict[str, list[str]]:
@@ -177,12 +177,12 @@ class RAIN(Pipeline):
         """Mean absolute difference of decoded images and HR twins (Eq. 2), on the scale of the
         extractor's input. Images known only small have no twin to be held against."""
         assert self.decoder is not None
-        wanted = self.normalise(batch["images_hr"])
-        difference = (self.decoder(maps, wanted.shape[-2:]) - wanted).abs()
-        known = batch["has_hr"]
+        hr = self.normalise(batch["images_hr"])
+        difference = (self.decoder(maps, hr.shape[-2:]) - hr).abs()
+        paired = batch["has_hr"]
         if not self.by_resolution:
-            return mean_over(difference, known)
-        return mean_over(difference, known & ~low) + mean_over(difference, known & low)
+            return mean_over(difference, paired)
+        return mean_over(difference, paired & ~low) + mean_over(difference, paired & low)
 
 
 def plain(level: str) -> str:

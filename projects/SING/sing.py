@@ -69,8 +69,8 @@ class SING(Pipeline):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
-        own = {"streams": cfg.SING.STREAMS, "lr_stream": cfg.SING.LR_STREAM}
-        return {**super().from_config(cfg), **own}
+        keys = {"streams": cfg.SING.STREAMS, "lr_stream": cfg.SING.LR_STREAM}
+        return {**super().from_config(cfg), **keys}
 
     def check_phase(self, cfg: CfgNode) -> None:
         """Raise ConfigError if a phase of step ``joint`` lacks a stream's twin."""
@@ -131,7 +131,7 @@ class SING(Pipeline):
 
     def stream(self, name: str, batch: Batch) -> Batch:
         """The images that one stream sees, of the batch, with their twin as ``images``."""
-        seen = batch["has_hr"]
+        chosen = batch["has_hr"]
         if name == "l":
-            seen = ~seen if self.lr_stream == "small" else torch.ones_like(seen)
-        return with_twin(rows_of(batch, seen), TWINS[name])
+            chosen = ~chosen if self.lr_stream == "small" else torch.ones_like(chosen)
+        return with_twin(rows_of(batch, chosen), TWINS[name])

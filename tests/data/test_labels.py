@@ -11,7 +11,7 @@ import torch
 from conftest import TINY
 
 from lrreid_ext.config import CfgNode
-from lrreid_ext.data.labels import labelled_identities
+from lrreid_ext.data.folds import labelled_identities
 from lrreid_ext.data.loaders import build_train_loader
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.meta_arch import Pipeline, take

@@ -23,7 +23,7 @@ from lrreid_ext.data.recipes import (
     build_recipe,
 )
 from lrreid_ext.data.recipes.base import LONGEST_STEM
-from lrreid_ext.errors import RecipeError
+from lrreid_ext.errors import ConfigError, RecipeError
 from lrreid_ext.evaluation import twin_files
 from lrreid_ext.registry import DATASET_REGISTRY, names
 
@@ -48,7 +48,7 @@ def quiet(recipe, source, out):
 
 
 def refuses(message: str, recipe: Recipe, source: Path) -> None:
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(ConfigError, match=message):
         plan(recipe, source)
 
 

@@ -12,7 +12,6 @@ import torch
 from conftest import load_script, run_script
 from PIL import Image
 
-from lrreid_ext.api import TrainedModel
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.loaders import build_test_loader
@@ -30,6 +29,7 @@ from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.data.synth import render
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import check_config
+from lrreid_ext.trained import TrainedModel
 
 tool = load_script("benchmarks/resolution.py")
 

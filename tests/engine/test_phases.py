@@ -11,11 +11,11 @@ from torch import nn
 
 from lrreid_ext.config import Phase, load_cfg, phase_at, phase_cfg, phases_of
 from lrreid_ext.data.paired import select
-from lrreid_ext.engine.checkpoint import init_weights
 from lrreid_ext.engine.optimizers import build_optimizer, build_scheduler
 from lrreid_ext.engine.phases import freeze_for, set_modes
 from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError, WeightsError
+from lrreid_ext.modeling.published import init_weights
 
 PSHRNET = "projects/PSHRNet/mlr_market.yml"
 

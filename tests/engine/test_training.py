@@ -12,9 +12,11 @@ from fastreid.evaluation import DatasetEvaluator
 
 from lrreid_ext.config import load_cfg, phases_of
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
-from lrreid_ext.engine.trainer import Trainer, build_model, eval_only
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.features import extract
+from lrreid_ext.evaluation.run import evaluate_trained
+from lrreid_ext.modeling.build import build_model
 
 OSNET = "configs/osnet_copies.yml"
 PSHRNET = "projects/PSHRNet/mlr_market.yml"
@@ -128,7 +130,7 @@ def test_best_survives_a_resume(make_cfg):
     figures = again.last_results
     assert again.best["metric"] in figures
     # What a fresh process reads off the final checkpoint is what training reported last.
-    alone = eval_only(make_cfg(OSNET, list(options)))
+    alone = evaluate_trained(make_cfg(OSNET, list(options)))
     for name, value in alone["mlr_market1501"].items():
         assert figures[f"mlr_market1501/{name}"] == pytest.approx(value, abs=1e-4)
 
@@ -210,7 +212,7 @@ def test_a_checkpoint_is_evaluated_as_its_phase(make_cfg):
     cfg = make_cfg(PSHRNET, [*TINY_PSHRNET, "TEST.EVAL_PERIOD", "9"])
     trainer = Trainer(cfg)
     trainer.train()
-    teacher = eval_only(
+    teacher = evaluate_trained(
         make_cfg(PSHRNET, TINY_PSHRNET, "MODEL.WEIGHTS", f"{cfg.OUTPUT_DIR}/phase_teacher.pth")
     )["mlr_market1501"]
     written = json.loads(

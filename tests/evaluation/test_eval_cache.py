@@ -17,10 +17,9 @@ import torch
 from conftest import TINY_OSNET
 from fastreid.config import CfgNode
 
-from lrreid_ext.analysis.runs import changed
 from lrreid_ext.cli import main
 from lrreid_ext.commands import eval as tool
-from lrreid_ext.config import get_cfg
+from lrreid_ext.config import changed, get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine import trainer
 from lrreid_ext.errors import CacheError, ConfigError
@@ -30,6 +29,7 @@ from lrreid_ext.evaluation.features import Features
 from lrreid_ext.plugins import plugin_files
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 from lrreid_ext.results.provenance import tensors_hash
+from lrreid_ext.trained import TrainedWeights
 
 NAN = float("nan")
 
@@ -244,7 +244,7 @@ def test_scores_are_those_of_an_evaluation(
         assert figures(run / "results_mlr_market1501.json") == plain
         assert len(extracted) == times
     # The tool finds the same file, without building the network.
-    monkeypatch.setattr(tool, "load_trained", lambda *a: pytest.fail("the network was built"))
+    monkeypatch.setattr(TrainedWeights, "build", lambda *a: pytest.fail("the network was built"))
     arguments = ["--cache", str(store), "--out", str(tmp_path / "out")]
     assert main(["eval", str(run), *arguments]) == 0
     assert "run on mlr_market1501: features read" in capsys.readouterr().out

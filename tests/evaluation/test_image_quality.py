@@ -20,7 +20,6 @@ from torch import nn
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import (
     CrossResolutionEvaluator,
@@ -31,6 +30,7 @@ from lrreid_ext.evaluation import (
     twin_files,
 )
 from lrreid_ext.evaluation.run import evaluate
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.frontends import FrontendOutput
 
 OSNET = "configs/osnet_copies.yml"

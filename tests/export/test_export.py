@@ -16,10 +16,8 @@ from mini_systems import MINI, OSNET, SYSTEMS
 from PIL import Image
 from torch import Tensor, nn
 
-from lrreid_ext.analysis.runs import Run
 from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError, ParityError
 from lrreid_ext.export.deployable import Deployable, expected, pack
 from lrreid_ext.export.formats import (
@@ -30,10 +28,14 @@ from lrreid_ext.export.formats import (
     write_torch,
 )
 from lrreid_ext.export.parity import Parity
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.registry import META_ARCH_REGISTRY
+from lrreid_ext.trained import TrainedModel
 
 
-def run_of(yaml: str, options: Sequence[str], folder: str = "", anchors: bool = True) -> Run:
+def run_of(
+    yaml: str, options: Sequence[str], folder: str = "", anchors: bool = True
+) -> TrainedModel:
     """A model with weights that make every part of it show."""
     words = [*TINY, *options, "MODEL.HEADS.NUM_CLASSES", "6", "OUTPUT_DIR", folder or "logs"]
     cfg = load_cfg(str(ROOT / yaml), words)
@@ -45,12 +47,12 @@ def run_of(yaml: str, options: Sequence[str], folder: str = "", anchors: bool = 
             parameter.add_(0.1 * size.clamp(min=0.1) * torch.randn(parameter.shape, generator=draw))
     if anchors and hasattr(model, "trained"):
         model.trained.fill_(True)
-    return Run("tiny", cfg, model, {"command": "tools/train_net.py OUTPUT_DIR /home/me/x"})
+    return TrainedModel("tiny", cfg, model, {"command": "tools/train_net.py OUTPUT_DIR /home/me/x"})
 
 
-def parts(run: Run, resized: bool = False) -> tuple[Deployable, Parity]:
-    return Deployable(run.cfg, run.model, resized=resized), Parity(
-        run.cfg, run.model, resized=resized
+def parts(run: TrainedModel, resized: bool = False) -> tuple[Deployable, Parity]:
+    return Deployable(run.cfg, run.module, resized=resized), Parity(
+        run.cfg, run.module, resized=resized
     )
 
 
@@ -69,7 +71,7 @@ def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path
     # SING restores what has fewer native rows than the input: a constant would be caught.
     images, native = pack([np.full((64, 32, 3), 90, np.uint8), np.full((20, 10, 3), 90, np.uint8)])
     program = torch.export.load(path).module()
-    at_size = expected(run.cfg, run.model, [np.full((64, 32, 3), 90, np.uint8)])
+    at_size = expected(run.cfg, run.module, [np.full((64, 32, 3), 90, np.uint8)])
     got = program(images, native)
     torch.testing.assert_close(got[:1], at_size)
     assert (got[1] - got[0]).abs().max() > 1e-3
@@ -106,14 +108,14 @@ def test_what_only_training_needs_stays_out() -> None:
     deployable, parity = parts(run)
     names = {name.split(".")[1] for name in deployable.state_dict()}
     assert names == {"frontend", "backbone", "heads"}
-    assert any(name.startswith("discriminators") for name in run.model.state_dict())
+    assert any(name.startswith("discriminators") for name in run.module.state_dict())
     for images, native, wanted in parity.batches:
         torch.testing.assert_close(deployable(images, native), wanted)
 
 
 def test_untrained_anchors_stay_out() -> None:
     run = run_of(*SYSTEMS["SING"], anchors=False)
-    run.model.trained[0] = True
+    run.module.trained[0] = True
     deployable, parity = parts(run)
     assert deployable.factors == [2.0]
     images, native, wanted = parity.batches[1]
@@ -149,7 +151,7 @@ def test_a_graph_that_differs_is_not_written(write: Any, tmp_path: Path) -> None
 def test_what_cannot_be_exported_says_why() -> None:
     run = run_of("configs/osnet_copies.yml", [*OSNET, "INPUT.CROP.ENABLED", "True"])
     with pytest.raises(ConfigError, match=r"INPUT\.CROP"):
-        Deployable(run.cfg, run.model)
+        Deployable(run.cfg, run.module)
 
 
 def test_without_the_extra_the_command_is_named(
@@ -162,7 +164,7 @@ def test_without_the_extra_the_command_is_named(
 
 def test_sizes_out_of_range_count_as_the_nearest(tmp_path: Path) -> None:
     run = run_of(*SYSTEMS["PSHRNet"], str(tmp_path))
-    deployable = Deployable(run.cfg, run.model)
+    deployable = Deployable(run.cfg, run.module)
     images = torch.randint(0, 256, (3, 3, 40, 20), dtype=torch.uint8)
     program = torch.export.export(
         deployable, (images, torch.full((3, 2), 20)), dynamic_shapes=dynamic_shapes(deployable)
@@ -172,9 +174,9 @@ def test_sizes_out_of_range_count_as_the_nearest(tmp_path: Path) -> None:
     assert torch.isfinite(far).all() and torch.equal(far, near)
 
 
-def saved(run: Run, folder: Path) -> None:
+def saved(run: TrainedModel, folder: Path) -> None:
     """Keep a run as training does."""
-    torch.save({"model": run.model.state_dict()}, folder / "model_final.pth")
+    torch.save({"model": run.module.state_dict()}, folder / "model_final.pth")
     (folder / "last_checkpoint").write_text("model_final.pth")
     (folder / "config.yaml").write_text(run.cfg.dump(sort_keys=False))
 
@@ -206,7 +208,7 @@ def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture
         ],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    wanted = expected(run.cfg, run.model, [crop])
+    wanted = expected(run.cfg, run.module, [crop])
     assert f"a.png {tuple(wanted.shape)}" in done.stdout
     shown = [float(word) for word in done.stdout.split("[")[1].strip("] \n").split()]
     assert shown == pytest.approx(wanted[0, :4].tolist(), abs=1e-5)

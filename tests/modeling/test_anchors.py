@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import TINY_OSNET
 
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.meta_arch import Anchors
 
 YAML = "configs/osnet_sing.yml"

@@ -8,8 +8,8 @@ from conftest import TINY_OSNET, TINY_PSHRNET
 
 from lrreid_ext.config import Phase
 from lrreid_ext.engine.phases import freeze_for, set_modes
-from lrreid_ext.engine.trainer import build_model
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.losses import l1_image, smooth_cross_entropy
 from lrreid_ext.modeling.meta_arch.pipeline import loss_key
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from lrreid_ext.cli import main
 from lrreid_ext.config import CfgNode, get_cfg, load_cfg
-from lrreid_ext.engine.checkpoint import load_strictly
-from lrreid_ext.engine.trainer import build_model, without_initial_weights
 from lrreid_ext.errors import ConfigError, WeightsError
+from lrreid_ext.modeling.build import build_model, without_initial_weights
 from lrreid_ext.modeling.frontends import Spandrel, build_frontend
 from lrreid_ext.results.provenance import weights_hash
+from lrreid_ext.weights import load_strictly
 
 spandrel = pytest.importorskip("spandrel")
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from lrreid_ext.analysis.runs import run_cfg
 from lrreid_ext.cli import main
 from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.engine.trainer import eval_only
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.report.plots import save
+from lrreid_ext.trained import run_cfg
 from projects.SING.fusion import (
     SIGMAS,
     Curves,
@@ -329,7 +329,7 @@ def test_tool_scores_as_the_evaluator_does(market_root: Path, tmp_path: Path, ca
         options = [
             "TEST.ON_FOLD", "True", "TEST.FUSION.SIGMA", sigma, "TEST.FUSION.ANCHORS", anchors,
         ]  # fmt: skip
-        figures = next(iter(eval_only(run_cfg(str(run), options)).values()))
+        figures = next(iter(evaluate_trained(run_cfg(str(run), options)).values()))
         found = rows["fold", name, sigma]
         assert float(found["Rank-1"]) == pytest.approx(figures["single_shot/query/Rank-1"], 1e-4)
         assert float(found["mAP"]) == pytest.approx(figures["multi_shot/query/mAP"], 1e-4)

@@ -19,8 +19,9 @@ from lrreid_ext.cli import main
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.engine.trainer import build_model, load_trained
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.build import build_model
+from lrreid_ext.trained import load_trained
 from projects.FFSR_RIFE.gates import (
     GateRecords,
     Trend,
@@ -242,12 +243,13 @@ def trained(make_cfg):
 
 def test_load_trained_fills_in_what_the_checkpoint_knows(make_cfg, trained):
     folder, state = trained
-    cfg, model, training = load_trained(make_cfg(OSNET, DUAL))
+    model = load_trained(make_cfg(OSNET, DUAL))
+    cfg = model.cfg
     assert Path(cfg.MODEL.WEIGHTS) == folder / "model_final.pth"
     assert cfg.MODEL.HEADS.NUM_CLASSES == 6
-    assert not model.training
-    assert training == {}
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert not model.module.training
+    assert model.training == {}
+    assert all(torch.equal(v, state[k]) for k, v in model.module.state_dict().items())
     with pytest.raises(FileNotFoundError, match=r"MODEL\.WEIGHTS, or the OUTPUT_DIR of a run"):
         load_trained(make_cfg(OSNET, DUAL, out="elsewhere"))
 

@@ -15,7 +15,6 @@ import torch
 from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
-from lrreid_ext.analysis.runs import load_run, run_cfg, run_names
 from lrreid_ext.cli import main
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.samples import Sample, TestSet
@@ -23,6 +22,7 @@ from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.report.plots import new_figure, save
+from lrreid_ext.trained import load_model, run_cfg, run_names
 from projects.FFSR_RIFE.objective import (
     PANELS,
     RESOLUTIONS,
@@ -302,7 +302,7 @@ def test_tool_from_end_to_end(run: Path, tmp_path: Path, capsys: pytest.CaptureF
 def test_tool_measures_what_the_model_gives(run: Path) -> None:
     """The curve at one resolution, from images reduced by hand."""
     tool = import_module("projects.FFSR_RIFE.commands.objective")
-    trained = load_run(str(run))
+    trained = load_model(str(run))
     found, note = tool.measure(trained, resolutions=[0.5], limit=24)
     from lrreid_ext.data.loaders import build_test_set
 
@@ -369,7 +369,7 @@ def test_a_run_is_read_as_it_was_trained(
     for file in ("model_final.pth", "last_checkpoint"):
         (folder / file).write_bytes((run / file).read_bytes())
     assert second.MODEL.WEIGHTS == ""
-    loaded, own = load_run(str(folder)), load_run(str(run))
+    loaded, own = load_model(str(folder)), load_model(str(run))
     for a, b in zip(loaded.model.parameters(), own.model.parameters(), strict=True):
         assert torch.equal(a, b)
     assert not loaded.model.training

@@ -18,12 +18,11 @@ from conftest import ROOT, TINY_PSHRNET
 from mini_runs import SYNTH, trained_run, untrained_run
 from PIL import Image
 
-from lrreid_ext.analysis.runs import Run, load_run
 from lrreid_ext.cli import main
 from lrreid_ext.commands import report
 from lrreid_ext.config import get_cfg, load_cfg
-from lrreid_ext.engine.trainer import build_model, set_step
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.modeling.build import build_model, set_step
 from lrreid_ext.report.blocks import Cell, LeftOut, Note, Section, Table, figure_of, picture_of
 from lrreid_ext.report.context import front_end
 from lrreid_ext.report.page import render
@@ -32,6 +31,7 @@ from lrreid_ext.report.scored import score_run, score_runs
 from lrreid_ext.report.scores import seen_factors
 from lrreid_ext.report.sections import sections
 from lrreid_ext.results.provenance import config_hash
+from lrreid_ext.trained import TrainedModel, load_model
 
 get_cfg()  # the plugins, and their sections
 BUT_RESULTS = [k for k in sections() if k != "results"]
@@ -147,12 +147,12 @@ def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) ->
     opts = ["TEST.CI.REPEATS", "20", "TEST.ROC.ENABLED", "True"]
     without = [k for k in sections() if k not in ("results", "config", "origins")]
     text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
-    own = score_run(load_run(str(runs[0]), opts), "", None).results
+    own = score_run(load_model(str(runs[0]), "", opts), "", None).results
     for name in ("single_shot/query/Rank-1", "multi_shot/query/TAR@1e-2"):
         assert own.figure(name).interval in text
     multi = own.groups["query"].protocols["multi_shot"]
     assert "genuine pairs" in text and f">{multi.impostor_pairs}<" in text
-    assert config_hash(load_run(str(runs[0]), opts).cfg) in text
+    assert config_hash(load_model(str(runs[0]), "", opts).cfg) in text
 
 
 def test_draws_that_cannot_differ_are_said(runs) -> None:
@@ -222,11 +222,11 @@ def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, caps
     assert "'plain' and 'other' know it with different images" in capsys.readouterr().err
     assert not out.exists()
     with pytest.raises(ConfigError, match="--factors: a degradation factor is above 1, not 1"):
-        score_run(load_run(str(runs[1])), factors=[1.0])
+        score_run(load_model(str(runs[1])), factors=[1.0])
 
 
 def test_scored_is_what_the_evaluation_scores(runs) -> None:
-    run = score_runs([load_run(str(runs[0]))], factors=None)[0]
+    run = score_runs([load_model(str(runs[0]))], factors=None)[0]
     kept = json.loads((runs[0] / "results_synth_pedestrians.json").read_text())
     assert run.results.to_json()["groups"] == kept["groups"]
 
@@ -300,11 +300,11 @@ def test_what_is_written_is_escaped() -> None:
 
 def test_a_teacher_goes_without_the_students_front_end(runs) -> None:
     """PS-HRNet's teacher looks at images as they are; its student's front-end is in the file."""
-    root = load_run(str(runs[0])).cfg.DATASETS.ROOT
+    root = load_model(str(runs[0])).cfg.DATASETS.ROOT
     options = [*TINY_PSHRNET, *SYNTH, "MODEL.HEADS.NUM_CLASSES", "8", "DATASETS.ROOT", root]
     options += ["INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]"]
     cfg = load_cfg(str(ROOT / "projects/PSHRNet/synth.yml"), options)
     model = build_model(cfg).eval()
     for step, name in (("student", cfg.MODEL.SR.NAME), ("teacher", "Identity")):
         set_step(model, step)
-        assert front_end(score_run(Run("one", cfg, model, {}))) == name
+        assert front_end(score_run(TrainedModel("one", cfg, model, {}))) == name

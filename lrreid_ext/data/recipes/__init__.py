@@ -9,6 +9,7 @@ from lrreid_ext.data.recipes.base import (
     Recipe,
     SourceImage,
     build_recipe,
+    file_digest,
     preset,
 )
 from lrreid_ext.data.recipes.builder import build
@@ -18,6 +19,7 @@ from lrreid_ext.data.recipes.cuhk03 import CUHK03Recipe
 from lrreid_ext.data.recipes.dataset import RecipeDataset, add_recipe, find_source, test_set_of
 from lrreid_ext.data.recipes.duke import DukeRecipe
 from lrreid_ext.data.recipes.manifest import (
+    MANIFEST_FILE,
     ImageRecord,
     Manifest,
     load_manifest,
@@ -34,6 +36,7 @@ from lrreid_ext.data.recipes.viper import SALRViperRecipe, ViperRecipe
 from lrreid_ext.data.recipes.written import recipe_named, register_recipe_file
 
 __all__ = [
+    "MANIFEST_FILE",
     "RECIPE_REGISTRY",
     "CUHK01Recipe",
     "CUHK03Recipe",
@@ -62,6 +65,7 @@ __all__ = [
     "add_recipe",
     "build",
     "build_recipe",
+    "file_digest",
     "find_source",
     "load_manifest",
     "preset",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
 
+from lrreid_ext.data.labels import market_label
 from lrreid_ext.data.recipes.base import (
     EITHER,
     GALLERY,
@@ -21,12 +21,10 @@ from lrreid_ext.data.recipes.rules import MLRRecipe, VariedWidthRecipe
 from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.errors import RecipeError
 
-__all__ = ["MARKET_NAME", "FolderRecipe", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
+__all__ = ["FolderRecipe", "MarketRecipe", "MarketSource", "VRMarketRecipe"]
 
 logger = logging.getLogger(__name__)
 
-#: Groups: identity, camera.
-MARKET_NAME = re.compile(r"(-1|\d+)_c(\d+)(?!\d).*")
 FOLDERS = ("bounding_box_train", "query", "bounding_box_test")
 QUERIES = ("query", "all")
 
@@ -66,13 +64,13 @@ class MarketSource(Recipe):
         images = []
         for folder, names in listed.items():
             for name in names:
-                match = MARKET_NAME.fullmatch(name)
-                if match is None:
+                label = market_label(name)
+                if label is None:
                     raise RecipeError(
                         f"{root / folder / name}: not named as Market-1501 does "
                         "(0002_c1s1_000451_03.jpg: identity, camera, ...)."
                     )
-                pid, camid = int(match[1]), int(match[2])
+                pid, camid = label
                 if pid < 0:
                     continue
                 images.append(

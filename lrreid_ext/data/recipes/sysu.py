@@ -8,8 +8,8 @@ from pathlib import Path
 from pydantic import PositiveInt
 
 from lrreid_ext.data.degrade import hash_unit
+from lrreid_ext.data.labels import market_label
 from lrreid_ext.data.recipes.base import EITHER, TRAIN, SourceImage
-from lrreid_ext.data.recipes.market1501 import MARKET_NAME
 from lrreid_ext.data.recipes.rules import Camera, MLRRecipe
 from lrreid_ext.data.recipes.sources import image_names
 from lrreid_ext.data.recipes.splits import IdentitySplit
@@ -54,7 +54,7 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
 
     def holds(self, folder: Path) -> bool:
         return all((folder / camera).is_dir() for camera in CAMERA_FOLDERS) or any(
-            MARKET_NAME.fullmatch(name) for name in image_names(folder)
+            market_label(name) for name in image_names(folder)
         )
 
     def read(self, root: Path) -> list[SourceImage]:
@@ -101,10 +101,10 @@ def _flat(root: Path) -> dict[tuple[int, int], list[str]]:
     """Paths by identity and camera, of files named as Market-1501 does."""
     found: dict[tuple[int, int], list[str]] = {}
     for name in image_names(root):
-        match = MARKET_NAME.fullmatch(name)
-        if match is None or int(match[1]) < 1 or int(match[2]) not in (1, 2):
+        label = market_label(name)
+        if label is None or label[0] < 1 or label[1] not in (1, 2):
             raise RecipeError(
                 f"{root / name}: not named 0001_c1_<...>.jpg, identity from 1 and camera 1 or 2."
             )
-        found.setdefault((int(match[1]), int(match[2])), []).append(name)
+        found.setdefault(label, []).append(name)
     return found

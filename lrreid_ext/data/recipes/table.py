@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 
+from lrreid_ext.data.labels import read_table
 from lrreid_ext.data.recipes.base import (
     EITHER,
     GALLERY,
@@ -88,37 +89,22 @@ def _rows(root: Path, table: Path) -> dict[int, Row]:
     """The table's rows by their line.
 
     Raises:
-        RecipeError: names the file and the line that can't be used.
+        ConfigError: names the file and the line that can't be used.
     """
     rows: dict[int, Row] = {}
     lines: dict[str, int] = {}
-    try:
-        with open(table, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, skipinitialspace=True, strict=True)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise RecipeError(
-                    f"{table}, line 1: no column {missing[0]!r} in "
-                    f"{','.join(reader.fieldnames or ())!r}; it needs {','.join(COLUMNS)}, with "
-                    "commas between them."
-                )
-            for line in reader:
-                number = reader.line_num
-                row = _row(root, line, f"{table}, line {number}")
-                if row[0] in lines:
-                    raise RecipeError(
-                        f"{table}, line {number}: {row[0]} stands in line {lines[row[0]]} already."
-                    )
-                lines[row[0]] = number
-                rows[number] = row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise RecipeError(f"{table}: can't be read as CSV in UTF-8 ({error}).") from error
+    for number, values in read_table(table, COLUMNS):
+        where = f"{table}, line {number}"
+        row = _row(root, values, where)
+        if row[0] in lines:
+            raise RecipeError(f"{where}: {row[0]} stands in line {lines[row[0]]} already.")
+        lines[row[0]] = number
+        rows[number] = row
     return rows
 
 
-def _row(root: Path, line: dict[str, str | None], where: str) -> Row:
-    if None in line or None in line.values():
-        raise RecipeError(f"{where}: has another number of fields than the header.")
-    path, identity, camera, split = ((line[name] or "").strip() for name in COLUMNS)
+def _row(root: Path, values: Sequence[str], where: str) -> Row:
+    path, identity, camera, split = values
     pure = PurePosixPath(path)
     if not path or pure.is_absolute() or ".." in pure.parts or "\\" in path:
         raise RecipeError(

@@ -161,6 +161,7 @@ class DualStream(nn.Module):
         ConfigError: a choice that doesn't exist, or a network that can't be doubled.
     """
 
+    weight_roots = ("stem", "low", "high")
     widest: Tensor
 
     def __init__(
@@ -337,9 +338,9 @@ class DualStream(nn.Module):
 
 def _check(fuse: str, gates: str, gate_dim: int, gate_weight: float, widest: int) -> None:
     node = "MODEL.BACKBONE.DUAL"
-    for key, value, known in (("FUSE", fuse, FUSES), ("GATES", gates, GATES)):
-        if value not in known:
-            raise ConfigError(f"{node}.{key}: {value!r} is none of {', '.join(known)}")
+    for key, value, choices in (("FUSE", fuse, FUSES), ("GATES", gates, GATES)):
+        if value not in choices:
+            raise ConfigError(f"{node}.{key}: {value!r} is none of {', '.join(choices)}")
     if gate_dim < 1:
         raise ConfigError(f"{node}.GATE_DIM: a width of at least 1 is needed, not {gate_dim}")
     if gate_weight < 0:
@@ -350,8 +351,8 @@ def _check(fuse: str, gates: str, gate_dim: int, gate_weight: float, widest: int
 
 def _part(network: nn.Module, names: Sequence[str]) -> nn.ModuleDict:
     """The network's children that the dotted names lie in, under their own names."""
-    wanted = {name.split(".")[0] for name in names}
-    return nn.ModuleDict({k: child for k, child in network.named_children() if k in wanted})
+    children = {name.split(".")[0] for name in names}
+    return nn.ModuleDict({k: child for k, child in network.named_children() if k in children})
 
 
 def _run(part: nn.Module, names: Sequence[str], maps: Tensor) -> Tensor:

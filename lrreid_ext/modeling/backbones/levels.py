@@ -47,13 +47,13 @@ def levels_of(backbone: nn.Module, size: tuple[int, int]) -> dict[str, Level]:
         backbone: called with images (B, 3, H, W).
         size: height and width of the images.
     """
-    seen: dict[str, Level] = {}
+    levels: dict[str, Level] = {}
 
     def note(name: str, output: Any) -> None:
         maps = _as_map(backbone, output, size)
-        seen.pop(name, None)
+        levels.pop(name, None)
         if maps is not None:
-            seen[name] = Level(name, *maps.shape[1:])
+            levels[name] = Level(name, *maps.shape[1:])
 
     names = [name for name, _ in backbone.named_modules() if name]
     parameter = next(backbone.parameters())
@@ -61,45 +61,45 @@ def levels_of(backbone: nn.Module, size: tuple[int, int]) -> dict[str, Level]:
     with evaluating(backbone), _hooked(backbone, names, note):
         backbone(blank)
     for name in names:
-        inside = [n for n in seen if n.startswith(name + ".")]
-        if name not in seen and inside:
-            seen[name] = seen[inside[-1]]
-    order = list(dict.fromkeys(level.module for level in seen.values()))
+        inside = [n for n in levels if n.startswith(name + ".")]
+        if name not in levels and inside:
+            levels[name] = levels[inside[-1]]
+    order = list(dict.fromkeys(level.module for level in levels.values()))
     root = backbone.levels_root if isinstance(backbone, HasLevelsRoot) else ""
     prefix = f"{root}." if root else ""
     return {
         name.removeprefix(prefix): level
-        for name, level in sorted(seen.items(), key=lambda item: order.index(item[1].module))
+        for name, level in sorted(levels.items(), key=lambda item: order.index(item[1].module))
         if name != root
     }
 
 
 def find_levels(
-    backbone: nn.Module, wanted: Iterable[str], size: tuple[int, int], key: str
+    backbone: nn.Module, names: Iterable[str], size: tuple[int, int], key: str
 ) -> dict[str, Level]:
-    """The levels called ``wanted``; see :func:`levels_of`.
+    """The levels of these names; see :func:`levels_of`.
 
     Args:
         backbone: see there.
-        wanted: names.
+        names: of the levels.
         size: see there.
         key: the config key that holds the names, for the message.
 
     Raises:
         ConfigError: a name that no level has; lists those there are.
     """
-    wanted = list(wanted)
-    if not wanted:
+    names = list(names)
+    if not names:
         return {}
-    known = levels_of(backbone, size)
-    for name in wanted:
-        if name not in known:
-            top = [n for n in known if "." not in n]
+    levels = levels_of(backbone, size)
+    for name in names:
+        if name not in levels:
+            top = [n for n in levels if "." not in n]
             raise ConfigError(
-                f"{key}: {type(backbone).__name__} has no level {name!r}.{suggest(name, known)} "
-                f"There are {', '.join(top or known)}, and the modules inside them"
+                f"{key}: {type(backbone).__name__} has no level {name!r}.{suggest(name, levels)} "
+                f"There are {', '.join(top or levels)}, and the modules inside them"
             )
-    return {name: known[name] for name in wanted}
+    return {name: levels[name] for name in names}
 
 
 @contextmanager
@@ -122,9 +122,9 @@ def tapped(
         called.setdefault(level.module, []).append(name)
 
     def note(module: str, output: Any) -> None:
-        found = _as_map(backbone, output, size)
-        assert found is not None  # it gave a map of the blank image
-        maps.update(dict.fromkeys(called[module], found))
+        value = _as_map(backbone, output, size)
+        assert value is not None  # it gave a map of the blank image
+        maps.update(dict.fromkeys(called[module], value))
 
     with _hooked(backbone, called, note):
         yield maps

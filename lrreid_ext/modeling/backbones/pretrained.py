@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lrreid_ext.errors import ConfigError, PretrainedError, WeightsError
 from lrreid_ext.registry import BACKBONE_REGISTRY, lookup
+from lrreid_ext.weights import load_strictly, read_state_dict
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +77,6 @@ def map_width(backbone: nn.Module, size: tuple[int, int]) -> int:
 def _with_host_weights(
     cfg: CfgNode, name: str, builder: Callable[[CfgNode], nn.Module]
 ) -> nn.Module:
-    from lrreid_ext.engine.checkpoint import read_state_dict
-
     path = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     file = read_state_dict(path, PATH_KEY) if path else None
     try:
@@ -117,8 +116,6 @@ def load_pretrained(
         WeightsError: lists the names and shapes that differ.
         PretrainedError: the weights can't be downloaded.
     """
-    from lrreid_ext.engine.checkpoint import load_strictly, read_state_dict
-
     if not cfg.MODEL.BACKBONE.PRETRAIN:
         return
     path = cfg.MODEL.BACKBONE.PRETRAIN_PATH

@@ -48,6 +48,7 @@ class TimmBackbone(nn.Module):
 
     #: Levels are named as timm names the model's modules.
     levels_root = "model"
+    weight_roots = ("model",)
 
     def __init__(
         self, name: str, size: Sequence[int] = (256, 128), *, dynamic: bool = False

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrreid_ext.registry import FRONTEND_REGISTRY, lookup
+from lrreid_ext.weights import load_weights
 
 # Restored images and their high-resolution twins, stage by stage.
 Pairs = list[tuple[Tensor, Tensor]]
@@ -104,8 +105,6 @@ class Frontend(nn.Module):
 
 def build_frontend(cfg: Any) -> Frontend:
     """Build the front-end named in ``MODEL.SR.NAME`` and load ``MODEL.SR.WEIGHTS`` if given."""
-    from lrreid_ext.engine.checkpoint import load_weights
-
     frontend: Frontend = lookup(FRONTEND_REGISTRY, cfg.MODEL.SR.NAME, "MODEL.SR.NAME")(cfg)
     divisor = frontend.size_divisor
     for key in ("SIZE_TRAIN", "SIZE_TEST"):

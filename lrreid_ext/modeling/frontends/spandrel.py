@@ -15,6 +15,7 @@ from lrreid_ext.modeling.frontends.interpolation import resampling
 from lrreid_ext.modeling.frontends.restoration import Restoration
 from lrreid_ext.modeling.inference import evaluating
 from lrreid_ext.registry import FRONTEND_REGISTRY
+from lrreid_ext.weights import read_state_dict
 
 KEY = "MODEL.SR.SPANDREL.WEIGHTS"
 INPUTS = ("reduced", "full")
@@ -62,8 +63,6 @@ class Spandrel(Restoration):
     def __init__(
         self, *, weights: str, frozen: bool = True, feed: str = "reduced", loss: str = "l1"
     ) -> None:
-        from lrreid_ext.engine.checkpoint import read_state_dict
-
         super().__init__(loss)
         if feed not in INPUTS:
             raise ConfigError(f"MODEL.SR.SPANDREL.FEED: {feed!r} is none of {', '.join(INPUTS)}")
@@ -93,7 +92,7 @@ class Spandrel(Restoration):
                 "MODEL.SR.NAME: Spandrel needs spandrel: pip install -e .[spandrel] in the checkout"
             ) from error
         try:
-            found: Any = spandrel.ModelLoader().load_from_state_dict(
+            network: Any = spandrel.ModelLoader().load_from_state_dict(
                 spandrel.canonicalize_state_dict(dict(state))
             )
         except (spandrel.UnsupportedModelError, RuntimeError, KeyError, ValueError) as error:
@@ -101,25 +100,27 @@ class Spandrel(Restoration):
             raise ConfigError(
                 f"{what}: spandrel knows no network with such weights ({names} ...): {error}"
             ) from error
-        if not isinstance(found, spandrel.ImageModelDescriptor):
-            raise ConfigError(f"{what}: {found.architecture.name} fills masks; it restores nothing")
-        if (found.input_channels, found.output_channels) != (3, 3):
+        if not isinstance(network, spandrel.ImageModelDescriptor):
             raise ConfigError(
-                f"{what}: {found.architecture.name} maps {found.input_channels} channels to "
-                f"{found.output_channels}; networks of RGB images can be used"
+                f"{what}: {network.architecture.name} fills masks; it restores nothing"
             )
-        self.net = found.model.float().train(self.training and not self.frozen)
+        if (network.input_channels, network.output_channels) != (3, 3):
+            raise ConfigError(
+                f"{what}: {network.architecture.name} maps {network.input_channels} channels to "
+                f"{network.output_channels}; networks of RGB images can be used"
+            )
+        self.net = network.model.float().train(self.training and not self.frozen)
         self.net.requires_grad_(not self.frozen)
-        self.scale = int(found.scale)
-        self._needs = found.size_requirements
+        self.scale = int(network.scale)
+        self._needs = network.size_requirements
         # How the network is called; spandrel's own call is for inference alone, and clamps.
-        self._call = found._call_fn
+        self._call = network._call_fn
         self._derives = self._derive()
         if self._derives:
             once = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
             self._derive()
             if any(not torch.equal(t, once[name]) for name, t in self.net.state_dict().items()):
-                name = found.architecture.name
+                name = network.architecture.name
                 raise ConfigError(f"{what}: {name}'s weights change whenever it is used")
 
     def _derive(self) -> bool:
@@ -153,9 +154,9 @@ class Spandrel(Restoration):
 
     def adopt_state(self, state: Mapping[str, Tensor]) -> None:
         """Become the network that a checkpoint of this front-end holds, where none is known yet."""
-        own = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
-        if self.net is None and own:
-            self._build(own, "checkpoint")
+        weights = {k.removeprefix("net."): v for k, v in state.items() if k.startswith("net.")}
+        if self.net is None and weights:
+            self._build(weights, "checkpoint")
 
     def prepare(self, dataset: Any) -> None:
         """Before training: refuse to begin without a network.

@@ -39,8 +39,8 @@ def add_config(cfg: CfgNode) -> None:
     # Each generator adds to its input's bicubic enlargement. SRGAN's doesn't; small ones learn
     # sooner that way.
     cfg.MODEL.SR.CASCADE.RESIDUAL = False
-    # joint (a stage eats what the one before made, all losses reach all stages) or stagewise (each
-    # stage learns by itself on reduced HR images).
+    # joint (a stage reads the output of the one before, and all losses reach all stages) or
+    # stagewise (each stage learns by itself on reduced HR images).
     cfg.MODEL.SR.CASCADE.MODE = "joint"
 
 
@@ -141,17 +141,16 @@ class CascadedSRGAN(Frontend):
 
     An image passes as many as its native height asks for: with H the input's height and 3 stages,
     all of them up to H / 8, the last two up to H / 4, the last one up to H / 2. Above that, and if
-    the native size isn't known, it stays as the loader resized it. Its way begins with a reduction
-    to the size that its first stage eats, and ends at the network's size. Images that enter a stage
-    join those that come from the one before, so that a batch costs what its images need.
+    the native size isn't known, it stays as the loader resized it. It is first reduced to the input
+    size of its first stage; the last stage gives the network's size. Images that enter at a stage
+    join those from the stage before, so that a batch costs what its images need.
 
     Two ways to train:
 
-    * ``joint``: a stage eats what the one before made of LR images, and whatever loss is laid on
-      the last output reaches all stages that an image passed.
-    * ``stagewise``: each stage by itself learns to enlarge HR images that were reduced to the size
-      it eats; nothing that looks at the front-end's output reaches any stage. That output is
-      computed as in evaluation, then.
+    * ``joint``: a stage reads the output of the one before, and any loss of the last output reaches
+      all stages that an image passed.
+    * ``stagewise``: each stage by itself learns to enlarge HR images that were reduced to its input
+      size. The front-end's output is computed as in evaluation, and passes no gradient to a stage.
 
     ``extras``: ``entry`` (B,) int64, the first stage of each image, the number of stages if it
     passes none; ``stage0`` ... (B, 3, h, w) RGB, 0-255, each stage's output, in rows that didn't
@@ -218,7 +217,7 @@ class CascadedSRGAN(Frontend):
         return self.stages - (rows * times <= images.shape[2]).sum(1)
 
     def size_at(self, images: Tensor, stage: int) -> tuple[int, int]:
-        """Height and width that a stage eats, or that the one before gives, for a network's input
+        """Height and width of a stage's input, which the one before gives, for a network's input
         as large as ``images``."""
         height, width = images.shape[-2:]
         divisor = 2 ** (self.stages - stage)
@@ -245,44 +244,44 @@ class CascadedSRGAN(Frontend):
 
     def _cascade(self, images: Tensor, entry: Tensor) -> FrontendOutput:
         extras: dict[str, Tensor] = {"entry": entry}
-        out, made = images, None
+        out, restored = images, None
         for stage, generator in enumerate(self.generators):
             rows = (entry <= stage).nonzero()[:, 0]
             full = images.new_zeros(len(images), 3, *self.size_at(images, stage + 1))
             if len(rows):
-                eaten = to_unit(resampled(images[rows], self.size_at(images, stage)))
-                if made is not None:
-                    # Those that come from the stage before eat what it made.
+                inputs = to_unit(resampled(images[rows], self.size_at(images, stage)))
+                if restored is not None:
+                    # Images that passed the stage before: its output.
                     old = (entry[rows] < stage).view(-1, 1, 1, 1)
-                    eaten = torch.where(old, to_unit(made[rows]), eaten)
-                made = full.index_copy(0, rows, to_pixels(generator(eaten)).to(full.dtype))
+                    inputs = torch.where(old, to_unit(restored[rows]), inputs)
+                restored = full.index_copy(0, rows, to_pixels(generator(inputs)).to(full.dtype))
             else:
                 # Every process and every step has to reach the same parameters.
-                made = full + no_loss(generator) if self._learns() else full
+                restored = full + no_loss(generator) if self._learns() else full
                 out = out + no_loss(generator) if self._learns() else out
-            extras[f"stage{stage}"] = made
+            extras[f"stage{stage}"] = restored
             if stage == self.stages - 1 and len(rows):
-                out = out.index_copy(0, rows, made[rows].to(out.dtype))
+                out = out.index_copy(0, rows, restored[rows].to(out.dtype))
         return FrontendOutput(out, extras)
 
     def _graph(self, images: Tensor, entry: Tensor) -> FrontendOutput:
         """The cascade in evaluation with all images passing all stages."""
-        made = images
+        restored = images
         for stage, generator in enumerate(self.generators):
-            eaten = resampled(images, self.size_at(images, stage))
+            inputs = resampled(images, self.size_at(images, stage))
             if stage:
-                # Those that come from the stage before eat what it made.
-                eaten = picked(entry < stage, made, eaten)
-            made = to_pixels(generator(to_unit(eaten)))
-        return FrontendOutput(picked(entry < self.stages, made, images))
+                # Images that passed the stage before: its output.
+                inputs = picked(entry < stage, restored, inputs)
+            restored = to_pixels(generator(to_unit(inputs)))
+        return FrontendOutput(picked(entry < self.stages, restored, images))
 
     def _learns(self) -> bool:
         return self.training and torch.is_grad_enabled()
 
     def pairs(self, output: FrontendOutput, hr: Tensor) -> Pairs:
-        """What each stage made, and what it ought to have made, of the images that passed it.
+        """Each stage's output and its target, for the images that passed it.
 
-        In ``joint`` mode they are what :meth:`forward` made of LR images; in ``stagewise`` mode
+        In ``joint`` mode the outputs are those of :meth:`forward`; in ``stagewise`` mode
         each stage is run on the reduced ``hr``, all of them.
 
         Args:
@@ -292,7 +291,7 @@ class CascadedSRGAN(Frontend):
         Returns:
             For each stage two (n, 3, h, w) RGB, 0-255; n may be 0.
         """
-        found: Pairs = []
+        pairs: Pairs = []
         for stage, generator in enumerate(self.generators):
             real = reduced(hr, self.size_at(hr, stage + 1))
             if self.mode == "stagewise":
@@ -301,17 +300,17 @@ class CascadedSRGAN(Frontend):
                 if key not in output.extras:
                     small = reduced(hr, self.size_at(hr, stage))
                     output.extras[key] = to_pixels(generator(to_unit(small)))
-                found.append((output.extras[key], real))
+                pairs.append((output.extras[key], real))
             else:
                 passed = output.extras["entry"] <= stage
-                found.append((output.extras[f"stage{stage}"][passed], real[passed]))
-        return found
+                pairs.append((output.extras[f"stage{stage}"][passed], real[passed]))
+        return pairs
 
     def losses(self, output: FrontendOutput, hr: Tensor) -> dict[str, Tensor]:
         """``loss_sr``: the mean pixel loss (Eq. 3) of :meth:`pairs`, added up over the stages,
         without its weight; 0 of a stage that no image passed."""
         terms = [
-            image_loss(made, real, self.loss) if len(made) else made.sum()
-            for made, real in self.pairs(output, hr)
+            image_loss(restored, real, self.loss) if len(restored) else restored.sum()
+            for restored, real in self.pairs(output, hr)
         ]
         return {"loss_sr": torch.stack(terms).sum()}

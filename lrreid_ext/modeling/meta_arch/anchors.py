@@ -73,6 +73,11 @@ class Anchors(nn.Module):
         self.register_buffer("trained", torch.zeros(len(factors), dtype=torch.bool))
         self._settled: list[int] = []
 
+    @property
+    def weight_roots(self) -> list[str]:
+        """Every anchor takes published weights."""
+        return [f"anchors.{name}" for name in self.anchors]
+
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
@@ -125,9 +130,9 @@ class Anchors(nn.Module):
             self.trained[self.current] = True
             return self.model(self.current)(batch)
         ready = self.ready
-        found = {k: self.model(k).embed(batch) for k in ready}
-        nothing = torch.full_like(found[ready[0]], torch.nan)
-        return torch.stack([found.get(k, nothing) for k in range(len(self.factors))], dim=1)
+        features = {k: self.model(k).embed(batch) for k in ready}
+        untrained = torch.full_like(features[ready[0]], torch.nan)
+        return torch.stack([features.get(k, untrained) for k in range(len(self.factors))], dim=1)
 
     def before_export(self, size: Sequence[int]) -> None:
         """Keep what a graph can't read off a buffer: which anchors are trained."""
@@ -144,10 +149,10 @@ class Anchors(nn.Module):
         """Images (B, 3, H, W) as the front-end of the trained anchor nearest to each image's factor
         restores them; as the first one does where the factor isn't known."""
         ready = self.ready
-        known = [self.factors[k] for k in ready]
-        factor = batch.get("factor", torch.full((len(batch["images"]),), known[0]))
-        scale = 1 / factor.nan_to_num(known[0]).to(batch["images"].device)
-        ratios = torch.tensor(known, device=scale.device).reciprocal()
+        factors = [self.factors[k] for k in ready]
+        factor = batch.get("factor", torch.full((len(batch["images"]),), factors[0]))
+        scale = 1 / factor.nan_to_num(factors[0]).to(batch["images"].device)
+        ratios = torch.tensor(factors, device=scale.device).reciprocal()
         nearest = (scale[:, None] - ratios).abs().argmin(dim=1)
         out = batch["images"].clone()
         for i in nearest.unique().tolist():

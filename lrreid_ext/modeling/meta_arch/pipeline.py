@@ -179,9 +179,9 @@ class Pipeline(nn.Module):
 
     def restorable(self, batch: Batch) -> Tensor:
         """(B,) bool: images that passed through the front-end and whose HR twin is known."""
-        known = batch.get("has_hr", torch.ones(len(batch["images"]), dtype=torch.bool))
-        known = known.to(batch["images"].device)
-        return known if self.sr_apply == "all" else known & self.low_resolution(batch)
+        paired = batch.get("has_hr", torch.ones(len(batch["images"]), dtype=torch.bool))
+        paired = paired.to(batch["images"].device)
+        return paired if self.sr_apply == "all" else paired & self.low_resolution(batch)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the deviation, out of place."""

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lrreid_ext.analysis.runs import load_run, run_names
 from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.trained import load_model, run_names
 from projects.FFSR_RIFE.gates import FACTORS, GateRow, draw, measure, table
 
 
@@ -53,12 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure, write and print."""
     for name, text in zip(run_names(args.runs), args.runs, strict=True):
-        run = load_run(text, args.opts)
+        run = load_model(text, "", args.opts)
         tests = [args.data_set] if args.data_set else run.cfg.DATASETS.TESTS
         if not tests:
             raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
         for data_set in tests:
-            rows, facts, line = measure(run.cfg, run.model, data_set, args.factors, args.limit)
+            rows, facts, line = measure(run.cfg, run.module, data_set, args.factors, args.limit)
             prefix = f"{name}_" if len(args.runs) > 1 else ""
             base = str((args.out or Path(run.cfg.OUTPUT_DIR)) / f"gates_{prefix}{data_set}")
             print(f"{name}\n{screen(rows)}\n\n{line}")

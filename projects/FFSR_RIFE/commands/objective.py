@@ -19,19 +19,15 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
-from lrreid_ext.analysis.runs import (
-    Run,
-    changed,
-    load_run,
-    run_names,
-)
 from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
+from lrreid_ext.config import changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
 from lrreid_ext.results.provenance import provenance
+from lrreid_ext.trained import TrainedModel, load_model, run_names
 from projects.FFSR_RIFE.objective import (
     PANELS,
     RESOLUTIONS,
@@ -46,7 +42,7 @@ from projects.FFSR_RIFE.objective import (
 
 
 def measure(
-    run: Run,
+    run: TrainedModel,
     data_set: str = "",
     resolutions: Sequence[float] = RESOLUTIONS,
     *,
@@ -80,7 +76,7 @@ def measure(
     kernel = next((s.kernel for s in test_set.samples if s.degrade > 1), cfg.INPUT.LR.KERNEL)
 
     def features_at(resolution: float) -> Tensor:
-        found = extract_features(cfg, run.model, reduced(images, resolution, kernel, name))
+        found = extract_features(cfg, run.module, reduced(images, resolution, kernel, name))
         assert found is not None  # this is the only process
         several = found.features.ndim == 3
         anchors = chosen_anchors(cfg, found.features) if several else []
@@ -139,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
     notes: dict[str, dict[str, Any]] = {}
     for name, text in zip(run_names(args.runs), args.runs, strict=True):
         found[name], notes[name] = measure(
-            load_run(text, args.opts), args.data_set, resolutions,
+            load_model(text, "", args.opts), args.data_set, resolutions,
             limit=args.limit, same_camera=args.same_camera,
         )  # fmt: skip
     print(screen(found, resolutions))

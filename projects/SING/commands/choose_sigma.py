@@ -26,14 +26,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from lrreid_ext.analysis.runs import changed, load_run, run_cfg, run_names
 from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
-from lrreid_ext.config import CfgNode
+from lrreid_ext.config import CfgNode, changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
 from lrreid_ext.results.provenance import provenance
+from lrreid_ext.trained import load_model, run_cfg, run_names
 from projects.SING.fusion import (
     SIGMAS,
     Curves,
@@ -110,7 +110,7 @@ def score(
     """Extract a run's features once, and score them with every sigma and subset.
 
     Args:
-        text: the run, as :func:`lrreid_ext.analysis.runs.load_run` takes it.
+        text: the run, as :func:`lrreid_ext.trained.load_model` takes it.
         opts: overrides of its config.
         data_set: whose training identities to score; "" is the run's DATASETS.NAMES, if it is one.
         sigmas, ranks: see :func:`projects.SING.fusion.fold_curves`.
@@ -118,7 +118,7 @@ def score(
     Raises:
         ConfigError: several data sets and none named, or a model without two anchors to fuse.
     """
-    run = load_run(text, opts)
+    run = load_model(text, "", opts)
     names = list(run.cfg.DATASETS.NAMES)
     if not data_set and len(names) != 1:
         raise ConfigError(f"{run.name}: DATASETS.NAMES is {names}; name one with --data-set")
@@ -129,7 +129,7 @@ def score(
     )
     cfg = changed(run.cfg, *settings)
     test_set = build_test_set(cfg, data_set or names[0])
-    found = extract_features(cfg, run.model, test_set)
+    found = extract_features(cfg, run.module, test_set)
     assert found is not None  # this is the only process
     trained = trained_anchors(found.features) if found.features.ndim == 3 else []
     if len(trained) < 2:

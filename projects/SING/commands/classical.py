@@ -38,15 +38,15 @@ from lrreid_ext.data.loaders import (
     check_input,
     training_items,
 )
+from lrreid_ext.data.lr_images import with_factors
 from lrreid_ext.data.samples import QUERY, Sample, TestSet
-from lrreid_ext.data.sides import by_side
 from lrreid_ext.devices import usable_device
 from lrreid_ext.engine.run import start_log
-from lrreid_ext.engine.trainer import training_info_of
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest
+from lrreid_ext.trained import read_weights
 from projects.SING.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
 from projects.SING.classical.lomo import HEIGHT, WIDTH
 
@@ -148,7 +148,7 @@ def training_set(cfg: CfgNode, limit: int = 0) -> tuple[TestSet, NDArray[np.bool
         pids = {pid: first + k for k, pid in enumerate(people)}
         items = [item for item in items if item[1] in pids]
         cameras = {c: k for k, c in enumerate(sorted({c for *_, c in items}, key=str))}
-        for image in by_side(cfg, data, name, items):
+        for image in with_factors(cfg, data, name, items):
             place = (image.path, pids[image.pid], cameras[image.camera], "train")
             kernel = cfg.INPUT.LR.KERNEL
             samples.append(Sample(*place, image.factor, image.degrade, kernel, cfg.SEED))
@@ -291,7 +291,7 @@ def evaluate(
 ) -> None:
     """Evaluate on every data set of DATASETS.TESTS, and write the results with ``facts``."""
     more: dict[str, Any] = {"classical": facts}
-    if cfg.MODEL.WEIGHTS and (training := training_info_of(cfg.MODEL.WEIGHTS)):
+    if cfg.MODEL.WEIGHTS and (training := read_weights(cfg).training):
         more["training"] = training
     for name in cfg.DATASETS.TESTS:
         test_set = limited(build_test_set(cfg, name), limit)

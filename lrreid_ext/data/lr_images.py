@@ -1,4 +1,4 @@
-"""Which training images stand for the low-resolution side, as the test set would have them."""
+"""Which training images are low-resolution ones, and by what factor, as in the test set."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lrreid_ext.data.recipes import RecipeDataset, SourceImage
 from lrreid_ext.data.recipes.base import EITHER
 from lrreid_ext.data.recipes.rules import ByCamera, VariedWidthRecipe
 
-__all__ = ["SidedImage", "by_side", "low_resolution_cameras"]
+__all__ = ["TrainingImage", "low_resolution_cameras", "with_factors"]
 
 
 @dataclass(frozen=True)
-class SidedImage:
+class TrainingImage:
     """One training image.
 
     Attributes:
         path, pid, camera: as the data set's ``train`` has them.
-        low: whether it is of the low-resolution side.
-        factor: what it is to be reduced by; 1 on the other side, NaN if it is small by nature.
+        low: whether it is a low-resolution image.
+        factor: what it is to be reduced by; 1 of the others, NaN if it is small by nature.
     """
 
     path: str
@@ -65,8 +65,8 @@ def low_resolution_cameras(data: Any, name: str, items: Sequence[Item]) -> Mappi
     return {pid: f"{name}_{cameras[number]}" for pid, number in known.items() if number in cameras}
 
 
-def by_side(cfg: CfgNode, data: Any, name: str, items: Sequence[Item]) -> list[SidedImage]:
-    """Share out training images between the two sides, with a factor for each small one.
+def with_factors(cfg: CfgNode, data: Any, name: str, items: Sequence[Item]) -> list[TrainingImage]:
+    """Training images, with a factor for each that is to be low-resolution.
 
     Args:
         cfg: INPUT.LR (FACTORS, RANGE or WIDTHS: what a factor is drawn from, by the file's name and
@@ -94,5 +94,5 @@ def by_side(cfg: CfgNode, data: Any, name: str, items: Sequence[Item]) -> list[S
         factor = 1.0
         if low:
             factor = float("nan") if camera in genuine else factor_of(path)
-        out.append(SidedImage(path, pid, camera, low, factor))
+        out.append(TrainingImage(path, pid, camera, low, factor))
     return out

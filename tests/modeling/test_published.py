@@ -16,9 +16,11 @@ from conftest import ROOT, TINY
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode, load_cfg
-from lrreid_ext.engine.checkpoint import init_weights, read_state_dict
-from lrreid_ext.engine.trainer import build_model, eval_only
 from lrreid_ext.errors import ConfigError, WeightsError
+from lrreid_ext.evaluation.run import evaluate_trained
+from lrreid_ext.modeling.build import build_model
+from lrreid_ext.modeling.published import init_weights
+from lrreid_ext.weights import read_state_dict
 
 
 def model_of(yaml: str, *options: str) -> nn.Module:
@@ -177,6 +179,8 @@ def test_initial_weights_are_evaluated_as_they_are(
     torchreid_file(tmp_path / "osnet.pth")
     options = ["MODEL.INIT.WEIGHTS", str(tmp_path / "osnet.pth"), "TEST.INITIAL", "True"]
     cfg = make_cfg("configs/osnet_hr.yml", [*TINY, *options])
-    assert "mlr_market1501" in eval_only(cfg)
+    assert "mlr_market1501" in evaluate_trained(cfg)
     with pytest.raises(ConfigError, match=r"TEST\.INITIAL.*MODEL\.INIT\.WEIGHTS"):
-        eval_only(make_cfg("configs/osnet_hr.yml", [*TINY, "MODEL.INIT.WEIGHTS", "", *options[2:]]))
+        evaluate_trained(
+            make_cfg("configs/osnet_hr.yml", [*TINY, "MODEL.INIT.WEIGHTS", "", *options[2:]])
+        )

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 
 from lrreid_ext.config import load_cfg
 from lrreid_ext.data.loaders import build_dataset_of
-from lrreid_ext.data.sides import SidedImage, by_side
+from lrreid_ext.data.lr_images import TrainingImage, with_factors
 
 CFG = str(ROOT / "configs/osnet_copies.yml")
 # Of the miniature trees.
@@ -22,13 +22,13 @@ SIZES = {
 }
 
 
-def sides(root: Path, name: str, *more: str) -> list[SidedImage]:
+def sides(root: Path, name: str, *more: str) -> list[TrainingImage]:
     options = [*TINY, "MODEL.INIT.WEIGHTS", "", "DATASETS.ROOT", str(root), *more]
     for key, value in SIZES.get(name, {}).items():
         options += [f"DATASETS.OPTIONS.{name}.{key}", str(value)]
     cfg = load_cfg(CFG, options)
     data: Any = build_dataset_of(cfg, name, "DATASETS.NAMES")
-    return by_side(cfg, data, name, sorted(data.train))
+    return with_factors(cfg, data, name, sorted(data.train))
 
 
 def test_market(market_root: Path) -> None:

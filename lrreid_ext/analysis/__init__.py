@@ -1,1 +1,0 @@
-"""What trained models did, measured: figures and tables beside the evaluation."""
