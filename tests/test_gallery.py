@@ -23,7 +23,7 @@ from torch import nn
 from lrreid_ext import TrainedModel
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.pictures import pictures, read_picture
-from lrreid_ext.errors import GalleryError, ImageError
+from lrreid_ext.errors import ConfigError, GalleryError, ImageError
 from lrreid_ext.search import Entry, Gallery, index, sqlite
 from lrreid_ext.search.images import content_hash
 from lrreid_ext.search.space import Queries
@@ -285,7 +285,7 @@ def test_tables_that_cannot_be_read(text: str, message: str, model: Pixels, tmp_
     table = tmp_path / "labels.csv"
     table.write_text(text)
     files = drawn(tmp_path / "crops", a=1)
-    with pytest.raises(GalleryError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Gallery.create(str(tmp_path / "g"), model, files, labels=str(table))
     assert not (tmp_path / "g").exists()
 
