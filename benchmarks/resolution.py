@@ -30,7 +30,6 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from lrreid_ext.cli import run_command
-from lrreid_ext.commands.common import at_least, data_set_name
 from lrreid_ext.config import get_cfg
 from lrreid_ext.data.degrade import KERNELS, degrade, hash_unit
 from lrreid_ext.data.loaders import build_dataset_of
@@ -47,6 +46,7 @@ from lrreid_ext.data.resolution import (
 from lrreid_ext.data.samples import GALLERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.files import write_json, write_text
+from lrreid_ext.options import at_least, data_set_name
 from lrreid_ext.results.provenance import provenance
 
 FACTORS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrreid_ext.cli import run_command
-from lrreid_ext.commands.common import add_overrides, pairs
 from lrreid_ext.engine.sweep import Training, complete
+from lrreid_ext.options import add_overrides, pairs
 from lrreid_ext.results import Results, results_file, results_table
 
 PROJECT = Path(__file__).resolve().parent.parent / "projects" / "PSHRNet"

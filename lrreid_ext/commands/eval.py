@@ -26,7 +26,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lrreid_ext.commands.common import add_processes, data_set_name
 from lrreid_ext.config import CfgNode, changed, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
@@ -45,6 +44,7 @@ from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.run import score_features
 from lrreid_ext.modeling.contract import Attaches
+from lrreid_ext.options import add_processes, data_set_name
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
 from lrreid_ext.results import results_table
 from lrreid_ext.results.provenance import tensors_hash

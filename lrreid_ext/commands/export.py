@@ -14,13 +14,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrreid_ext.commands.common import add_run
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.deployable import Deployable
 from lrreid_ext.export.formats import describe, runtime, write_onnx, write_torch
 from lrreid_ext.export.hub import LICENSE, push_to_hub, save_pretrained
 from lrreid_ext.export.parity import TOLERANCE, Parity
 from lrreid_ext.files import make_folder
+from lrreid_ext.options import add_run
 from lrreid_ext.trained import TrainedModel, load_model, name_and_path
 from lrreid_ext.weights import HUB
 

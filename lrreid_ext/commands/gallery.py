@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrreid_ext.commands.common import at_least
 from lrreid_ext.errors import GalleryError
 from lrreid_ext.files import check_place, write_json, write_text
+from lrreid_ext.options import at_least
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.search import Change, Gallery
 from lrreid_ext.search.index import KINDS

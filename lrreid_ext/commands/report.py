@@ -31,9 +31,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lrreid_ext.commands.common import add_data_set, add_run, at_least
 from lrreid_ext.config import get_cfg
 from lrreid_ext.files import check_place, write_json, write_text
+from lrreid_ext.options import add_data_set, add_run, at_least
 from lrreid_ext.report.context import PEOPLE, Context
 from lrreid_ext.report.page import render
 from lrreid_ext.report.scored import score_runs

@@ -50,12 +50,12 @@ from typing import Any
 
 import yaml
 
-from lrreid_ext.commands.common import add_overrides, add_processes, pairs, write_figure
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.sweep import Training, average, complete, repetitions
 from lrreid_ext.errors import ConfigError, suggest
 from lrreid_ext.files import write_text
-from lrreid_ext.report.plots import bars, line, new_figure
+from lrreid_ext.options import add_overrides, add_processes, pairs
+from lrreid_ext.report.plots import bars, line, new_figure, write_figure
 from lrreid_ext.results import (
     FigureName,
     Results,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from lrreid_ext.commands.common import add_overrides, add_processes
 from lrreid_ext.engine.run import run_config
+from lrreid_ext.options import add_overrides, add_processes
 
 INTERRUPTED = "--resume goes on from the last checkpoint"
 

@@ -173,10 +173,10 @@ def training(context: Context) -> Content:
         last = float(curves["total_loss"][0][-1])
         done = (path.parent / "model_final.pth").is_file()
         starts = phase_starts(run.cfg, last) if done else []
-        info = run.run.training
-        if starts and info.get("epochs", 0) < info.get("of", 0):
+        epochs, of = run.training.epochs, run.training.of
+        if starts and epochs is not None and of is not None and epochs < of:
             # The training in the folder went on after this checkpoint.
-            last = (last + 1) * info["epochs"] / info["of"] - 1
+            last = (last + 1) * epochs / of - 1
             curves = until(curves, last)
             starts = [(phase, at) for phase, at in starts if at < last]
         losses = curves["total_loss"][1]

@@ -70,23 +70,23 @@ def origins(context: Context) -> Content:
 
 
 def _origin(run: ScoredRun) -> dict[str, str]:
-    training = run.run.training
-    epochs = f"{training['epochs']} of {training['of']}" if "epochs" in training else ""
+    training = run.training
+    epochs = "" if training.epochs is None else f"{training.epochs} of {training.of}"
     facts = {
         "checkpoint": relative_path(os.path.abspath(run.cfg.MODEL.WEIGHTS)),
         "SHA-256": file_digest(run.cfg.MODEL.WEIGHTS),
         "config hash": config_hash(run.cfg),
-        "phase": str(training.get("phase", "")),
+        "phase": training.phase,
         "epochs": epochs,
-        "seed": str(training.get("seed", "")),
-        "commit": training.get("commit", ""),
-        "machine": _machine(training.get("machine", {})),
-        "command": training.get("command", ""),
+        "seed": "" if training.seed is None else str(training.seed),
+        "commit": training.commit,
+        "machine": _machine(training.machine),
+        "command": training.command,
     }
     return {what: text or "unknown" for what, text in facts.items()}
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
+def _machine(machine: Mapping[str, Any] | None) -> str:
     if not machine:
         return ""
     gpu = f", {machine['gpus']} x {machine['gpu']}" if "gpu" in machine else ""

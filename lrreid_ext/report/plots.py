@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lrreid_ext.files import atomic
+from lrreid_ext.files import atomic, write_json, write_text
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -286,3 +286,21 @@ def cost_figure(points: Mapping[str, Point], accuracy: str) -> Any:
     axis.set_ylim(bottom=max(axis.get_ylim()[0], 0))
     legends_below(figure, axes)
     return figure
+
+
+def write_figure(
+    base: str | os.PathLike[str], table: str, content: Mapping[str, Any], figure: Any
+) -> None:
+    """Write ``base.csv``, ``.json``, ``.svg`` and ``.png``, and print their names.
+
+    Args:
+        base: the files' path without its ending.
+        table: the CSV.
+        content: of the JSON.
+        figure: of matplotlib.
+    """
+    write_text(f"{base}.csv", table)
+    write_json(f"{base}.json", dict(content))
+    for ending in ("svg", "png"):
+        save(figure, f"{base}.{ending}")
+    print(f"written: {base}.csv, .json, .svg, .png")

@@ -13,7 +13,7 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.results import Results
+from lrreid_ext.results import Results, Training
 from lrreid_ext.trained import TrainedModel
 
 __all__ = ["ScoredRun", "score_run", "score_runs"]
@@ -35,6 +35,11 @@ class ScoredRun(Scored):
     def name(self) -> str:
         """Name of the run in tables and legends."""
         return self.run.name
+
+    @property
+    def training(self) -> Training:
+        """How the weights were trained, as far as the checkpoint records it."""
+        return Training.from_json(self.run.training) or Training()
 
     @cached_property
     def results(self) -> Results:

@@ -29,7 +29,6 @@ from lrreid_ext.report.plots import Point, cmc_figure, cost_figure, factor_figur
 from lrreid_ext.results import (
     FigureName,
     Results,
-    Training,
     default_columns,
     group_label,
     results_file,
@@ -138,11 +137,9 @@ def _unfinished(context: Context) -> list[Block]:
     """Runs whose weights are from the middle of a phase."""
     notes: list[Block] = []
     for run in context.runs:
-        training = run.run.training
-        ends = {phase.end for phase in phases_of(run.cfg)}
-        if "epochs" in training and training["epochs"] not in ends:
-            epochs = f"{training['epochs']} of {training['of']} epochs"
-            text = f"{run.name}: trained {epochs}, not to an end."
+        epochs = run.training.epochs
+        if epochs is not None and epochs not in {phase.end for phase in phases_of(run.cfg)}:
+            text = f"{run.name}: trained {epochs} of {run.training.of} epochs, not to an end."
             notes.append(Note(text, warning=True))
     return notes
 
@@ -198,8 +195,7 @@ def _stored(context: Context) -> list[Block]:
     name = results_file(context.test_set.name)
     for run in context.runs:
         try:
-            training = Training.from_json(run.run.training)
-            stored, others = stored_results(run.cfg.OUTPUT_DIR, training, context.test_set.name)
+            stored, others = stored_results(run.cfg.OUTPUT_DIR, run.training, context.test_set.name)
         except ResultsError as error:
             notes.append(f"{run.name}: {error}.")
             continue
@@ -307,7 +303,7 @@ def by_factor(context: Context) -> Content:
             [v.value if v else math.nan for v in values],
             [(v.std or 0.0) if v else 0.0 for v in values],
         )
-        singles, span = seen_factors(run.cfg, run.run.training.get("epochs"))
+        singles, span = seen_factors(run.cfg, run.training.epochs)
         unseen[run.name] = [
             f for f in factors.values()
             if f not in singles and not (span and span[0] <= f <= span[1])

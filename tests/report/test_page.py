@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,21 +21,21 @@ from PIL import Image
 
 from lrreid_ext.cli import main
 from lrreid_ext.commands import report
-from lrreid_ext.config import get_cfg, load_cfg
+from lrreid_ext.config import changed, get_cfg, load_cfg
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.build import build_model, set_step
 from lrreid_ext.report.blocks import Cell, LeftOut, Note, Section, Table, figure_of, picture_of
-from lrreid_ext.report.context import front_end
+from lrreid_ext.report.context import Context, front_end
 from lrreid_ext.report.page import render
 from lrreid_ext.report.plots import line, new_figure
-from lrreid_ext.report.scored import score_run, score_runs
+from lrreid_ext.report.scored import ScoredRun, score_run
 from lrreid_ext.report.scores import seen_factors
-from lrreid_ext.report.sections import sections
+from lrreid_ext.report.sections import build, sections
+from lrreid_ext.results import Figure, Results, results_file
 from lrreid_ext.results.provenance import config_hash
 from lrreid_ext.trained import TrainedModel, load_model
 
 get_cfg()  # the plugins, and their sections
-BUT_RESULTS = [k for k in sections() if k != "results"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     base = tmp_path_factory.mktemp("runs")
     sets = base / "sets"
     return trained_run(sets, base / "dual"), untrained_run(sets, base / "plain", *SYNTH)
+
+
+@pytest.fixture(scope="module")
+def scored(runs: tuple[Path, Path]) -> ScoredRun:
+    """The trained run's features, with the factors of its config."""
+    return score_run(load_model(str(runs[0])))
 
 
 @pytest.fixture(scope="module")
@@ -118,60 +125,57 @@ def test_its_figures_are_those_of_the_results_file(runs, page: Path) -> None:
     assert f"{quality['groups']['query']['PSNR']:.2f}" in text
 
 
-def test_stored_results_that_differ_are_said(runs, tmp_path: Path) -> None:
-    folder = tmp_path / "dual"
-    shutil.copytree(runs[0], folder)
-    path = folder / "results_synth_pedestrians.json"
-    kept = json.loads(path.read_text())
-    kept["groups"]["query"]["single_shot"]["Rank-1"] += 3
-    path.write_text(json.dumps(kept))
-    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
+def text_of(run: ScoredRun, *keys: str) -> str:
+    """The page about one run with some sections."""
+    made = build(Context([run], images=True), [key for key in sections() if key not in keys])
+    return render("page", "about", *made)
+
+
+def test_stored_results_that_differ_are_said(runs, scored: ScoredRun, tmp_path: Path) -> None:
+    run = replace(scored, cfg=changed(scored.cfg, ("OUTPUT_DIR", str(tmp_path))))
+    path = tmp_path / results_file("synth_pedestrians")
+    kept = Results.load(runs[0] / path.name)
+    figures = kept.groups["query"].protocols["single_shot"]
+    figures.named["Rank-1"] = Figure(figures.named["Rank-1"].value + 3)
+    kept.save(path)
+    text = text_of(run, "results")
     assert "beside the checkpoint differs: MLR Rank-1" in text
     assert text.count("not asked for") == len(sections()) - 1
 
     # Of later weights than those that are shown: nothing to compare.
-    kept["info"]["training"] |= {"phase": "student", "epochs": 5}
-    path.write_text(json.dumps(kept))
-    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
+    replace(kept, training=replace(kept.training, phase="student", epochs=5)).save(path)
+    text = text_of(run, "results")
     assert "results_synth_pedestrians.json is of phase student after 5 epochs, beside" in text
     assert "differs" not in text
 
-    # As a run keeps those of a phase that isn't its last.
-    (folder / "main").mkdir()
-    shutil.copy(runs[0] / path.name, folder / "main" / path.name)
-    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
-    assert "equal to what is stored beside the checkpoint: dual" in text
+    # The results of an earlier phase are in a folder of its name.
+    (tmp_path / "main").mkdir()
+    shutil.copy(runs[0] / path.name, tmp_path / "main" / path.name)
+    assert "equal to what is stored beside the checkpoint: dual" in text_of(run, "results")
 
 
-def test_intervals_and_rates_are_shown_with_their_pairs(runs, tmp_path: Path) -> None:
-    opts = ["TEST.CI.REPEATS", "20", "TEST.ROC.ENABLED", "True"]
-    without = [k for k in sections() if k not in ("results", "config", "origins")]
-    text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
-    own = score_run(load_model(str(runs[0]), "", opts), "", None).results
+def test_intervals_and_rates_are_shown_with_their_pairs(scored: ScoredRun) -> None:
+    cfg = changed(scored.cfg, ("TEST.CI.REPEATS", 20), ("TEST.ROC.ENABLED", True))
+    run = replace(scored, cfg=cfg)
+    text = text_of(run, "results", "config", "origins")
     for name in ("single_shot/query/Rank-1", "multi_shot/query/TAR@1e-2"):
-        assert own.figure(name).interval in text
-    multi = own.groups["query"].protocols["multi_shot"]
+        assert run.results.figure(name).interval in text
+    multi = run.results.groups["query"].protocols["multi_shot"]
     assert "genuine pairs" in text and f">{multi.impostor_pairs}<" in text
-    assert config_hash(load_model(str(runs[0]), "", opts).cfg) in text
+    assert config_hash(cfg) in text
 
 
-def test_draws_that_cannot_differ_are_said(runs) -> None:
-    without = BUT_RESULTS
-    for cameras, said in (("2", True), ("3", False)):
-        opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", cameras]
-        text = report.page([str(runs[0])], factors=None, without=without, opts=opts)
-        assert ("± 0.0: every person has one gallery image" in text) == said
+def test_draws_that_cannot_differ_are_said(runs, scored: ScoredRun) -> None:
+    note = "± 0.0: every person has one gallery image"
+    assert note not in text_of(scored, "results")
+    opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", "2"]
+    assert note in text_of(score_run(load_model(str(runs[0]), "", opts), factors=()), "results")
 
 
-def test_weights_from_the_middle_of_a_phase_are_said(runs, tmp_path: Path) -> None:
-    folder = tmp_path / "dual"
-    shutil.copytree(runs[0], folder)
-    last = folder / (folder / "last_checkpoint").read_text()
-    state = torch.load(last, weights_only=True)
-    state["trainer"]["info"] |= {"epochs": 1, "of": 2}
-    torch.save(state, last)
-    text = report.page([str(folder)], factors=None, without=BUT_RESULTS)
-    assert "trained 1 of 2 epochs, not to an end" in text
+def test_weights_from_the_middle_of_a_phase_are_said(scored: ScoredRun) -> None:
+    training = {**scored.run.training, "epochs": 1, "of": 2}
+    run = replace(scored, run=replace(scored.run, training=training))
+    assert "trained 1 of 2 epochs, not to an end" in text_of(run, "results")
 
 
 def test_a_place_that_cannot_be_written_is_named_before_the_work(
@@ -225,10 +229,8 @@ def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, caps
         score_run(load_model(str(runs[1])), factors=[1.0])
 
 
-def test_scored_is_what_the_evaluation_scores(runs) -> None:
-    run = score_runs([load_model(str(runs[0]))], factors=None)[0]
-    kept = json.loads((runs[0] / "results_synth_pedestrians.json").read_text())
-    assert run.results.to_json()["groups"] == kept["groups"]
+def test_scored_is_what_the_evaluation_scores(runs, scored: ScoredRun) -> None:
+    assert scored.results.groups == Results.load(runs[0] / "results_synth_pedestrians.json").groups
 
 
 def test_sections_write_their_files(runs, tmp_path: Path) -> None:

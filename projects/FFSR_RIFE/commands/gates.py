@@ -16,8 +16,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.options import add_data_set, add_run, at_least
+from lrreid_ext.report.plots import write_figure
 from lrreid_ext.trained import load_model, run_names
 from projects.FFSR_RIFE.gates import FACTORS, GateRow, draw, measure, table
 

@@ -19,13 +19,14 @@ from typing import Any
 from tabulate import tabulate
 from torch import Tensor
 
-from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.config import changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors
+from lrreid_ext.options import add_data_set, add_run, at_least
+from lrreid_ext.report.plots import write_figure
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.trained import TrainedModel, load_model, run_names
 from projects.FFSR_RIFE.objective import (

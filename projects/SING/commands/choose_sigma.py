@@ -26,12 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tabulate import tabulate
 
-from lrreid_ext.commands.common import add_data_set, add_run, at_least, write_figure
 from lrreid_ext.config import CfgNode, changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.fusion import chosen_anchors, trained_anchors
+from lrreid_ext.options import add_data_set, add_run, at_least
+from lrreid_ext.report.plots import write_figure
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.trained import load_model, run_cfg, run_names
 from projects.SING.fusion import (

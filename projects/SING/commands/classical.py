@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from lrreid_ext.commands.common import add_overrides, at_least
 from lrreid_ext.config import CfgNode, load_cfg
 from lrreid_ext.data.loaders import (
     build_dataset_of,
@@ -45,6 +44,7 @@ from lrreid_ext.engine.run import start_log
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
+from lrreid_ext.options import add_overrides, at_least
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest
 from lrreid_ext.trained import read_weights
 from projects.SING.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool

@@ -1,16 +1,13 @@
-"""Options and outputs that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lrreid_ext.data.recipes import recipe_named
 from lrreid_ext.errors import ConfigError, RecipeError
-from lrreid_ext.files import write_json, write_text
-from lrreid_ext.report.plots import save
 
 __all__ = [
     "add_data_set",
@@ -20,7 +17,6 @@ __all__ = [
     "at_least",
     "data_set_name",
     "pairs",
-    "write_figure",
 ]
 
 
@@ -83,21 +79,3 @@ def pairs(overrides: Sequence[str]) -> dict[str, str]:
     if len(overrides) % 2:
         raise ConfigError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no partner")
     return dict(zip(overrides[::2], overrides[1::2], strict=True))
-
-
-def write_figure(
-    base: str | os.PathLike[str], table: str, content: Mapping[str, Any], figure: Any
-) -> None:
-    """Write ``base.csv``, ``.json``, ``.svg`` and ``.png``, and print their names.
-
-    Args:
-        base: the files' path without its ending.
-        table: the CSV.
-        content: of the JSON.
-        figure: of matplotlib.
-    """
-    write_text(f"{base}.csv", table)
-    write_json(f"{base}.json", dict(content))
-    for ending in ("svg", "png"):
-        save(figure, f"{base}.{ending}")
-    print(f"written: {base}.csv, .json, .svg, .png")
