@@ -374,12 +374,10 @@ def test_a_changed_data_set_is_refused(
     store = tmp_path / "features"
     assert main(["eval", str(run), "--cache", str(store), "--out", str(tmp_path / "out")]) == 0
     (file,) = store.iterdir()
-    from lrreid_ext.data.recipes import manifest
-
-    loaded = manifest.load_manifest(market_root / "mlr_market1501")
+    loaded = caching.load_manifest(market_root / "mlr_market1501")
     assert load_cache(file).about["folder"].endswith("mlr_market1501")
     other = replace(loaded, images=loaded.images[1:])
-    monkeypatch.setattr(manifest, "load_manifest", lambda folder: other)
+    monkeypatch.setattr(caching, "load_manifest", lambda folder: other)
     with pytest.raises(CacheError, match="mlr_market1501 has another manifest now"):
         tool.open_file(str(file))
 
