@@ -139,6 +139,27 @@ def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
     assert not different
 
 
+def assert_resumes(make: Callable[[str], Trainer], epochs: int) -> Trainer:
+    """A run that dies one batch after so many epochs ends, once resumed, in the same weights.
+
+    Args:
+        make: a trainer by the name of its output folder.
+        epochs: which of them are whole.
+
+    Returns:
+        The resumed trainer.
+    """
+    whole, killed = make("whole"), make("killed")
+    whole.train()
+    killed_at(killed, epochs * killed.iters_per_epoch + 1)
+    resumed = make("killed")
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_epoch == epochs
+    resumed.train()
+    assert_same(state(whole), state(resumed))
+    return resumed
+
+
 class Killed(Exception):
     pass
 

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, assert_resumes
 from safetensors.torch import save_file
 from torchvision.models import vgg as torchvision_vgg
 
@@ -464,26 +464,8 @@ def test_the_first_phase_is_trained_and_evaluated_without_the_cascade(make_cfg: 
 
 def test_a_killed_run_goes_on_bit_for_bit(make_cfg: Any) -> None:
     more = ["TEST.EVAL_PERIOD", "0", "START_PHASE", "together", "PHASES.together.EPOCHS", "2"]
-    whole = with_tiny_vgg(make_cfg(YAML, [*TINY, *SMALL], *WITH_VGG, *more))
-    whole.train()
-    cfg = make_cfg(YAML, [*TINY, *SMALL], *WITH_VGG, *more, out="killed")
-    first = with_tiny_vgg(cfg)
-    steps = first.run_step
-
-    def run_step() -> None:
-        if first.epoch == 1:
-            raise KeyboardInterrupt
-        steps()
-
-    first.run_step = run_step  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        first.train()
-    second = with_tiny_vgg(cfg)
-    second.resume_or_load(True)
-    assert second.start_epoch == 1
-    second.train()
-    ours, theirs = second.raw_model.state_dict(), whole.raw_model.state_dict()
-    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    options = [*TINY, *SMALL, *WITH_VGG, *more]
+    assert_resumes(lambda out: with_tiny_vgg(make_cfg(YAML, options, out=out)), epochs=1)
 
 
 # ---------------------------------------------------------------------- HR probe, LR gallery

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, assert_same, killed_at, state
+from conftest import TINY, assert_resumes, state
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.paired import select
@@ -268,14 +268,6 @@ def test_trains_with_any_share_of_labels(make_cfg: Make, share: str) -> None:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(make_cfg: Make) -> None:
-    whole = Trainer(make_cfg(YAML, OSNET, "DATASETS.LABELLED", "0.5", out="whole"))
-    whole.train()
-    cfg = make_cfg(YAML, OSNET, "DATASETS.LABELLED", "0.5", out="killed")
-    first = Trainer(cfg)
-    killed_at(first, first.iters_per_epoch + 1)
-    second = Trainer(cfg)
-    second.resume_or_load(True)
-    assert second.start_epoch == 1
-    second.train()
-    assert_same(state(second), state(whole))
-    assert Path(cfg.OUTPUT_DIR, "model_final.pth").is_file()
+    half = ["DATASETS.LABELLED", "0.5"]
+    resumed = assert_resumes(lambda out: Trainer(make_cfg(YAML, OSNET, *half, out=out)), epochs=1)
+    assert Path(resumed.cfg.OUTPUT_DIR, "model_final.pth").is_file()

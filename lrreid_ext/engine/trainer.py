@@ -322,7 +322,7 @@ class Trainer(TrainerBase):
                 output = self.model(batch)
             if not isinstance(output, StepOutput):
                 output = StepOutput(output)  # fastreid's architectures return a dict of losses
-            losses = self._weigh(output)
+            losses = self.weigh(output)
             backward = torch.zeros((), device=self.device)
             for name, share in losses.items():
                 optimizer = self.optimizers[name]
@@ -338,7 +338,7 @@ class Trainer(TrainerBase):
             for optimizer in self.optimizers.values():
                 optimizer.step(count)
 
-    def _weigh(self, output: StepOutput) -> dict[str, dict[str, Tensor]]:
+    def weigh(self, output: StepOutput) -> dict[str, dict[str, Tensor]]:
         """The losses that each optimiser follows, weighed by the phase."""
         assert self.phase is not None
         here, weights = f"PHASES.{self.phase.name}", self.phase.loss_weights

@@ -322,7 +322,6 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
         What has changed, and what can't be told because the file or folder isn't there; a line for
         each.
     """
-
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]
     if checkpoint and Path(checkpoint).is_file():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OSNET, assert_same, killed_at, state
+from conftest import ROOT, TINY_OSNET, assert_resumes
 from torch import nn
 
 from lrreid_ext.config import CfgNode
@@ -158,14 +158,7 @@ def test_clipping_is_each_ones_own(duel):
 @pytest.mark.parametrize("accumulate", ["1", "2"])
 def test_resuming_after_a_kill_gives_the_same_weights(duel, accumulate):
     more = ["SOLVER.OPTIMIZERS.critic.EVERY", "2", "SOLVER.ACCUMULATE", accumulate]
-    whole = Trainer(duel(*more, out="whole"))
-    whole.train()
-    killed = Trainer(duel(*more, out="killed"))
-    killed_at(killed, killed.iters_per_epoch + 1)
-    again = Trainer(duel(*more, out="killed"))
-    again.resume_or_load(resume=True)
-    again.train()
-    assert_same(state(whole), state(again))
+    assert_resumes(lambda out: Trainer(duel(*more, out=out)), epochs=1)
 
 
 def test_a_frozen_adversary_has_no_optimizer_and_stays(duel):

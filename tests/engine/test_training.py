@@ -17,6 +17,7 @@ from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.features import extract
 from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.modeling.build import build_model
+from lrreid_ext.modeling.contract import StepOutput
 
 OSNET = "configs/osnet_copies.yml"
 PSHRNET = "projects/PSHRNet/mlr_market.yml"
@@ -180,11 +181,6 @@ def test_bfloat16_trains_on_a_cpu(make_cfg):
     assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
 
 
-def test_float16_on_a_cpu_is_refused(make_cfg):
-    with pytest.raises(ConfigError, match="bfloat16 runs on a CPU"):
-        Trainer(make_cfg(OSNET, TINY_OSNET, "SOLVER.AMP.ENABLED", "True"))
-
-
 def test_phases_load_copy_and_weigh(make_cfg):
     first = Trainer(make_cfg(PSHRNET, TINY_PSHRNET, "PHASES.student.EPOCHS", "0", out="first"))
     first.train()
@@ -201,10 +197,10 @@ def test_phases_load_copy_and_weigh(make_cfg):
     for name in a:
         source = "teacher." + name if name.startswith("backbone.") else name
         assert torch.equal(b[name], a[source]), name
-    losses = second._weigh({"loss_ps": torch.tensor(1.0), "loss_sr": torch.tensor(2.0)})
-    assert losses == {"main": {"loss_sr": torch.tensor(2.0)}}
+    output = StepOutput({"loss_ps": torch.tensor(1.0), "loss_sr": torch.tensor(2.0)})
+    assert second.weigh(output) == {"main": {"loss_sr": torch.tensor(2.0)}}
     with pytest.raises(ConfigError, match="no loss 'loss_ps'"):
-        second._weigh({"loss_sr": torch.tensor(2.0)})
+        second.weigh(StepOutput({"loss_sr": torch.tensor(2.0)}))
 
 
 def test_a_checkpoint_is_evaluated_as_its_phase(make_cfg):
@@ -303,6 +299,12 @@ def test_several_test_sets_and_host_data_sets(make_cfg):
         (["SOLVER.LR_FACTORS", "[['bakbone', 0.1]]"], "Did you mean 'backbone'"),
         (["PHASES.student.COPY", "{'backbone': 'teecher'}"], "COPY"),
         (["INPUT.RPT.ENABLED", "True"], "INPUT.RPT"),
+        (["SOLVER.AMP.ENABLED", "True"], "bfloat16 runs on a CPU"),
+        (["DATALOADER.NUM_INSTANCE", "0"], "DATALOADER.NUM_INSTANCE"),
+        (["DATALOADER.NUM_WORKERS", "-1"], "DATALOADER.NUM_WORKERS"),
+        (["TEST.NUM_WORKERS", "-1"], "TEST.NUM_WORKERS"),
+        (["SOLVER.LR_FACTORS", "['backbone']"], "SOLVER.LR_FACTORS"),
+        (["SOLVER.SCHED", "OneCycleLR", "SOLVER.ONE_CYCLE_PCT_START", "2.0"], "PCT_START"),
     ],
 )
 def test_bad_configs_say_which_key(make_cfg, overrides, message):
@@ -311,9 +313,9 @@ def test_bad_configs_say_which_key(make_cfg, overrides, message):
         Trainer(make_cfg(PSHRNET, TINY_PSHRNET, *overrides))
 
 
-def test_unknown_keys_suggest_the_nearest(make_cfg):
-    with pytest.raises(ConfigError, match=r"SOLVER\.BASE_RL is not a config key.*SOLVER\.BASE_LR"):
-        make_cfg(OSNET, TINY_OSNET, "SOLVER.BASE_RL", "1")
+def test_a_run_of_no_epochs_is_refused(make_cfg):
+    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_EPOCH"):
+        Trainer(make_cfg(OSNET, TINY_OSNET, "SOLVER.MAX_EPOCH", "0"))
 
 
 def test_resume_without_a_checkpoint_says_so(make_cfg):
@@ -344,22 +346,3 @@ def test_frozen_reid_behind_a_separately_trained_front_end(make_cfg):
     assert all(torch.equal(between[n], final[n]) for n in reid)
     assert all(not torch.equal(between[n], final[n]) for n in front if n.endswith("weight"))
     assert not torch.equal(initial["backbone.conv1.weight"], between["backbone.conv1.weight"])
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("DATALOADER.NUM_INSTANCE", "0"),
-        ("DATALOADER.NUM_WORKERS", "-1"),
-        ("TEST.NUM_WORKERS", "-1"),
-        ("SOLVER.MAX_EPOCH", "0"),
-        ("SOLVER.LR_FACTORS", "['backbone']"),
-        ("SOLVER.ONE_CYCLE_PCT_START", "2.0"),
-    ],
-)
-def test_values_out_of_range_are_named_before_training(make_cfg, key, value):
-    cfg = make_cfg(
-        "configs/osnet_copies.yml", [*TINY_OSNET, "SOLVER.SCHED", "OneCycleLR"], key, value
-    )
-    with pytest.raises(ConfigError, match=key):
-        Trainer(cfg)
