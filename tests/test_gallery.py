@@ -682,6 +682,8 @@ def test_recall_is_measured_reached_and_kept(many: np.ndarray, tmp_path: Path) -
     assert_finds(store)
     store.remove([entry(i) for i in range(0, 1500, 3)])
     assert_finds(other)
+    (every,) = other.search(Queries(many[1:2], np.ones((1, 1), np.float32)), 3300)
+    assert len(every) == 3300
     store.refresh()
     for each in (store, other):
         assert_finds(each)
