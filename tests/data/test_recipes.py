@@ -586,7 +586,8 @@ def test_synth_has_no_more_cameras_than_the_renderer(renderer: None, tmp_path: P
 def test_synth_stores_what_the_renderer_draws(tmp_path: Path) -> None:
     synth = pytest.importorskip("lrreid_ext.data.synth")
     options = {"identities": 8, "cameras": 2, "shots": 1, "height": 32, "width": 16, "seed": 3}
-    manifest = quiet(build_recipe("synth_pedestrians", options), None, tmp_path / "out")
+    # Made in another process, compared with what this one draws.
+    manifest = quiet(build_recipe("synth_pedestrians", options), None, tmp_path / "out", workers=2)
     assert len(manifest.images) == 8 + 4 + 4 + 4
     for image in (*manifest.of_role("query_hr"), *manifest.of_role("train")):
         drawn = synth.render(image.pid - 1, image.camid, 0, seed=3, height=32, width=16)
