@@ -65,6 +65,7 @@ setup(
             # The report in a browser; chromium and chromium-driver are the system's.
             "selenium>=4.20",
             "ruff>=0.6",
+            "import-linter>=2.1",
             "mypy>=1.11",
             "h5py>=3.8",
             "pymilvus>=3.0",

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from lrreid_ext.data.recipes import Manifest, PlannedImage, Recipe, build
+
 #: People of the miniature VIPeR; the real numbers begin at 000 and have gaps, too.
 VIPER_PEOPLE = (0, 1, 2, 5, 9, 31, 200, 873)
 #: Of CAVIAR4REID: people seen by both cameras, and by the near one alone.
@@ -27,6 +29,22 @@ def pixels(name: str, height: int = 16, width: int = 8) -> np.ndarray:
 def write(path: Path, height: int = 16, width: int = 8) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels("/".join(path.parts[-3:]), height, width)).save(path)
+
+
+def quiet(recipe: Recipe, source: Any, out: Path, workers: int | None = 1) -> Manifest:
+    """Build without a bar, by default in this process."""
+    return build(recipe, source, out, workers=workers, progress=False)
+
+
+def plan(recipe: Recipe, source: Path) -> list[PlannedImage]:
+    """What a recipe makes of the images below ``source``."""
+    return recipe.plan(recipe.read(recipe.locate(source)))
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """The content of every file below a folder, by its path in it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def viper(root: Path) -> Path:
@@ -52,6 +70,13 @@ def caviar(root: Path) -> Path:
     for person in CAVIAR_BOTH:
         for shot in range(11, 21):
             write(root / f"{person:04d}{shot:03d}.jpg", 20 + shot, 12)
+    return root
+
+
+def cuhk01(root: Path, people: int = 6) -> Path:
+    for pid in range(1, people + 1):
+        for shot in (1, 2, 3, 4):
+            write(root / f"{pid:04d}{shot:03d}.png", 160, 60)
     return root
 
 

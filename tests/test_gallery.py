@@ -23,7 +23,7 @@ from torch import nn
 from lrreid_ext import TrainedModel
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.pictures import pictures, read_picture
-from lrreid_ext.errors import GalleryError, ImageError
+from lrreid_ext.errors import ConfigError, GalleryError, ImageError
 from lrreid_ext.search import Entry, Gallery, index, sqlite
 from lrreid_ext.search.images import content_hash
 from lrreid_ext.search.space import Queries
@@ -81,10 +81,12 @@ def stems(gallery: Gallery) -> set[str]:
 
 
 def assert_finds_itself(gallery: Gallery) -> None:
-    """Every file's nearest entry is named like it: features have followed contents."""
-    for answer in gallery.search([e.file for e in gallery.store.entries()], 1):
-        (match,) = answer.matches
-        assert match.entry.file == answer.query.file and match.distance < 1e-6
+    """Every entry is ranked, and every file's nearest is its own: features followed contents."""
+    entries = gallery.store.entries()
+    for answer in gallery.search([e.file for e in entries], len(entries)):
+        first = answer.matches[0]
+        assert first.entry.file == answer.query.file and first.distance < 1e-6
+        assert len(answer.matches) == len(entries) == len(gallery)
 
 
 # ---------------------------------------------------------------------- adding
@@ -283,7 +285,7 @@ def test_tables_that_cannot_be_read(text: str, message: str, model: Pixels, tmp_
     table = tmp_path / "labels.csv"
     table.write_text(text)
     files = drawn(tmp_path / "crops", a=1)
-    with pytest.raises(GalleryError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Gallery.create(str(tmp_path / "g"), model, files, labels=str(table))
     assert not (tmp_path / "g").exists()
 
@@ -367,10 +369,13 @@ def test_nothing_is_left_of_what_is_removed(model: Pixels, tmp_path: Path) -> No
     gallery, _ = Gallery.create(str(where), model, crops, kind="hnsw")
     other = Gallery.open(str(where), model)
     entries = {Path(e.file): e for e in gallery.store.entries()}
-    gone = [*files[:20], *files[30:35]]
+    vectors = {f: gallery.store.settings.space.stored(model.embed(f)) for f in files}
+    gone = [*files[:20], *files[30:36]]
     for file in files[20:30]:
         file.rename(file.with_name(file.name.replace("to_be_forgotten", "new")))
-    assert len(gallery.add(crops).moved) == 10
+    drawn(crops, to_be_forgotten_35=1000)
+    change = gallery.add(crops)
+    assert len(change.moved) == 10 and change.replaced == [str(files[35])]
     assert len(gallery.remove_files(files[:20])) == 20
     assert len(gallery.remove_files([entries[f].sha256[:10] for f in files[30:35]])) == 5
     remembered = [str(f).encode() for f in files[35:]]
@@ -379,9 +384,8 @@ def test_nothing_is_left_of_what_is_removed(model: Pixels, tmp_path: Path) -> No
         assert not any(str(f).encode() in content for f in files[:35])
         assert not any(entries[f].sha256.encode() in content for f in gone)
         for file in gone:
-            vector = gallery.store.settings.space.stored(model.embed(file))
-            assert vector.tobytes() not in content
-            assert vector.astype(np.float16).tobytes() not in content
+            assert vectors[file].tobytes() not in content
+            assert vectors[file].astype(np.float16).tobytes() not in content
         if path.name == "gallery.sqlite":
             assert all(name in content for name in remembered)
     assert len(other) == len(gallery) == 35
@@ -678,6 +682,8 @@ def test_recall_is_measured_reached_and_kept(many: np.ndarray, tmp_path: Path) -
     assert_finds(store)
     store.remove([entry(i) for i in range(0, 1500, 3)])
     assert_finds(other)
+    (every,) = other.search(Queries(many[1:2], np.ones((1, 1), np.float32)), 3300)
+    assert len(every) == 3300
     store.refresh()
     for each in (store, other):
         assert_finds(each)

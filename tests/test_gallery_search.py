@@ -14,8 +14,7 @@ import torch
 from conftest import ROOT, TINY_OSNET
 from PIL import Image
 
-from lrreid_ext import TrainedModel, load_model
-from lrreid_ext.analysis import runs as runs_module
+from lrreid_ext import TrainedModel, load_model, trained
 from lrreid_ext.cli import main
 from lrreid_ext.config import load_cfg
 from lrreid_ext.errors import GalleryError
@@ -316,7 +315,7 @@ def test_the_command_loads_the_model_as_it_was_loaded(
     shown, asked = crops
     opts = ["INPUT.SIZE_TEST", "[32, 16]", "TEST.METRIC", "euclidean"]
     # A model of the hub is named as it was, and isn't looked for in this folder.
-    monkeypatch.setattr(runs_module, "download", lambda name: run)
+    monkeypatch.setattr(trained, "download", lambda name: run)
     words = ["build", "g", str(shown), "--model", "hub:some/body", "--opts", *opts]
     assert tool(words) == 0
     settings = Gallery.open("g").store.settings

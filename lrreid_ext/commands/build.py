@@ -138,13 +138,13 @@ def describe(name: str) -> str:
 def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
     if given or not recipe.needs_source:
         return Path(given) if given else None
-    found = find_source(recipe, out.parent)
-    if found is None:
+    source = find_source(recipe, out.parent)
+    if source is None:
         raise RecipeError(
             f"{recipe.name}: no {recipe.source_name} below {out.parent}; give --source DIR. "
             f"Where to get it: {recipe.where_to_get}."
         )
-    return found
+    return source
 
 
 def _check_recipe(recipe: Recipe, out: Path, given: Iterable[str]) -> None:

@@ -272,7 +272,7 @@ class EpochBatches:
             stream = iter(samplers.TrainingSampler(len(self.others), seed=seed))
             streams.append((self.others, stream, self.batch_size - self.count))
         for _ in range(self.length):
-            yield [own[int(k)] for own, stream, n in streams for k in islice(stream, n)]
+            yield [indices[int(k)] for indices, stream, n in streams for k in islice(stream, n)]
 
     def __len__(self) -> int:
         return self.length

@@ -46,12 +46,12 @@ def pictures(images: Images) -> list[Picture]:
         ImageError: values of another shape, type or range, or no images; says which image.
     """
     if isinstance(images, Sequence) and not isinstance(images, str):
-        found = [p for k, image in enumerate(images) for p in _given(image, f"image {k}: ")]
+        readers = [p for k, image in enumerate(images) for p in _given(image, f"image {k}: ")]
     else:
-        found = _given(images, "")
-    if not found:
+        readers = _given(images, "")
+    if not readers:
         raise ImageError("no images were given")
-    return found
+    return readers
 
 
 def read_picture(path: str | os.PathLike[str], content: bytes | None = None) -> Image.Image:

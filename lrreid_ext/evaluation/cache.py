@@ -22,6 +22,7 @@ from fastreid.utils import comm
 from torch import nn
 
 from lrreid_ext.config import CfgNode
+from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import CacheError
 from lrreid_ext.evaluation.features import Features, extract_features
@@ -321,8 +322,6 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
         What has changed, and what can't be told because the file or folder isn't there; a line for
         each.
     """
-    from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
-
     changed, unknown = [], []
     checkpoint, folder = cached.about["checkpoint"], cached.about["folder"]
     if checkpoint and Path(checkpoint).is_file():

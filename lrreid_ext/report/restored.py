@@ -115,8 +115,8 @@ def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
 
 def _restorations(run: ScoredRun, index: NDArray[np.int64]) -> Tensor:
     with torch.no_grad():
-        out: Tensor = Isolated(Restoring(run.run.module))(batch_of(run, index))
-    return out.float().cpu()
+        images: Tensor = Isolated(Restoring(run.run.module))(batch_of(run, index)).images
+    return images.float().cpu()
 
 
 def _hr_images(run: ScoredRun, files: Sequence[str]) -> Tensor:

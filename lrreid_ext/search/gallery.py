@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +39,7 @@ from lrreid_ext.search.milvus import SCHEME, MilvusStore
 from lrreid_ext.search.space import Floats, Queries
 from lrreid_ext.search.sqlite import SqliteStore
 from lrreid_ext.search.store import Settings, Store
-
-if TYPE_CHECKING:
-    from lrreid_ext.trained import TrainedModel
+from lrreid_ext.trained import TrainedModel
 
 __all__ = ["Answer", "Change", "Gallery", "Match"]
 

@@ -118,6 +118,9 @@ class Graph:
     def write(self, path: Path) -> None:
         faiss.write_index(self._index, str(path))
 
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
     @property
     def _hnsw(self) -> Any:
         inner: Any = faiss.downcast_index(self._index.index)
@@ -130,7 +133,7 @@ class Graph:
     @property
     def last(self) -> int:
         """The greatest id; 0 without vectors."""
-        return int(self._index.id_map.at(self._index.ntotal - 1)) if self._index.ntotal else 0
+        return int(self._index.id_map.at(len(self) - 1)) if len(self) else 0
 
     def add(self, ids: Ids, vectors: Floats) -> None:
         """Insert vectors; deterministic for one thread."""

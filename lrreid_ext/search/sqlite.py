@@ -75,10 +75,12 @@ class SqliteStore:
         self._replace = replace
         self._db: sqlite3.Connection | None = None
         # The index in memory: the text of its state, the version of the tables that it was made
-        # for, and its graph. Then the vectors that aren't in the graph, as of a version.
+        # for, and its graph. Then, as of a version, the vectors that aren't in the graph, and how
+        # many are in it that were removed.
         self._state, self._indexed = "", _NEVER
         self._graph: Graph | None = None
         self._rest: list[tuple[Ids, Floats]] = []
+        self._gone = 0
         self._version = _NEVER
 
     @classmethod
@@ -196,7 +198,7 @@ class SqliteStore:
             ids, distances = index.nearest(space, queries, self._rest, k)
             if self._graph is not None:
                 vectors = space.index_queries(queries)
-                near = self._graph.propose(vectors, k, self.recall.setting)
+                near = self._graph.propose(vectors, k + self._gone, self.recall.setting)
                 near = np.concatenate([near, ids], axis=1)
                 ids, distances = index.rescore(space, queries, near, self, k)
             rows = self._rows(
@@ -225,6 +227,8 @@ class SqliteStore:
             return
         self._read_index()
         ids = self.ids()
+        # A search of the graph finds these too, and has to look for so many more.
+        self._gone = 0 if self._graph is None else len(self._graph) - int((ids <= self._last).sum())
         ids = ids[ids > self._last]
         vectors = np.empty((len(ids), self.settings.space.dim), np.float32)
         start = 0

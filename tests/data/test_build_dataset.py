@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
-import numpy as np
+import mini_sets
 import pytest
 from PIL import Image
 
@@ -15,34 +13,22 @@ from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
 from lrreid_ext.registry import DATASET_REGISTRY, names
 
 
-@pytest.fixture(scope="module")
-def tool() -> ModuleType:
-    return import_module("lrreid_ext.commands.build")
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    folder = tmp_path / "CUHK01"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for pid in range(1, 5):
-        for shot in range(1, 5):
-            pixels = rng.integers(0, 256, (160, 60, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / f"{pid:04d}{shot:03d}.png")
-    return folder
+    return mini_sets.cuhk01(tmp_path / "CUHK01", people=4)
 
 
 OPTIONS = ["--option", "identities=4", "--option", "train_identities=2"]
 
 
-def error_of(tool: ModuleType, capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    assert main(["build", *map(str, argv)]) == 2
+def error_of(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["build", *argv]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     return line
 
 
-def test_list_shows_every_recipe(tool: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_every_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "list"]) == 0
     text = capsys.readouterr().out
     for name in names(RECIPE_REGISTRY):
@@ -56,12 +42,12 @@ def test_list_shows_every_recipe(tool: ModuleType, capsys: pytest.CaptureFixture
         recipe = build_recipe("mlr_cuhk01")
         for part in (recipe.description, recipe.terms, "factor_mode=per_image", "kernel: one of"):
             assert part in text
-    assert "Did you mean 'mlr_cuhk01'" in error_of(tool, capsys, "list", "mlr_chuk01")
-    assert "one recipe at a time" in error_of(tool, capsys, "mlr_cuhk01", "mlr_viper")
+    assert "Did you mean 'mlr_cuhk01'" in error_of(capsys, "list", "mlr_chuk01")
+    assert "one recipe at a time" in error_of(capsys, "mlr_cuhk01", "mlr_viper")
 
 
 def test_build_then_verify(
-    tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     args = ["mlr_cuhk01", "--source", str(source), "--out", str(out), "--workers", "1"]
@@ -76,9 +62,9 @@ def test_build_then_verify(
     assert manifest.hash in capsys.readouterr().out
     # Options that aren't given are as they are.
     assert main(["build", *verify[:4]]) == 0
-    other = error_of(tool, capsys, *verify[:4], "--option", "kernel=bicubic")
+    other = error_of(capsys, *verify[:4], "--option", "kernel=bicubic")
     assert "out: was built otherwise: kernel is area, not bicubic" in other
-    other = error_of(tool, capsys, "mlr_viper", *verify[1:4])
+    other = error_of(capsys, "mlr_viper", *verify[1:4])
     assert "out: was built otherwise: the recipe is mlr_cuhk01, not mlr_viper" in other
     victim = out / manifest.images[0].file
     victim.write_bytes(victim.read_bytes() + b"x")
@@ -87,7 +73,7 @@ def test_build_then_verify(
 
 
 def test_what_is_left_out_is_counted_with_its_reason(
-    tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = ["path,identity,camera,split"]
     for k in range(24):
@@ -109,54 +95,38 @@ def test_what_is_left_out_is_counted_with_its_reason(
 
 
 def test_default_folder_and_source_beside_it(
-    tool: ModuleType, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "DEFAULT_ROOT", str(tmp_path))
+    monkeypatch.setattr("lrreid_ext.commands.build.DEFAULT_ROOT", str(tmp_path))
     assert main(["build", "mlr_cuhk01", *OPTIONS]) == 0
     recipe = build_recipe("mlr_cuhk01", {"identities": 4, "train_identities": 2})
     assert load_manifest(tmp_path / recipe.folder()).fits(recipe)
 
 
 def test_errors_are_one_line_and_status_two(
-    tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     out = str(empty / "out")
-    assert "Did you mean 'mlr_cuhk01'" in error_of(tool, capsys, "mlr_chuk01", "--out", out)
-    assert "no such folder" in error_of(
-        tool, capsys, "mlr_cuhk01", "--source", str(tmp_path / "x"), "--out", out
-    )
-    assert "give --source" in error_of(tool, capsys, "mlr_cuhk01", "--out", out)
-    bad = error_of(tool, capsys, "mlr_cuhk01", "--out", out, "--option", "colour=red")
-    assert "no option 'colour'" in bad
-    assert "KEY=VALUE" in error_of(tool, capsys, "mlr_cuhk01", "--out", out, "--option", "split")
-    assert "can't be read" in error_of(
-        tool, capsys, "mlr_cuhk01", "--out", out, "--option", "factors=[2"
-    )
-    assert "4 identities where 971" in error_of(
-        tool, capsys, "mlr_cuhk01", "--source", str(source), "--out", out
-    )
     (source / "0003002.png").write_bytes(b"oops")
-    broken = error_of(
-        tool,
-        capsys,
-        "mlr_cuhk01",
-        "--source",
-        str(source),
-        "--out",
-        out,
-        "--workers",
-        "1",
-        *OPTIONS,
-    )
-    assert "0003002.png: can't be read" in broken
+    given = ["--source", str(source)]
+    for message, *argv in (
+        ("Did you mean 'mlr_cuhk01'", "mlr_chuk01"),
+        ("no such folder", "mlr_cuhk01", "--source", str(tmp_path / "x")),
+        ("give --source", "mlr_cuhk01"),
+        ("no option 'colour'", "mlr_cuhk01", "--option", "colour=red"),
+        ("KEY=VALUE", "mlr_cuhk01", "--option", "split"),
+        ("can't be read", "mlr_cuhk01", "--option", "factors=[2"),
+        ("4 identities where 971", "mlr_cuhk01", *given),
+        ("0003002.png: can't be read", "mlr_cuhk01", *given, "--workers", "1", *OPTIONS),
+    ):
+        assert message in error_of(capsys, *argv, "--out", out)
     assert not (empty / "out" / "manifest.json").exists()
     assert main(["build", "mlr_cuhk01", "--out", out, "--verify"]) == 1
 
 
 def test_interruption_says_how_to_go_on(
-    tool: ModuleType,
     source: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -168,14 +138,14 @@ def test_interruption_says_how_to_go_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tool, "build", interrupt)
+        patch.setattr("lrreid_ext.commands.build.build", interrupt)
         assert main(["build", *args]) == 130
     assert "run the same command again" in capsys.readouterr().err
     assert main(["build", *args]) == 0
 
 
 def test_plugin_brings_its_recipe(
-    tool: ModuleType, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = tmp_path / "my_recipes.py"
     plugin.write_text(

@@ -13,13 +13,12 @@ from pathlib import Path
 import mini_sets
 import numpy as np
 import pytest
+from mini_sets import plan, quiet
 from PIL import Image
 
 from lrreid_ext.data.recipes import (
     RECIPE_REGISTRY,
-    PlannedImage,
     Recipe,
-    build,
     build_recipe,
 )
 from lrreid_ext.data.recipes.base import LONGEST_STEM
@@ -37,14 +36,6 @@ def unit(name: str, seed: int = 0) -> float:
     """A hash of the name in [0, 1), by hand."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
     return (int(digest[:16], 16) >> 11) / 2**53
-
-
-def plan(recipe: Recipe, source: Path) -> list[PlannedImage]:
-    return recipe.plan(recipe.read(recipe.locate(source)))
-
-
-def quiet(recipe, source, out):
-    return build(recipe, source, out, workers=1, progress=False)
 
 
 def refuses(message: str, recipe: Recipe, source: Path) -> None:

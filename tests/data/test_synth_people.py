@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +13,6 @@ from lrreid_ext.data.synth.canvas import Canvas, fill, profile
 from lrreid_ext.data.synth.draws import Draws
 from lrreid_ext.data.synth.pose import View, joints
 from lrreid_ext.data.synth.textures import PATTERNS, Texture, print_bitmap, stamp, weave
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def _hash(image: np.ndarray) -> str:
@@ -256,23 +250,3 @@ def test_bones_keep_their_length_and_feet_the_ground():
                 a, b = np.array(points[top + side]), np.array(points[bottom + side])
                 assert np.linalg.norm(a - b) == pytest.approx(length, rel=1e-3)
         assert min(p[1] for p in points.values()) >= 0.0
-
-
-def test_contact_sheet_tool(tmp_path):
-    """In a process of its own, so that this also shows that a process doesn't change the bytes."""
-    out = tmp_path / "sheets" / "people.png"
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", str(ROOT / "tools" / "contact_sheet.py"), "--out",
-         str(out), "--identities", "2", "--cameras", "2", "--shots", "1", "--height", "64"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    with Image.open(out) as sheet:
-        pixels = np.asarray(sheet)
-    # Margin 46, two blocks of two 32-pixel columns with a gap of 3; captions 28, then the rows.
-    np.testing.assert_array_equal(pixels[28:92, 46:78], render(0, 0, 0, height=64, width=32))
-    np.testing.assert_array_equal(pixels[95:159, 81:113], render(1, 1, 0, height=64, width=32))
-    full = pixels[28:92, 46:78].astype(float)
-    low = pixels[28:92, 46 + 67 + 14 : 46 + 67 + 14 + 32].astype(float)
-    assert np.abs(np.diff(low, axis=0)).mean() < 0.7 * np.abs(np.diff(full, axis=0)).mean()
-    assert [p.name for p in out.parent.iterdir()] == ["people.png"]

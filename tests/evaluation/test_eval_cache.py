@@ -20,6 +20,7 @@ from fastreid.config import CfgNode
 from lrreid_ext.cli import main
 from lrreid_ext.commands import eval as tool
 from lrreid_ext.config import changed, get_cfg
+from lrreid_ext.data.recipes import load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.engine import trainer
 from lrreid_ext.errors import CacheError, ConfigError
@@ -374,12 +375,10 @@ def test_a_changed_data_set_is_refused(
     store = tmp_path / "features"
     assert main(["eval", str(run), "--cache", str(store), "--out", str(tmp_path / "out")]) == 0
     (file,) = store.iterdir()
-    from lrreid_ext.data.recipes import manifest
-
-    loaded = manifest.load_manifest(market_root / "mlr_market1501")
+    loaded = load_manifest(market_root / "mlr_market1501")
     assert load_cache(file).about["folder"].endswith("mlr_market1501")
     other = replace(loaded, images=loaded.images[1:])
-    monkeypatch.setattr(manifest, "load_manifest", lambda folder: other)
+    monkeypatch.setattr("lrreid_ext.evaluation.cache.load_manifest", lambda folder: other)
     with pytest.raises(CacheError, match="mlr_market1501 has another manifest now"):
         tool.open_file(str(file))
 

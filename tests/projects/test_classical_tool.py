@@ -1,8 +1,9 @@
-"""tools/classical.py on a miniature data set: what is trained on, what is written, what fails."""
+"""lrreid classical on a miniature data set: what is trained on, what is written, what fails."""
 
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser
 from importlib import import_module
 from pathlib import Path
 
@@ -28,7 +29,7 @@ CONFIG = str(ROOT / "configs" / "osnet_hr.yml")
 
 @pytest.fixture
 def words(market_root: Path, tmp_path: Path):
-    """The tool's command line: ``words("xqda", "Bicubic", "--limit", "4", "SEED", "1")``."""
+    """The command line: ``words("xqda", "Bicubic", "--limit", "4", "SEED", "1")``."""
     torch.set_num_threads(1)
     # The input's size is not the config's to choose here.
     tiny = [w for k in range(0, len(TINY), 2) if "SIZE_T" not in TINY[k] for w in TINY[k : k + 2]]
@@ -46,7 +47,9 @@ def words(market_root: Path, tmp_path: Path):
 @pytest.fixture
 def settings(words):
     def make(*args: str) -> CfgNode:
-        return classical.settings(classical.parser().parse_args(words(*args)))
+        parser = ArgumentParser()
+        classical.add_arguments(parser)
+        return classical.settings(parser.parse_intermixed_args(words(*args)))
 
     return make
 
@@ -198,5 +201,4 @@ def test_data_without_pairs_across_views_is_refused(settings, monkeypatch: pytes
 def test_fault_on_the_command_line(words, capsys: pytest.CaptureFixture[str]):
     assert main(["classical", *words("xqda", "Bicubic", "INPUT.LR.FACTORS", "[0.5]")]) == 2
     assert "INPUT.LR.FACTORS" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["classical", *words("xqda", "Bicubic", "--limit", "1")])
+    assert main(["classical", *words("xqda", "Bicubic", "--limit", "1")]) == 2

@@ -317,7 +317,7 @@ def test_tool_measures_what_the_model_gives(run: Path) -> None:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         native = torch.tensor([[size[1], size[0]]])
         with torch.no_grad():
-            return trained.model(
+            return trained.module(
                 {"images": pixels, "native_size": native, "factor": torch.tensor([1 / scale])}
             )[0]
 
@@ -334,15 +334,15 @@ def test_tool_says_what_is_wrong(run: Path, tmp_path: Path, capsys: pytest.Captu
         ([str(tmp_path / "nowhere")], "nowhere: no such run"),
         ([str(tmp_path)], "holds no config.yaml"),
         ([str(run), str(run)], "two runs are called 'tiny'; call one of them NAME=RUN"),
+        ([str(run), "--resolutions", "0"], "above 0 and at most 1"),
         ([str(run), "--limit", "1"], "hold no two of one person in two cameras"),
         ([str(run), "--data-set", "mlr_markt"], "mlr_markt"),
         ([str(run), "--opts", "TEST.METRIK", "cosine"], "TEST.METRIK is not a config key"),
     ):
         assert main(["objective", *args, *out]) == 2
         assert message in capsys.readouterr().err
-    for args in (["--limit", "-1"], ["--resolutions", "0"]):
-        with pytest.raises(SystemExit):
-            main(["objective", str(run), *args, *out])
+    with pytest.raises(SystemExit):
+        main(["objective", str(run), "--limit", "-1", *out])
     assert not (tmp_path / "o").exists()
 
 
@@ -370,9 +370,9 @@ def test_a_run_is_read_as_it_was_trained(
         (folder / file).write_bytes((run / file).read_bytes())
     assert second.MODEL.WEIGHTS == ""
     loaded, own = load_model(str(folder)), load_model(str(run))
-    for a, b in zip(loaded.model.parameters(), own.model.parameters(), strict=True):
+    for a, b in zip(loaded.module.parameters(), own.module.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert not loaded.model.training
+    assert not loaded.module.training
 
 
 def test_run_names(run: Path) -> None:

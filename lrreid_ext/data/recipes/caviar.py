@@ -55,7 +55,7 @@ class CaviarRecipe(IdentitySplit, ByCamera):
         return any(_NAME.fullmatch(name) for name in image_names(folder))
 
     def read(self, root: Path) -> list[SourceImage]:
-        found = []
+        files = []
         shots: Counter[tuple[str, int]] = Counter()
         for name in image_names(root):
             match = _NAME.fullmatch(name)
@@ -65,7 +65,7 @@ class CaviarRecipe(IdentitySplit, ByCamera):
                 )
             camid = HR_CAMERA if int(match[2]) <= 10 else LR_CAMERA
             shots[match[1], camid] += 1
-            found.append((name, match[1], camid))
+            files.append((name, match[1], camid))
         people = {person for person, _ in shots}
         both = {person for person in people if len({(person, 1), (person, 2)} & shots.keys()) == 2}
         train = self.training(root, both) | self._one_camera(people - both)
@@ -82,7 +82,7 @@ class CaviarRecipe(IdentitySplit, ByCamera):
                 camid=camid,
                 role=TRAIN if person in train else EITHER,
             )
-            for name, person, camid in found
+            for name, person, camid in files
             if person in both | train
         ]
 

@@ -105,16 +105,16 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
         return source / fitting[0]
 
     def read(self, root: Path) -> list[SourceImage]:
-        found = [
+        files = [
             (kind, match[0], int(match[1]), int(match[2]), int(match[3]))
             for kind in self._kinds
             for match in self._names(root, kind)
         ]
-        people = {(pair, person) for _, _, pair, person, _ in found}
+        people = {(pair, person) for _, _, pair, person, _ in files}
         self.check_count(root, [_key(person) for person in people])
         tests = self._test_people(root, people)
         if not _mat(root):
-            self._check_files(root, {(kind, name) for kind, name, *_ in found})
+            self._check_files(root, {(kind, name) for kind, name, *_ in files})
         return [
             SourceImage(
                 path=f"images_{kind}/{name}",
@@ -123,7 +123,7 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
                 role=EITHER if (pair, person) in tests else TRAIN,
                 name=f"{kind}_{name}",
             )
-            for kind, name, pair, person, view in found
+            for kind, name, pair, person, view in files
         ]
 
     def _names(self, root: Path, kind: str) -> Iterator[re.Match[str]]:
@@ -137,19 +137,19 @@ class CUHK03Recipe(IdentitySplit, MLRRule):
                 )
             yield match
 
-    def _check_files(self, root: Path, found: set[tuple[str, str]]) -> None:
+    def _check_files(self, root: Path, files: set[tuple[str, str]]) -> None:
         """Raises RecipeError unless every image that the splits name is there; where no file names
         them, and it is the whole data set, unless there are as many as it has."""
         for kind in self._kinds:
             file = root / f"splits_classic_{kind}.json"
             named = _json_names(file, self.split) if file.is_file() else []
-            held = sum(name == kind for name, _ in found)
+            held = sum(name == kind for name, _ in files)
             if not named and self.identities == WHOLE_IDENTITIES and held != WHOLE[kind]:
                 raise RecipeError(
                     f"{root / f'images_{kind}'}: holds {held} images where CUHK03 has "
                     f"{WHOLE[kind]}. Extract the images again."
                 )
-            if missing := sorted(name for name in named if (kind, name) not in found):
+            if missing := sorted(name for name in named if (kind, name) not in files):
                 raise RecipeError(
                     f"{root / f'images_{kind}' / missing[0]}: no such file, and {len(missing) - 1} "
                     f"others of the {len(named)} that {file.name} names are missing. Extract the "

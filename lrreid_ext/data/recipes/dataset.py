@@ -127,13 +127,13 @@ class RecipeDataset(ImageDataset):
         )
 
     def _build(self, root: Path, source: str) -> None:
-        found: Path | None = Path(source) if source else None
-        if self.recipe.needs_source and found is None:
-            found = find_source(self.recipe, root)
-            if found is None:
+        folder: Path | None = Path(source) if source else None
+        if self.recipe.needs_source and folder is None:
+            folder = find_source(self.recipe, root)
+            if folder is None:
                 raise FileNotFoundError(self._what_to_do(root))
         logger.info("Building %s into %s", self.dataset_name, self.folder)
-        manifest = build(self.recipe, found, self.folder)
+        manifest = build(self.recipe, folder, self.folder)
         logger.info("Built %s: %s, hash %s", self.folder, manifest.counts(), manifest.hash)
 
     def _what_to_do(self, root: Path) -> str:

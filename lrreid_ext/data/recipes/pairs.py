@@ -39,7 +39,7 @@ class PairSource(IdentitySplit):
         Raises:
             RecipeError: an identity that has two.
         """
-        found: dict[str, str] = {}
+        names: dict[str, str] = {}
         for name in image_names(folder):
             if not name.startswith(self.prefix):
                 continue
@@ -48,13 +48,13 @@ class PairSource(IdentitySplit):
                 raise RecipeError(
                     f"{folder / name}: not named as {self.source_name} does ({self.example})."
                 )
-            if match[1] in found:
+            if match[1] in names:
                 raise RecipeError(
-                    f"{folder}: {found[match[1]]} and {name} are both of identity {match[1]}; "
+                    f"{folder}: {names[match[1]]} and {name} are both of identity {match[1]}; "
                     f"{self.source_name} has one image for each identity and camera."
                 )
-            found[match[1]] = name
-        return found
+            names[match[1]] = name
+        return names
 
     def holds(self, folder: Path) -> bool:
         return all((folder / camera).is_dir() for camera in CAMERA_FOLDERS)

@@ -59,9 +59,9 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
 
     def read(self, root: Path) -> list[SourceImage]:
         nested = (root / CAMERA_FOLDERS[0]).is_dir()
-        found = _nested(root) if nested else _flat(root)
+        paths_of = _nested(root) if nested else _flat(root)
         cameras: dict[int, set[int]] = defaultdict(set)
-        for person, camid in found:
+        for person, camid in paths_of:
             cameras[person].add(camid)
         train = self.training(root, {f"{person:04d}" for person in cameras})
         if lone := sorted(person for person, seen in cameras.items() if len(seen) < 2):
@@ -74,7 +74,7 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
                 role=TRAIN if f"{person:04d}" in train else EITHER,
                 name=path.replace("/", "_"),
             )
-            for (person, camid), paths in sorted(found.items())
+            for (person, camid), paths in sorted(paths_of.items())
             for path in self._drawn(paths)
         ]
 
@@ -85,7 +85,7 @@ class SysuRecipe(IdentitySplit, MLRRecipe):
 
 def _nested(root: Path) -> dict[tuple[int, int], list[str]]:
     """Paths by identity and camera, of ``cam1/<identity>/<file>``."""
-    found: dict[tuple[int, int], list[str]] = {}
+    paths_of: dict[tuple[int, int], list[str]] = {}
     for camid, camera in enumerate(CAMERA_FOLDERS, start=1):
         for folder in sorted(path for path in (root / camera).iterdir() if path.is_dir()):
             if not folder.name.isdecimal() or int(folder.name) == 0:
@@ -93,18 +93,18 @@ def _nested(root: Path) -> dict[tuple[int, int], list[str]]:
             paths = [f"{camera}/{folder.name}/{name}" for name in image_names(folder)]
             if not paths:
                 raise RecipeError(f"{folder}: holds no image.")
-            found.setdefault((int(folder.name), camid), []).extend(paths)
-    return found
+            paths_of.setdefault((int(folder.name), camid), []).extend(paths)
+    return paths_of
 
 
 def _flat(root: Path) -> dict[tuple[int, int], list[str]]:
     """Paths by identity and camera, of files named as Market-1501 does."""
-    found: dict[tuple[int, int], list[str]] = {}
+    paths_of: dict[tuple[int, int], list[str]] = {}
     for name in image_names(root):
         label = market_label(name)
         if label is None or label[0] < 1 or label[1] not in (1, 2):
             raise RecipeError(
                 f"{root / name}: not named 0001_c1_<...>.jpg, identity from 1 and camera 1 or 2."
             )
-        found.setdefault(label, []).append(name)
-    return found
+        paths_of.setdefault(label, []).append(name)
+    return paths_of

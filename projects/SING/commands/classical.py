@@ -46,7 +46,7 @@ from lrreid_ext.evaluation import CrossResolutionEvaluator
 from lrreid_ext.modeling.frontends import Frontend, build_frontend
 from lrreid_ext.options import add_overrides, at_least
 from lrreid_ext.registry import FRONTEND_REGISTRY, names, suggest
-from lrreid_ext.trained import read_weights
+from lrreid_ext.weights import read_checkpoint
 from projects.SING.classical import DIMENSIONS, NFST, XQDA, lomo_batches, worker_pool
 from projects.SING.classical.lomo import HEIGHT, WIDTH
 
@@ -291,8 +291,9 @@ def evaluate(
 ) -> None:
     """Evaluate on every data set of DATASETS.TESTS, and write the results with ``facts``."""
     more: dict[str, Any] = {"classical": facts}
-    if cfg.MODEL.WEIGHTS and (training := read_weights(cfg).training):
-        more["training"] = training
+    if cfg.MODEL.WEIGHTS:  # of the front-end
+        _, training = read_checkpoint(cfg.MODEL.WEIGHTS, "MODEL.SR.WEIGHTS")
+        more |= {"training": training} if training else {}
     for name in cfg.DATASETS.TESTS:
         test_set = limited(build_test_set(cfg, name), limit)
         test_set = replace(test_set, info={**test_set.info, **more})
