@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -100,6 +101,18 @@ def test_only_cv2_linear_aliases() -> None:
         assert np.abs(inner - 63.75).max() < 12, kernel
     # Samples lie between columns 1 and 2 of each four, where all is black.
     assert np.asarray(degrade(image, 4, "cv2-linear")).max() == 0
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("factor", [2, 2.7, 4])
+def test_antialiased_kernels_are_pytorchs(kernel: str, factor: float) -> None:
+    # Far from black and white, where Pillow cuts off between the two directions.
+    pixels = np.random.default_rng(0).integers(80, 176, (48, 24, 3), dtype=np.uint8)
+    small = np.asarray(degrade(Image.fromarray(pixels), factor, kernel)).astype(float)
+    images = torch.from_numpy(pixels).float().permute(2, 0, 1)[None]
+    expected = torch.nn.functional.interpolate(images, small.shape[:2], mode=kernel, antialias=True)
+    # Pillow rounds after each direction.
+    assert np.abs(small - expected[0].permute(1, 2, 0).numpy()).max() <= 1
 
 
 def test_cv2_linear_weighs_the_four_nearest() -> None:

@@ -43,6 +43,17 @@ def test_market(market_root: Path) -> None:
     assert other != found
 
 
+def test_factors_stay_when_the_folder_moves(market_root: Path) -> None:
+    cfg = load_cfg(CFG, [*TINY, "MODEL.INIT.WEIGHTS", "", "DATASETS.ROOT", str(market_root)])
+    data: Any = build_dataset_of(cfg, "mlr_market1501", "DATASETS.NAMES")
+    moved = [(f"/elsewhere/{Path(path).name}", *labels) for path, *labels in data.train]
+    here, there = (
+        [image.factor for image in with_factors(cfg, data, "mlr_market1501", items)]
+        for items in (data.train, moved)
+    )
+    assert there == here and len(set(here)) > 2
+
+
 def test_widths_and_ranges(market_root: Path) -> None:
     found = sides(market_root, "mlr_market1501", "INPUT.LR.WIDTHS", "[8, 16]")
     widths = {round(32 / i.factor) for i in found if i.low}

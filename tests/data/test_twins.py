@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,18 @@ def test_fixed_factors_are_the_same_in_every_epoch(items: list[Any]) -> None:
         PairedDataset(items, resized, span=(1.5, 4), fixed=1)[0, 0]["factor_lr"]
         != (fixed[0, 0]["factor_lr"])
     )
+
+
+@pytest.mark.parametrize("drawn", [{"span": (1.5, 4)}, {"widths": (4, 30)}], ids=["span", "widths"])
+def test_fixed_factors_stay_when_the_folder_moves(
+    drawn: dict[str, Any], items: list[Any], tmp_path: Path
+) -> None:
+    (tmp_path / "moved").mkdir()
+    moved = [(shutil.copy(path, tmp_path / "moved"), *labels) for path, *labels in items]
+    here, there = (PairedDataset(each, resized, fixed=0, **drawn) for each in (items, moved))
+    factors = [float(here[i, 0]["factor_lr"]) for i in range(6)]
+    assert len(set(factors)) > 3
+    assert [float(there[i, 0]["factor_lr"]) for i in range(6)] == factors
 
 
 @pytest.mark.parametrize("fixed", [None, 3])

@@ -11,16 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT, TINY_OSNET
+from conftest import ROOT, TINY_OSNET, assert_same
 
 from lrreid_ext.cli import main
 from lrreid_ext.engine.trainer import Trainer
 
 CONFIG = "configs/osnet_copies.yml"
+PLUGINS = [str(ROOT / "tests" / "plugins" / name) for name in ("duel.py", "ranks.py")]
 DUEL = [
-    *TINY_OSNET, "PLUGINS", f"['{ROOT / 'tests' / 'plugins' / 'duel.py'}']",
+    *TINY_OSNET, "PLUGINS", str(PLUGINS), "HOOKS", "['NoteRank']",
     "MODEL.META_ARCHITECTURE", "Duel", "INPUT.LR.TRAIN_ON", "both",
-    "SOLVER.OPTIMIZERS.critic.EVERY", "2",
+    "SOLVER.OPTIMIZERS.critic.EVERY", "2", "SOLVER.ACCUMULATE", "2",
 ]  # fmt: skip
 
 
@@ -56,6 +57,15 @@ def test_both_optimisers_train(trained: Path, make_cfg: Any) -> None:
     fresh = Trainer(make_cfg(CONFIG, DUEL)).raw_model.state_dict()
     assert not torch.equal(saved["model"]["critic.0.weight"], fresh["critic.0.weight"])
     assert not torch.equal(saved["model"]["heads.fc.0.weight"], fresh["heads.fc.0.weight"])
+
+
+def test_processes_draw_apart_and_learn_the_same(trained: Path) -> None:
+    one, two = (torch.load(trained.parent / f"rank{r}.pth", weights_only=True) for r in (0, 1))
+    assert_same(one["parameters"], two["parameters"])
+    seeds = [*one["seeds"], *two["seeds"]]
+    assert len(seeds) == len(set(seeds)) == 4  # of two epochs
+    samples = [sample for notes in (one, two) for epoch in notes["samples"] for sample in epoch]
+    assert len({seed for _, seed in samples}) == len(samples) > 0
 
 
 def test_two_processes_evaluate_as_one(trained: Path, market_root: Path, tmp_path: Path) -> None:

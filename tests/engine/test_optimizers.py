@@ -138,6 +138,9 @@ def test_gradients_that_overflow_move_nothing_and_say_nothing(recwarn):
     assert moved == pytest.approx([0, 0.5, 0.05])
     assert own.scaler is not None and own.scaler.get_scale() == 2
     assert not [str(w.message) for w in recwarn if "lr_scheduler" in str(w.message)]
+    resumed = NamedOptimizer(optimizer, schedule, torch.amp.GradScaler("cpu"))
+    resumed.load_state_dict(own.state_dict())
+    assert resumed.scaler is not None and resumed.scaler.get_scale() == 2
 
 
 def test_clipping_is_each_ones_own(duel):

@@ -57,6 +57,16 @@ def test_a_module_inside_a_frozen_one_can_learn():
     assert not model["backbone"][1].training
 
 
+def test_a_module_whose_name_begins_like_a_chosen_one_is_frozen():
+    model = nn.ModuleDict({"x2": nn.BatchNorm1d(2), "x2_5": nn.BatchNorm1d(2)})
+    phase = Phase("p", 1, 0, train=("x2",))
+    freeze_for(model, phase, {n for n, _ in model.named_parameters()})
+    set_modes(model, phase)
+    for name, learns in (("x2", True), ("x2_5", False)):
+        assert model[name].training == learns
+        assert all(p.requires_grad == learns for p in model[name].parameters())
+
+
 @pytest.mark.parametrize(
     ("sched", "extra", "expected"),
     [

@@ -117,6 +117,23 @@ def test_checkpoint_round_trip_is_exact_and_strict(make_cfg):
     assert_same(before, state(other))
 
 
+class Code:
+    """Unpickled, it runs."""
+
+    def __reduce__(self):
+        return print, ("it ran",)
+
+
+def test_code_in_a_checkpoint_is_not_run(make_cfg, capsys):
+    trainer = Trainer(make_cfg(OSNET, TINY_OSNET))
+    folder = Path(trainer.cfg.OUTPUT_DIR)
+    torch.save({"model": state(trainer), "trainer": Code()}, folder / "model_last.pth")
+    (folder / "last_checkpoint").write_text("model_last.pth")
+    with pytest.raises(WeightsError, match=r"model_last\.pth can't be read"):
+        trainer.resume_or_load(resume=True)
+    assert "it ran" not in capsys.readouterr().out
+
+
 def test_best_survives_a_resume(make_cfg):
     options = (*TINY_OSNET, "TEST.EVAL_PERIOD", "1", "SOLVER.MAX_EPOCH", "3")
     cfg = make_cfg(OSNET, list(options))
@@ -134,6 +151,15 @@ def test_best_survives_a_resume(make_cfg):
     alone = evaluate_trained(make_cfg(OSNET, list(options)))
     for name, value in alone["mlr_market1501"].items():
         assert figures[f"mlr_market1501/{name}"] == pytest.approx(value, abs=1e-4)
+
+
+def test_of_equal_results_the_first_is_the_best(make_cfg):
+    options = ("TEST.EVAL_PERIOD", "1", "SOLVER.MAX_EPOCH", "3")
+    trainer = Trainer(make_cfg(OSNET, TINY_OSNET, *options))
+    values = iter([10.0, 10.0, 9.0])
+    trainer.test = lambda cfg, model: {"mAP": next(values)}
+    trainer.train()
+    assert trainer.best == {"metric": "mAP", "value": 10.0, "epoch": 0}
 
 
 def test_accumulated_gradients_are_the_mean_of_the_batches(make_cfg):
@@ -189,7 +215,8 @@ def test_phases_load_copy_and_weigh(make_cfg):
         PSHRNET, TINY_PSHRNET, "SEED", "5", "START_PHASE", "student",
         "PHASES.student.WEIGHTS", path,
         "PHASES.student.COPY", "{'backbone': 'teacher.backbone'}",
-        "PHASES.student.LOSS_WEIGHTS.loss_ps", "0.0", out="second",
+        "PHASES.student.LOSS_WEIGHTS.loss_ps", "0.0",
+        "PHASES.student.LOSS_WEIGHTS.loss_sr", "0.25", out="second",
     )  # fmt: skip
     second = Trainer(cfg)
     second.enter(second.phases[0], resumed=False)
@@ -198,7 +225,7 @@ def test_phases_load_copy_and_weigh(make_cfg):
         source = "teacher." + name if name.startswith("backbone.") else name
         assert torch.equal(b[name], a[source]), name
     output = StepOutput({"loss_ps": torch.tensor(1.0), "loss_sr": torch.tensor(2.0)})
-    assert second.weigh(output) == {"main": {"loss_sr": torch.tensor(2.0)}}
+    assert second.weigh(output) == {"main": {"loss_sr": torch.tensor(0.5)}}
     with pytest.raises(ConfigError, match="no loss 'loss_ps'"):
         second.weigh(StepOutput({"loss_sr": torch.tensor(2.0)}))
 

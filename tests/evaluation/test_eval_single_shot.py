@@ -94,6 +94,7 @@ def test_draws_are_uniform_and_seeded() -> None:
         assert (picks[:, 1] >= 4).all()
         assert (draw(5, 0) == picks[:5]).all()  # another number of trials has the same first ones
         assert (draw(50, 1) != picks[:50]).any()
+        assert (draw(50, 1) != picks[1:51]).any()  # nor are they the next trials' draws
     assert (per_query(50, 0) != per_query(50, 0, query=4)).any()
 
 

@@ -148,6 +148,26 @@ def test_a_graph_that_differs_is_not_written(write: Any, tmp_path: Path) -> None
     assert path.read_text() == "an older one" and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("difference", "passes"), [(3e-5, True), (3e-4, False), (float("nan"), False)]
+)
+def test_how_far_a_graph_may_be_off(difference: float, passes: bool) -> None:
+    run = run_of("configs/osnet_copies.yml", [*OSNET, *MINI])
+    parity = Parity(run.cfg, run.module)
+    batches = iter(parity.batches)
+
+    def graph(images: Tensor, native: Tensor) -> Tensor:
+        wanted = next(batches)[2].clone()
+        wanted[-1, 0] += difference * wanted.abs().max()
+        return wanted
+
+    if passes:
+        assert parity.check(graph, "m")["largest_difference"] == pytest.approx(difference, rel=0.05)
+    else:
+        with pytest.raises(ParityError, match="m: embeddings differ"):
+            parity.check(graph, "m")
+
+
 def test_what_cannot_be_exported_says_why() -> None:
     run = run_of("configs/osnet_copies.yml", [*OSNET, "INPUT.CROP.ENABLED", "True"])
     with pytest.raises(ConfigError, match=r"INPUT\.CROP"):

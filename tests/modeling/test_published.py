@@ -20,7 +20,7 @@ from lrreid_ext.errors import ConfigError, WeightsError
 from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.published import init_weights
-from lrreid_ext.weights import read_state_dict
+from lrreid_ext.weights import load_weights, read_state_dict
 
 
 def model_of(yaml: str, *options: str) -> nn.Module:
@@ -160,6 +160,28 @@ def test_numbers_beside_the_weights_are_no_code(
     file.write_bytes(b"no weights")
     with pytest.raises(WeightsError, match=r"a\.pth can't be read as weights"):
         read_state_dict(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bias": None}, "missing in the file: bias"),
+        ({"gain": torch.ones(2)}, "not in the model: gain"),
+        ({"bias": torch.ones(3)}, r"of another shape: bias \[3\] in the file, \[2\] in the model"),
+    ],
+)
+def test_weights_fit_whole_or_are_refused(
+    changes: dict[str, Tensor | None], message: str, tmp_path: Path
+) -> None:
+    state = {**nn.Linear(2, 2).state_dict(), **changes}
+    torch.save({k: v for k, v in state.items() if v is not None}, tmp_path / "a.pth")
+    model = nn.Linear(2, 2)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(
+        WeightsError, match=rf"a\.pth: the weights don't fit the model\.\n  {message}"
+    ):
+        load_weights(model, tmp_path / "a.pth", key="MODEL.WEIGHTS")
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
