@@ -18,7 +18,6 @@ from conftest import TINY_OSNET
 from fastreid.config import CfgNode
 
 from lrreid_ext.cli import main
-from lrreid_ext.commands import eval as tool
 from lrreid_ext.config import changed, get_cfg
 from lrreid_ext.data.recipes import load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
@@ -380,7 +379,7 @@ def test_a_changed_data_set_is_refused(
     other = replace(loaded, images=loaded.images[1:])
     monkeypatch.setattr("lrreid_ext.evaluation.cache.load_manifest", lambda folder: other)
     with pytest.raises(CacheError, match="mlr_market1501 has another manifest now"):
-        tool.open_file(str(file))
+        caching.load_unchanged(file)
 
 
 def test_a_damaged_file_is_not_used(
@@ -430,6 +429,6 @@ def test_trained_here_tested_there(run: Path, tmp_path: Path) -> None:
     file = tmp_path / "score" / "run" / "results_synth_pedestrians.json"
     assert figures(file) == figures(out / "results_synth_pedestrians.json")
     with pytest.raises(ConfigError, match=r"Did you mean .TEST\.METRIC"):
-        tool.file_cfg(
+        caching.scoring_cfg(
             load_cache(next((tmp_path / "features").iterdir())), ["TEST.METRICS", "cosine"]
         )
