@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Files of few tests that take long. They come first, so that processes which share the files
 # (pytest -n 2 --dist loadfile --no-loadscope-reorder) end together.
 LONG = (
-    "test_projects_on_synth", "test_training", "test_distributed", "test_export",
-    "test_ffsr_rife", "test_bench_ranking", "test_bench_export", "test_page", "test_plugins",
+    "test_systems", "test_training", "test_distributed", "test_export",
+    "test_bench_ranking", "test_bench_export", "test_page", "test_plugins",
 )  # fmt: skip
 
 

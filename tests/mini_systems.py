@@ -1,4 +1,4 @@
-"""The systems so small that tracing them takes little time."""
+"""The systems so small that tracing and training them takes little time."""
 
 from __future__ import annotations
 
@@ -37,6 +37,32 @@ SYSTEMS: dict[str, tuple[str, Sequence[str]]] = {
     ),
     "RAIN": ("projects/RAIN/synth.yml", ["RAIN.CRITIC_WIDTH", "4"]),
     "Bilinear": ("configs/osnet_copies.yml", [*OSNET, *MINI, "MODEL.SR.NAME", "Bilinear"]),
+}  # fmt: skip
+
+# For a training on the embedded people.
+PEOPLE = [
+    "DATASETS.OPTIONS.synth_pedestrians.identities", "8",
+    "DATASETS.OPTIONS.synth_pedestrians.cameras", "3",
+    "DATASETS.OPTIONS.synth_pedestrians.shots", "2",
+    "INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]",
+    "DATALOADER.NUM_WORKERS", "0", "TEST.NUM_WORKERS", "0",
+    "SOLVER.IMS_PER_BATCH", "8", "SOLVER.CHECKPOINT_PERIOD", "1",
+    "TEST.TRIALS", "2", "TEST.FACTORS", "[2]",
+]  # fmt: skip
+SMALL_OSNET = ["MODEL.BACKBONE.DEPTH", "x0_25", "MODEL.BACKBONE.FEAT_DIM", "128"]
+# By project, beside its synth.yml.
+METHODS: dict[str, Sequence[str]] = {
+    "PSHRNet": SYSTEMS["PSHRNet"][1],
+    "SING": ["MODEL.SR.FILTERS", "[4, 3]", "MODEL.BACKBONE.DGD.WIDTH", "0.125",
+             "MODEL.BACKBONE.FEAT_DIM", "192"],
+    "CSRGAN": [*SYSTEMS["CSRGAN"][1], "MODEL.SR.CASCADE.BLOCKS", "1",
+               "CSRGAN.DISCRIMINATOR.HIDDEN", "8"],
+    "FFSR_RIFE": ["MODEL.SR.WIDTH", "4", "MODEL.BACKBONE.DUAL.BASE", "build_osnet_backbone",
+                  *SMALL_OSNET],
+    "RAIN": ["MODEL.BACKBONE.NAME", "build_osnet_backbone", *SMALL_OSNET,
+             "RAIN.LEVELS", "['conv3', 'conv5']", "RAIN.DECODER.LEVEL", "conv5",
+             "RAIN.CRITIC_WIDTH", "4", "DATASETS.LABELLED", "0.5",
+             "DATALOADER.NUM_INSTANCE", "2"],
 }  # fmt: skip
 
 

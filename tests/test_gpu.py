@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, TINY_PSHRNET
-from test_projects_on_synth import METHODS, SMALL
+from conftest import ROOT
+from mini_systems import METHODS, PEOPLE
 
 from lrreid_ext import load_model
 from lrreid_ext.config import load_cfg
@@ -94,13 +94,11 @@ def test_protocols_agree(people: tuple[Side, Side], figures: Callable[..., np.nd
     assert np.allclose(there, here, atol=1e-9, equal_nan=True)
 
 
-@pytest.mark.parametrize("method", (*METHODS, "PSHRNet"))
+@pytest.mark.parametrize("method", METHODS)
 def test_the_same_parameters_learn_in_each_precision(method: str, tmp_path: Path) -> None:
-    small = [*SMALL, *METHODS[method][1]] if method in METHODS else [*TINY_PSHRNET[2:], *SMALL]
-
     def learned(device: str, precision: str) -> set[str]:
         options = [
-            *small, "DATASETS.NAMES", "['synth_pedestrians']", "DATASETS.TESTS", "[]",
+            *PEOPLE, *METHODS[method], "DATASETS.TESTS", "[]",
             "DATASETS.ROOT", str(tmp_path), "OUTPUT_DIR", str(tmp_path / device / precision),
             "MODEL.DEVICE", device, "TEST.EVAL_PERIOD", "0",
             "SOLVER.AMP.ENABLED", str(precision != "float32"),
@@ -130,8 +128,8 @@ def test_a_run_is_trained_resumed_evaluated_and_used(tmp_path: Path) -> None:
     """By the commands a user types, in one NCCL process; the features are the processor's."""
     run = tmp_path / "run"
     words = [
-        "--config-file", "projects/PSHRNet/synth.yml", *TINY_PSHRNET[2:], *SMALL,
-        "DATASETS.NAMES", "['synth_pedestrians']", "DATASETS.TESTS", "['synth_pedestrians']",
+        "--config-file", "projects/PSHRNet/synth.yml", *PEOPLE, *METHODS["PSHRNet"],
+        "PHASES.teacher.EPOCHS", "2", "PHASES.student.EPOCHS", "2",
         "DATASETS.ROOT", str(tmp_path), "OUTPUT_DIR", str(run),
         "SOLVER.AMP.ENABLED", "True", "TEST.EVAL_PERIOD", "2",
     ]  # fmt: skip

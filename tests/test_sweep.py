@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, TINY_OSNET
 
 from lrreid_ext.cli import main
-from lrreid_ext.commands.sweep import draw, numbers, read_sweep, to_csv
+from lrreid_ext.commands.sweep import Entry, Sweep, draw, entries_of, numbers, read_sweep, to_csv
 from lrreid_ext.config import difference, load_cfg
 from lrreid_ext.engine.run import run_config
 from lrreid_ext.engine.sweep import Training, repetitions
@@ -29,6 +29,13 @@ def written(folder: Path, **entries: Any) -> Path:
     path = folder / "sweep.yml"
     path.write_text(yaml.safe_dump(entries, sort_keys=False))
     return path
+
+
+def read(
+    content: dict[str, Any], *overrides: str, path: Path = Path("sweep.yml")
+) -> tuple[Sweep, list[Entry]]:
+    sweep = read_sweep(path, content)
+    return sweep, entries_of(sweep, path, overrides)
 
 
 def results(rank: float) -> Results:
@@ -47,7 +54,8 @@ def test_the_bundled_sweeps_are_sound(
     assert main(["sweep", str(file), "--dry-run", "--only", "RAIN", "HR only"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == runs
     # Whatever a variant says must make a difference, or it would be trained in vain.
-    cfgs = [e.training.cfg() for e in read_sweep(file, yaml.safe_load(file.read_text())).entries]
+    _, entries = read(yaml.safe_load(file.read_text()), path=file)
+    cfgs = [entry.training.cfg() for entry in entries]
     for k, cfg in enumerate(cfgs):
         assert all(difference(cfg, other) for other in cfgs[:k])
 
@@ -56,27 +64,31 @@ def test_a_file_is_read_as_it_says() -> None:
     content = {
         "CONFIG": OSNET, "OUT": "somewhere", "OPTIONS": {"SEED": 1, "SOLVER.MAX_EPOCH": 3},
         "AXIS": {"KEY": "DATASETS.LABELLED", "VALUES": [0.5, 1.0], "LABEL": "labelled"},
-        "VARIANTS": {"one": None, "an/other": {"OPTIONS": {"SEED": 2}, "VALUES": [1.0]}},
+        "VARIANTS": {"one": {}, "an/other": {"OPTIONS": {"SEED": 2}, "VALUES": [1.0]}},
     }  # fmt: skip
-    sweep = read_sweep(Path("sweep.yml"), content, overrides=["SOLVER.MAX_EPOCH", "4"])
-    trainings = [entry.training for entry in sweep.entries]
+    sweep, entries = read(content, "SOLVER.MAX_EPOCH", "4")
+    trainings = [entry.training for entry in entries]
     assert [t.name for t in trainings] == ["one, 0.5", "one, 1.0", "an/other, 1.0"]
     assert str(trainings[2].folder) == "somewhere/an_other/1.0"
     cfg = trainings[2].cfg()
     assert (cfg.SEED, cfg.SOLVER.MAX_EPOCH, cfg.DATASETS.LABELLED) == (2, 4, 1.0)
     assert cfg.OUTPUT_DIR == "somewhere/an_other/1.0"
-    assert sweep.label == "labelled"
+    assert sweep.AXIS.LABEL == "labelled"
 
 
 @pytest.mark.parametrize(
     ("entries", "words", "message"),
     [
-        ({"VARIANTS": {"a": {}}, "VARIANT": {}}, [], "'VARIANT' is not an entry. Did you mean"),
-        ({"CONFIG": OSNET, "VARIANTS": {}}, [], "VARIANTS: none"),
-        ({"VARIANTS": {"a": {}}}, [], "VARIANTS: a: no CONFIG"),
+        ({"VARIANTS": {"a": {}}, "VARIANT": {}}, [], "VARIANT: is not an entry. Did you mean"),
+        ({"CONFIG": OSNET, "VARIANTS": {}}, [], "VARIANTS: Dictionary should have at least 1"),
+        ({"VARIANTS": {"a": {}}}, [], "VARIANTS.a: CONFIG: "),
         ({"VARIANTS": {"a": {"CONFIG": OSNET, "VALUES": [1]}}}, [], "there is none"),
         ({"CONFIG": OSNET, "VARIANTS": {"a b": {}, "a_b": {}}}, [], "two trainings would be in"),
-        ({"CONFIG": OSNET, "VARIANTS": {"a": {}}, "AXIS": {"KEY": "SEED"}}, [], "AXIS: needs"),
+        (
+            {"CONFIG": OSNET, "VARIANTS": {"a": {}}, "AXIS": {"KEY": "SEED"}},
+            [],
+            "AXIS.VALUES: Field required",
+        ),
         ({"CONFIG": OSNET, "VARIANTS": {"a": {}}, "DRAW": ["Rank-1"]}, [], "protocol/group/figure"),
         ({"CONFIG": "no.yml", "VARIANTS": {"a": {}}}, [], "no.yml: no such file"),
         ({"CONFIG": OSNET, "VARIANTS": {"a": {}}}, ["--only", "b"], "no variant 'b'; there are a"),
@@ -124,28 +136,28 @@ def test_what_is_written_of_results(tmp_path: Path) -> None:
         "CONFIG": OSNET, "AXIS": {"KEY": "SEED", "VALUES": [1, 2]},
         "VARIANTS": {"a": {}, "b": {"VALUES": [2]}},
     }  # fmt: skip
-    sweep = read_sweep(Path("sweep.yml"), content)
+    sweep, entries = read(content)
     measured = [results(40.0 + 10 * k) for k in range(3)]
-    rows = list(csv.DictReader(to_csv(sweep.entries, measured).splitlines()))
+    rows = list(csv.DictReader(to_csv(entries, measured).splitlines()))
     assert [(r["variant"], r["value"], r["figure"], r["mean"], r["std"]) for r in rows] == [
         ("a", "1", "Rank-1", "40", "0.5"), ("a", "1", "mAP", "39", ""),
         ("a", "2", "Rank-1", "50", "0.5"), ("a", "2", "mAP", "49", ""),
         ("b", "2", "Rank-1", "60", "0.5"), ("b", "2", "mAP", "59", ""),
     ]  # fmt: skip
-    panel = draw(sweep, sweep.entries, measured).axes[0]
+    panel = draw(sweep, entries, measured).axes[0]
     curves = {line.get_label(): line.get_xydata().tolist() for line in panel.lines}
     assert curves == {"a": [[1.0, 40.0], [2.0, 50.0]], "b": [[2.0, 60.0]]}
     assert panel.get_xlabel() == "SEED"
 
     variants = {"CONFIG": OSNET, "VARIANTS": {"a": {}, "b": {}}}
-    plain = read_sweep(Path("sweep.yml"), variants)
-    panels = draw(plain, plain.entries, measured[:2])
+    plain, entries = read(variants)
+    panels = draw(plain, entries, measured[:2])
     assert [bar.get_width() for bar in panels.axes[0].patches] == [40.0, 50.0]
     assert [t.get_text() for t in panels.axes[0].get_yticklabels()] == ["a", "b"]
     save(panels, tmp_path / "bars.svg")
-    other = read_sweep(Path("sweep.yml"), {**variants, "DRAW": ["single_shot/x8/Rank-1"]})
+    other, _ = read({**variants, "DRAW": ["single_shot/x8/Rank-1"]})
     with pytest.raises(ConfigError, match="single_shot/x8/Rank-1"):
-        draw(other, other.entries, measured[:2])
+        draw(other, entries, measured[:2])
 
 
 def test_trains_once_resumes_and_refuses_other_configs(

@@ -46,9 +46,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.sweep import Training, average, complete, repetitions
@@ -71,6 +72,37 @@ COLUMNS = ("variant", "value", "protocol", "group", "figure", "mean", "std")
 INTERRUPTED = "the same command goes on"
 
 
+class _Entries(BaseModel):
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+
+class Axis(_Entries):
+    KEY: str
+    VALUES: Annotated[list[Any], Field(min_length=1)]
+    LABEL: str = ""
+
+
+class Variant(_Entries):
+    CONFIG: str = ""
+    OPTIONS: dict[str, Any] = {}
+    VALUES: list[Any] | None = None
+
+
+Column = Annotated[str, AfterValidator(lambda text: str(FigureName.parse(text)))]
+
+
+class Sweep(_Entries):
+    """A file of variants; this module's docstring shows one."""
+
+    CONFIG: str = ""
+    OUT: Path
+    OPTIONS: dict[str, Any] = {}
+    AXIS: Axis | None = None
+    VARIANTS: Annotated[dict[str, Variant], Field(min_length=1)]
+    COLUMNS: list[Column] = []
+    DRAW: list[Column] = []
+
+
 @dataclass(frozen=True)
 class Entry:
     """One row of the table: a variant, at one value of the axis (None without an axis)."""
@@ -78,25 +110,6 @@ class Entry:
     variant: str
     value: Any
     training: Training
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A file of variants.
-
-    Attributes:
-        entries: in the order of the table.
-        folder: of all trainings.
-        label: what the axis is called, or "" without one.
-        columns: of the table; []: the usual ones.
-        drawn: figures with a panel each; []: the first column.
-    """
-
-    entries: list[Entry]
-    folder: Path
-    label: str
-    columns: list[str]
-    drawn: list[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -152,37 +165,40 @@ def run(args: argparse.Namespace) -> None:
         print_mean(args.mean, args.out)
         return
     content = read_yaml(args.file)
-    if "VARIANTS" not in content and not args.only:
-        sweep = plain_config(args)
+    sweep = None
+    if "VARIANTS" in content or args.only:
+        sweep = read_sweep(args.file, content, args.out)
+        entries = entries_of(sweep, args.file, args.opts, args.eval_only)
+        variants = list(dict.fromkeys(entry.variant for entry in entries))
+        if unknown := sorted(set(args.only) - set(variants)):
+            raise ConfigError(f"--only: no variant {unknown[0]!r}; there are {', '.join(variants)}")
+        entries = [e for e in entries if not args.only or e.variant in args.only]
     else:
-        sweep = read_sweep(args.file, content, args.out, args.opts, args.eval_only)
-    variants = list(dict.fromkeys(entry.variant for entry in sweep.entries))
-    if unknown := sorted(set(args.only) - set(variants)):
-        raise ConfigError(f"--only: no variant {unknown[0]!r}; there are {', '.join(variants)}")
-    entries = [e for e in sweep.entries if not args.only or e.variant in args.only]
+        entries = [plain_config(args)]
     plan = [(e, repetitions(e.training, args.splits, args.seeds)) for e in entries]
     # Check all of them before the first is trained for hours.
-    tests = [trainings[0].cfg().DATASETS.TESTS for _, trainings in plan]
-    for _, trainings in plan:
-        for training in trainings:
-            training.cfg()
-            if args.dry_run:
-                print(f"{training.name}: {training.config} {' '.join(training.overrides)}")
-    compared = "VARIANTS" in content
-    if compared and (bad := next((list(names) for names in tests if len(names) != 1), None)):
-        raise ConfigError(f"DATASETS.TESTS: a sweep compares results on one data set, not on {bad}")
-    if args.dry_run:
-        return
     for entry, trainings in plan:
         for training in trainings:
-            complete(training, args.processes)
+            tests = list(training.cfg().DATASETS.TESTS)
+            if args.dry_run:
+                print(f"{training.name}: {training.config} {' '.join(training.overrides)}")
+        if sweep and len(tests) != 1:
+            raise ConfigError(
+                f"{entry.training.name}: DATASETS.TESTS: a sweep compares results on one data "
+                f"set, not on {tests}"
+            )
+    if args.dry_run:
+        return
+    results = []
+    for entry, trainings in plan:
+        for training in trainings:
+            tests = complete(training, args.processes)
         if args.splits or args.seeds:
-            for test in trainings[0].cfg().DATASETS.TESTS:
+            for test in tests:
                 print_mean([t.results(test) for t in trainings], entry.training.folder)
-    if compared:
-        results = [
-            Results.load(e.training.results(t[0])) for e, t in zip(entries, tests, strict=True)
-        ]
+        if sweep:
+            results.append(Results.load(entry.training.results(tests[0])))
+    if sweep:
         write(sweep, entries, results)
 
 
@@ -195,8 +211,8 @@ def print_mean(files: Sequence[Path], out: Path) -> None:
 
 def write(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) -> None:
     """Print the table; write it, the figures, and where they came from."""
-    names, out = [entry.training.name for entry in entries], sweep.folder / "sweep"
-    columns = sweep.columns or None
+    names, out = [entry.training.name for entry in entries], sweep.OUT / "sweep"
+    columns = sweep.COLUMNS or None
     print(f"\n{results_table(results, columns, names=names, style='plain')}")
     runs = [
         {
@@ -209,7 +225,7 @@ def write(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) ->
         for entry, each in zip(entries, results, strict=True)
     ]
     write_text(f"{out}.md", results_table(results, columns, names=names))
-    content = {"axis": sweep.label, "runs": runs, **provenance()}
+    content = {"axis": label_of(sweep), "runs": runs, **provenance()}
     write_figure(out, to_csv(entries, results), content, draw(sweep, entries, results))
 
 
@@ -227,90 +243,83 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def plain_config(args: argparse.Namespace) -> Sweep:
-    """An ordinary config as its only variant."""
+def plain_config(args: argparse.Namespace) -> Entry:
+    """An ordinary config as the only variant."""
     if not (args.splits or args.seeds):
         raise ConfigError(f"{args.file}: has no VARIANTS; give --splits or --seeds, or train it")
-    overrides = pairs(args.opts)
     folder = args.out or Path(load_cfg(str(args.file), args.opts).OUTPUT_DIR)
-    training = Training(args.file.stem, args.file, overrides, folder, args.eval_only)
-    return Sweep([Entry(training.name, None, training)], folder, "", [], [])
+    name = args.file.stem
+    return Entry(name, None, Training(name, args.file, pairs(args.opts), folder, args.eval_only))
 
 
-def read_sweep(
-    path: Path,
-    content: Mapping[str, Any],
-    out: Path | None = None,
-    overrides: Sequence[str] = (),
-    evaluate_only: bool = False,
-) -> Sweep:
-    """Read a file of variants; this module's docstring shows one.
+def read_sweep(path: Path, content: Mapping[str, Any], out: Path | None = None) -> Sweep:
+    """Check the content of a file of variants.
 
     Args:
         path: the file.
         content: of the file.
         out: folder of the trainings, in OUT's place.
+
+    Raises:
+        ConfigError: an unknown or missing entry, or one of the wrong type.
+    """
+    try:
+        return Sweep.model_validate(
+            {"OUT": f"logs/{path.stem}", **content, **({"OUT": out} if out else {})}
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where, what = ".".join(map(str, problem["loc"])), problem["msg"]
+        if problem["type"] == "extra_forbidden":
+            entries = [*Sweep.model_fields, *Axis.model_fields]
+            what = f"is not an entry.{suggest(str(problem['loc'][-1]), entries)}"
+        raise ConfigError(f"{path}: {where}: {what}") from None
+
+
+def entries_of(
+    sweep: Sweep, path: Path, overrides: Sequence[str] = (), evaluate_only: bool = False
+) -> list[Entry]:
+    """The trainings of a file of variants, in the order of the table.
+
+    Args:
+        sweep: its content.
+        path: the file, which configs are seen from.
         overrides: words ``KEY VALUE ...`` for every training, which come last.
         evaluate_only: see :class:`~lrreid_ext.engine.sweep.Training`.
 
     Raises:
-        ConfigError: an unknown or missing entry, or two trainings in one folder.
+        ConfigError: a variant without config, or two trainings in one folder.
     """
-    keys = ("CONFIG", "OUT", "OPTIONS", "AXIS", "VARIANTS", "COLUMNS", "DRAW")
-    check_keys(content, keys, str(path))
-    axis = content.get("AXIS") or {}
-    check_keys(axis, ("KEY", "VALUES", "LABEL"), f"{path}: AXIS")
-    if axis and not (axis.get("KEY") and axis.get("VALUES")):
-        raise ConfigError(f"{path}: AXIS: needs a KEY and its VALUES")
-    if not content.get("VARIANTS"):
-        raise ConfigError(f"{path}: VARIANTS: none; name at least one")
-    folder = out or Path(content.get("OUT") or f"logs/{path.stem}")
-    entries = []
-    for name, variant in content["VARIANTS"].items():
-        variant, where = variant or {}, f"{path}: VARIANTS: {name}"
-        check_keys(variant, ("CONFIG", "OPTIONS", "VALUES"), where)
-        if "VALUES" in variant and not axis:
+    entries: list[Entry] = []
+    axis = sweep.AXIS
+    for name, variant in sweep.VARIANTS.items():
+        where = f"{path}: VARIANTS.{name}"
+        if variant.VALUES is not None and not axis:
             raise ConfigError(f"{where}: VALUES are those of an AXIS, and there is none")
-        config = variant.get("CONFIG") or content.get("CONFIG")
-        if not config:
-            raise ConfigError(f"{where}: no CONFIG, here or for all")
-        config = path.parent / config
+        config = path.parent / (variant.CONFIG or sweep.CONFIG)
         if not config.is_file():
-            raise ConfigError(f"{where}: CONFIG {config}: no such file")
-        options = {**(content.get("OPTIONS") or {}), **(variant.get("OPTIONS") or {})}
-        for value in variant.get("VALUES", axis["VALUES"]) if axis else [None]:
-            at = {axis["KEY"]: value} if axis else {}
+            raise ConfigError(f"{where}: CONFIG: {config}: no such file")
+        options = {**sweep.OPTIONS, **variant.OPTIONS}
+        values = (variant.VALUES or axis.VALUES) if axis else [None]
+        for value in values:
             training = Training(
-                name=f"{name}, {value}" if axis else str(name),
+                name=f"{name}, {value}" if axis else name,
                 config=config,
-                options={**options, **at, **pairs(overrides)},
-                folder=folder / folder_name(name) / (folder_name(value) if axis else ""),
+                options={**options, **({axis.KEY: value} if axis else {}), **pairs(overrides)},
+                folder=sweep.OUT / folder_name(name) / (folder_name(value) if axis else ""),
                 evaluate_only=evaluate_only,
             )
-            entries.append(Entry(str(name), value, training))
-    folders = [entry.training.folder for entry in entries]
-    for entry in entries:
-        if folders.count(entry.training.folder) > 1:
-            raise ConfigError(
-                f"{path}: two trainings would be in {entry.training.folder}; rename "
-                f"{entry.training.name!r}"
-            )
-    columns, drawn = (list(content.get(key) or ()) for key in ("COLUMNS", "DRAW"))
-    for column in columns + drawn:
-        try:
-            FigureName.parse(column)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from error
-    return Sweep(entries, folder, str(axis.get("LABEL") or axis.get("KEY") or ""), columns, drawn)
+            if any(training.folder == entry.training.folder for entry in entries):
+                raise ConfigError(
+                    f"{path}: two trainings would be in {training.folder}; rename {training.name!r}"
+                )
+            entries.append(Entry(name, value, training))
+    return entries
 
 
-def check_keys(entry: Any, keys: Sequence[str], where: str) -> None:
-    """Refuse what is no mapping, or has other keys."""
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{where}: must be a mapping, not {entry!r}")
-    for key in entry:
-        if key not in keys:
-            raise ConfigError(f"{where}: {key!r} is not an entry.{suggest(str(key), keys)}")
+def label_of(sweep: Sweep) -> str:
+    """The name of the axis, or "" without one."""
+    return sweep.AXIS.LABEL or sweep.AXIS.KEY if sweep.AXIS else ""
 
 
 def folder_name(name: Any) -> str:
@@ -342,9 +351,9 @@ def draw(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) -> 
     Raises:
         ConfigError: DRAW names a figure that no training has.
     """
-    drawn: list[Any] = sweep.drawn or sweep.columns[:1] or default_columns(results)[:1]
-    panels, axes = new_figure(len(drawn))
-    for panel, column in zip(axes, drawn, strict=True):
+    columns: list[Any] = sweep.DRAW or sweep.COLUMNS[:1] or default_columns(results)[:1]
+    panels, axes = new_figure(len(columns))
+    for panel, column in zip(axes, columns, strict=True):
         points = [
             (entry, figure.value, figure.std or 0.0)
             for entry, each in zip(entries, results, strict=True)
@@ -353,22 +362,18 @@ def draw(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) -> 
         if not points:
             raise ConfigError(f"DRAW: no training has a figure {column}")
         label = f"{str(column).replace('/', ' ')}, %"
-        if not sweep.label:
-            bars(
-                panel,
-                [e.variant for e, _, _ in points],
-                [p[1] for p in points],
-                [p[2] for p in points],
-            )
+        if not sweep.AXIS:
+            names, means, stds = zip(*((e.variant, *p) for e, *p in points), strict=True)
+            bars(panel, names, means, stds)
             panel.set_xlabel(label)
             continue
         for index, variant in enumerate(dict.fromkeys(entry.variant for entry in entries)):
             curve = [(e.value, mean, std) for e, mean, std in points if e.variant == variant]
             if curve:
-                values, means, spreads = (list(part) for part in zip(*curve, strict=True))
-                line(panel, values, means, variant, index, spreads)
-        panel.set_xlabel(sweep.label)
+                values, means, stds = zip(*curve, strict=True)
+                line(panel, values, means, variant, index, stds)
+        panel.set_xlabel(label_of(sweep))
         panel.set_ylabel(label)
-    if sweep.label:
+    if sweep.AXIS:
         axes[0].legend(fontsize="small")
     return panels

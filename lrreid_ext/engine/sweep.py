@@ -13,7 +13,7 @@ from typing import Any
 from lrreid_ext.config import CfgNode, changed, difference, flat_config, load_cfg
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe
 from lrreid_ext.engine.run import run_config
-from lrreid_ext.errors import ConfigError, ResultsError, UserError
+from lrreid_ext.errors import ConfigError, ResultsError
 from lrreid_ext.files import write_json
 from lrreid_ext.registry import registered
 from lrreid_ext.results import Results, mean_of, results_file
@@ -64,8 +64,13 @@ class Training:
         cfg = load_cfg(str(self.config), self.overrides)
         if not cfg.DATASETS.TESTS:
             raise ConfigError(f"{self.name}: DATASETS.TESTS: is empty; there is nothing to compare")
-        if not self.evaluate_only:
-            check_same(self.folder, cfg, self.name, "choose another folder")
+        file = self.folder / CONFIG_FILE
+        begun = file.is_file() and (self.folder / "last_checkpoint").is_file()
+        if not self.evaluate_only and begun and (why := difference(load_cfg(str(file)), cfg)):
+            raise ConfigError(
+                f"{self.name}: the run in {self.folder} was made with another config: {why}. "
+                "Remove that folder, or choose another"
+            )
         return cfg
 
     def results(self, test: str) -> Path:
@@ -120,40 +125,39 @@ def _split(training: Training, split: int) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- train and evaluate
-def complete(training: Training, processes: int = 1) -> CfgNode:
-    """Train and evaluate what has not been.
+def complete(training: Training, processes: int = 1) -> list[str]:
+    """Train and evaluate, unless that has been done.
 
-    What was interrupted is resumed. Results by other TEST keys or weights are made again;
-    evaluated.json in the folder tells.
+    A run that was interrupted is resumed. Results by other TEST keys or weights are made again;
+    evaluated.json in the folder says which they come from.
 
     Returns:
-        The config that was evaluated.
+        The names of the test sets.
 
     Raises:
         UserError: the training or its evaluation fails, or see :meth:`Training.cfg`.
     """
-    cfg = training.cfg()
-    evaluated = training
+    evaluated, cfg = training, training.cfg()
     if not training.evaluate_only:
         # Evaluate what the training made, not what it began with.
         options = {**training.options, "MODEL.WEIGHTS": ""}
         evaluated, cfg = replace(training, options=options), changed(cfg, ("MODEL.WEIGHTS", ""))
     done = _finished(training, cfg)
     why = _evaluated_otherwise(training, cfg) if done else ""
+    tests = list(cfg.DATASETS.TESTS)
     if done and not why:
         print(f"== {training.name}: done before, kept in {training.folder}", flush=True)
-        return cfg
+        return tests
     again = f"evaluated again: {why}" if why else f"into {training.folder}"
     print(f"== {training.name}, {again}", flush=True)
-    trained = (training.folder / "model_final.pth").is_file()
-    if not trained and not training.evaluate_only:
+    if not training.evaluate_only and not (training.folder / "model_final.pth").is_file():
         resume = (training.folder / "last_checkpoint").is_file()
         run_config(training.config, training.overrides, resume=resume, processes=processes)
     # Training evaluates only where TEST.EVAL_PERIOD says so.
     if why or not _finished(training, cfg):
         run_config(evaluated.config, evaluated.overrides, evaluate=True, processes=processes)
     write_json(training.folder / RECORD, _evaluation(training, cfg))
-    return cfg
+    return tests
 
 
 def _finished(training: Training, cfg: CfgNode) -> bool:
@@ -223,30 +227,23 @@ def _check_networks(results: Mapping[Path, Results]) -> list[str]:
     checkpoints = {each.checkpoint for each in results.values()}
     if len(checkpoints) == 1 and "" not in checkpoints:
         return []  # one network
-    cfgs: dict[Path, CfgNode] = {}
+    first: tuple[Path, CfgNode] | None = None
     unchecked = []
     for file, each in results.items():
         path = _training_config(file, each)
-        try:
-            if path is not None:
-                cfgs[file] = _trained_as(path)
-            else:
-                unchecked.append(str(file))
-        except UserError as error:
-            unchecked.append(f"{file} ({error})")
-    for file, cfg in list(cfgs.items())[1:]:
-        first = next(iter(cfgs))
-        if why := difference(cfgs[first], cfg):
+        if path is None:
+            unchecked.append(str(file))
+            continue
+        cfg = _trained_as(path)
+        first = first or (file, cfg)
+        if why := difference(first[1], cfg):
             raise ResultsError(
-                f"{file}: its network was trained by another config than {first}'s: {why}. A mean "
-                "is over splits, seeds or weights of one config"
+                f"{file}: its network was trained by another config than {first[0]}'s: {why}. A "
+                "mean is over splits, seeds or weights of one config"
             )
     if not unchecked:
         return []
-    return [
-        f"note: {', '.join(unchecked)}: the config of the training is not at hand, so that it "
-        "isn't checked to be the others'"
-    ]
+    return [f"note: {', '.join(unchecked)}: the config of the training is not at hand; not checked"]
 
 
 def _training_config(file: Path, results: Results) -> Path | None:
@@ -284,26 +281,3 @@ def _trained_as(path: Path) -> CfgNode:
 
     blank(cfg)
     return cfg
-
-
-def check_same(folder: Path, cfg: CfgNode, what: str, way_out: str) -> None:
-    """Refuse to take a training that stands in a folder, or its beginning, for another one.
-
-    Args:
-        folder: may hold a training.
-        cfg: what is to be trained there.
-        what: is to be trained there, for the message.
-        way_out: what to do, beside removing the folder, for the message.
-
-    Raises:
-        ConfigError: the training was made with another config.
-    """
-    file = folder / CONFIG_FILE
-    if not file.is_file() or not (folder / "last_checkpoint").is_file():
-        return
-    why = difference(load_cfg(str(file)), cfg)
-    if why:
-        raise ConfigError(
-            f"{what}: the run in {folder} was made with another config: {why}. Remove that folder, "
-            f"or {way_out}"
-        )

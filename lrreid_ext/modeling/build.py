@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from lrreid_ext.config import CfgNode
+from lrreid_ext.config import CfgNode, changed
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.contract import HasSteps
@@ -51,11 +51,7 @@ def with_num_classes(cfg: CfgNode, num_classes: int) -> CfgNode:
     """``cfg`` with MODEL.HEADS.NUM_CLASSES filled in where it is 0."""
     if cfg.MODEL.HEADS.NUM_CLASSES:
         return cfg
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = num_classes
-    cfg.freeze()
-    return cfg
+    return changed(cfg, ("MODEL.HEADS.NUM_CLASSES", num_classes))
 
 
 def classes_in(state: Mapping[str, Tensor]) -> int:

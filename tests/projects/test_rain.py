@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, assert_resumes, state
+from conftest import TINY, state
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.paired import select
 from lrreid_ext.engine.optimizers import build_optimizers
 from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.run import evaluate_trained
 from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.contract import StepOutput
 from lrreid_ext.modeling.losses import batch_hard_triplet, fool, mean_over, tell_apart
@@ -69,7 +67,7 @@ def all_losses(output: StepOutput) -> dict[str, torch.Tensor]:
 
 
 # ---------------------------------------------------------------- adversaries
-@pytest.mark.parametrize("levels", [["conv5"], ["conv3", "conv5"], ["conv2", "conv4.0", "conv5"]])
+@pytest.mark.parametrize("levels", [["conv5"], ["conv2", "conv4.0", "conv5"]])
 def test_every_discriminator_changes_in_one_step_and_learns(
     make_cfg: Make, levels: list[str]
 ) -> None:
@@ -107,11 +105,11 @@ def test_neither_side_gets_gradient_from_the_others_losses(make_cfg: Make) -> No
     sum(shares["main"].values()).backward(retain_graph=True)
     critics = dict(model.critics.named_parameters())
     assert critics and all(p.grad is None for p in critics.values())
-    own = [p for k, p in model.named_parameters() if not k.startswith("critics.")]
-    assert all(p.grad is not None for p in own)
+    others = [p for k, p in model.named_parameters() if not k.startswith("critics.")]
+    assert all(p.grad is not None for p in others)
     model.zero_grad()
     sum(shares["critic"].values()).backward()
-    assert all(p.grad is None for p in own)
+    assert all(p.grad is None for p in others)
     assert all(bool(p.grad.abs().sum() > 0) for p in critics.values())
     assert all(p.requires_grad for p in critics.values())
 
@@ -190,7 +188,7 @@ def test_critic_keeps_the_maps_size() -> None:
 def test_losses_against_a_naive_version(make_cfg: Make, labelled: int) -> None:
     cfg = make_cfg(YAML, OSNET, "RAIN.ADVERSARIAL_WEIGHT", "0.5", "RAIN.CRITIC_WEIGHT", "0.25")
     model, batch = rain_model(cfg), paired(6, labelled)
-    found = all_losses(model(batch))
+    losses = all_losses(model(batch))
 
     normalised = (batch["images"] - model.pixel_mean) / model.pixel_std
     wanted = (batch["images_hr"] - model.pixel_mean) / model.pixel_std
@@ -202,12 +200,14 @@ def test_losses_against_a_naive_version(make_cfg: Make, labelled: int) -> None:
     expected: dict[str, Any] = {}
     reconstruction = 0.0
     for name, rows in (("h", range(6)), ("l", range(6, 12))):
-        known = [i for i in rows if batch["targets"][i] >= 0]
-        targets = batch["targets"][known]
+        labelled_rows = [i for i in rows if batch["targets"][i] >= 0]
+        targets = batch["targets"][labelled_rows]
         # 10 * cross entropy and 20 * batch-hard triplets with margin 2, of this resolution alone.
-        ce = [-F.log_softmax(head["cls_outputs"][i], 0)[batch["targets"][i]] for i in known]
+        ce = [-F.log_softmax(head["cls_outputs"][i], 0)[batch["targets"][i]] for i in labelled_rows]
         triplet = (
-            batch_hard_triplet(head["features"][known], targets, 2.0) if known else torch.zeros(())
+            batch_hard_triplet(head["features"][labelled_rows], targets, 2.0)
+            if labelled_rows
+            else torch.zeros(())
         )
         expected[f"loss_smooth_cross_entropy_{name}"] = 10 * sum(ce) / max(len(ce), 1)
         expected[f"loss_batch_hard_triplet_{name}"] = 20 * triplet
@@ -222,9 +222,9 @@ def test_losses_against_a_naive_version(make_cfg: Make, labelled: int) -> None:
         flipped = F.binary_cross_entropy_with_logits(logits[6:], torch.ones_like(logits[6:]))
         expected[f"loss_adversarial_{level}"] = 0.5 * flipped
         expected[f"loss_critic_{level}"] = 0.25 * (hr + lr)
-    assert found.keys() == expected.keys()
+    assert losses.keys() == expected.keys()
     for key, value in expected.items():
-        torch.testing.assert_close(found[key], torch.as_tensor(value), msg=key, check_dtype=False)
+        torch.testing.assert_close(losses[key], torch.as_tensor(value), msg=key, check_dtype=False)
 
 
 def test_images_known_only_small_are_lr_and_have_no_twin(make_cfg: Make) -> None:
@@ -249,25 +249,17 @@ def test_parts_can_be_left_out(make_cfg: Make) -> None:
 
 
 # ---------------------------------------------------------------- training
-@pytest.mark.parametrize("share", ["1", "0.5", "0"])
-def test_trains_with_any_share_of_labels(make_cfg: Make, share: str) -> None:
+@pytest.mark.parametrize(("share", "classes"), [("1", 6), ("0", 1)])
+def test_trains_with_any_share_of_labels(make_cfg: Make, share: str, classes: int) -> None:
     cfg = make_cfg(
         YAML, OSNET, "DATASETS.LABELLED", share, "MODEL.HEADS.NUM_CLASSES", "0",
         "PHASES.joint.EPOCHS", "1", "SOLVER.IMS_PER_BATCH", "12",
     )  # fmt: skip
     trainer = Trainer(cfg)
     before = state(trainer)
-    # 6 people; a classifier for those with a label, with one output if there are none.
-    assert before["heads.weight"].shape[0] == {"1": 6, "0.5": 3, "0": 1}[share]
-    results = trainer.train()
+    # A classifier for people with a label, with one output if there are none.
+    assert before["heads.weight"].shape[0] == classes
+    trainer.train()
     after = state(trainer)
     moved = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
     assert moved >= {"backbone", "critics", "decoder"}
-    again = evaluate_trained(cfg)["mlr_market1501"]
-    assert {f"mlr_market1501/{k}": v for k, v in again.items()} == results
-
-
-def test_a_killed_run_goes_on_bit_for_bit(make_cfg: Make) -> None:
-    half = ["DATASETS.LABELLED", "0.5"]
-    resumed = assert_resumes(lambda out: Trainer(make_cfg(YAML, OSNET, *half, out=out)), epochs=1)
-    assert Path(resumed.cfg.OUTPUT_DIR, "model_final.pth").is_file()
