@@ -2,10 +2,9 @@
 
 Queries are drawn again with replacement, and the figure's spread over such draws gives its interval
 (Efron and Tibshirani, "An Introduction to the Bootstrap", chapter 13: percentiles). The queries of
-one identity resemble each other, so that by default identities are drawn, each with all of its
-queries; drawing single queries calls the figure more certain than it is. What is measured is how
-much the figure would vary with other people of the same kind: gallery, single-shot draws and
-training stay as they were.
+one identity resemble each other, so by default identities are drawn, each with all of its queries;
+drawing single queries gives intervals that are too narrow. An interval says how much the figure
+varies with other people of the same kind; gallery, single-shot draws and training stay fixed.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ def bootstrap_intervals(
 
     Args:
         values: (Q,) or (Q, F), each query's figures; no NaN.
-        identities: (Q,) whom each query shows.
-        weights: (Q,) above 0, how much each query counts in the mean, such as its number of pairs;
-            None: all alike.
-        repeats: draws of the queries.
-        level: share of the draws' means that lie within the interval.
+        identities: (Q,) of the queries.
+        weights: (Q,) above 0, each query's weight in the mean, such as its number of pairs; None:
+            equal weights.
+        repeats: draws of the queries, at least 2.
+        level: share of the draws' means that lie within the interval, between 0 and 1.
         by: one of :data:`UNITS`.
         seed: of the draws, ``numpy.random.default_rng((seed, repeats))``.
 
@@ -45,23 +44,14 @@ def bootstrap_intervals(
         (F, 2) lower and upper end, (1, 2) for values (Q,); NaN if there is no query.
 
     Raises:
-        ValueError: lengths that differ, values that are not finite, weights that are not above 0,
-            fewer than two repeats, a level outside 0 to 1, or another unit.
+        ValueError: values and identities of different lengths.
     """
     figures = np.asarray(values, dtype=np.float64)
     figures = figures[:, None] if figures.ndim == 1 else figures
     people = np.asarray(identities)
     if figures.ndim != 2 or people.shape != figures.shape[:1]:
         raise ValueError(f"values {figures.shape} and identities {people.shape} aren't one a query")
-    if not np.isfinite(figures).all():
-        raise ValueError("values to draw from must be finite; leave out queries without any")
     counts = np.ones(len(people)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if counts.shape != people.shape or not (counts > 0).all():
-        raise ValueError("weights must be above 0, one a query; leave out queries without any")
-    if repeats < 2 or not 0 < level < 1:
-        raise ValueError(f"repeats {repeats} must be at least 2, and level {level} between 0 and 1")
-    if by not in UNITS:
-        raise ValueError(f"by {by!r} is none of {', '.join(UNITS)}")
     if not len(figures):
         return np.full((figures.shape[1], 2), np.nan)
     unit = np.arange(len(people)) if by == "query" else np.unique(people, return_inverse=True)[1]

@@ -12,11 +12,10 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fastreid.utils import comm
 from torch import nn
@@ -25,6 +24,7 @@ from lrreid_ext.config import CfgNode, changed, load_cfg
 from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import CacheError, ConfigError, suggest
+from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.features import Features, extract_features
 from lrreid_ext.files import atomic
 from lrreid_ext.plugins import plugin_files
@@ -48,11 +48,9 @@ __all__ = [
     "scoring_cfg",
 ]
 
-SCHEMA = 1
+SCHEMA = 2
 # What of this package images pass through on their way to features.
-CODE = (
-    "compat.py", "data/**/*.py", "modeling/**/*.py", "evaluation/features.py",
-)  # fmt: skip
+CODE = ("compat.py", "data/**/*.py", "modeling/**/*.py", "evaluation/features.py")
 SUFFIX = ".safetensors"
 # Keys of TEST that decide figures, not features.
 SCORING = (
@@ -107,27 +105,20 @@ def cache_key(cfg: CfgNode, weights: str, test_set: TestSet) -> dict[str, str]:
         "flip": bool(cfg.TEST.FLIP.ENABLED),
         "phase": cfg.TEST.PHASE or training.get("phase", ""),
     }
-    samples = [
-        [
-            _short(s.path),
-            s.pid,
-            s.camid,
-            s.group,
-            f"{s.factor:.12g}",
-            f"{s.degrade:.12g}",
-            s.kernel,
-            s.seed,
-        ]
-        for s in test_set.samples
-    ]
+    paths = [s.path for s in test_set.samples]
     return {
         "weights": weights,
         "config": _digest(config),
         "code": _code_digest(),
-        "files": _files_state([s.path for s in test_set.samples]),
-        "manifest": test_set.manifest_hash or _files_digest([s.path for s in test_set.samples]),
-        "samples": _digest([test_set.name, samples]),
+        "files": _files_state(paths),
+        "manifest": test_set.manifest_hash or _files_digest(paths),
+        "samples": _digest([test_set.name, _rows(test_set)]),
     }
+
+
+def _rows(test_set: TestSet) -> list[list[Any]]:
+    """The samples' fields in their order, each path shortened."""
+    return [[_short(s.path), *astuple(s)[1:]] for s in test_set.samples]
 
 
 def _short(path: str) -> str:
@@ -171,8 +162,8 @@ def _files_digest(paths: Iterable[str]) -> str:
     return f"files-{digest.hexdigest()}"
 
 
-def _file_name(key: Mapping[str, str], test_set: TestSet) -> str:
-    return f"{test_set.name}-{_digest(dict(key))[:16]}{SUFFIX}"
+def _path(folder: str | Path, key: Mapping[str, str], test_set: TestSet) -> Path:
+    return Path(folder) / f"{test_set.name}-{_digest(dict(key))[:16]}{SUFFIX}"
 
 
 # ---------------------------------------------------------------- files
@@ -180,28 +171,14 @@ def save_cache(path: Path, cached: CachedFeatures) -> None:
     """Write a file of features, whole or not at all."""
     from safetensors.torch import save_file
 
-    samples = cached.test_set.samples
-    groups = list(dict.fromkeys(s.group for s in samples))
-    kernels = list(dict.fromkeys(s.kernel for s in samples))
+    test_set = cached.test_set
     tensors = {
         "features": cached.features.features.contiguous(),
         "native_size": cached.features.native_size.contiguous(),
-        "pids": torch.tensor([s.pid for s in samples]),
-        "camids": torch.tensor([s.camid for s in samples]),
-        "groups": torch.tensor([groups.index(s.group) for s in samples]),
-        "factors": torch.tensor([s.factor for s in samples], dtype=torch.float64),
-        "degrade": torch.tensor([s.degrade for s in samples], dtype=torch.float64),
-        "kernels": torch.tensor([kernels.index(s.kernel) for s in samples]),
-        "seeds": torch.tensor([s.seed for s in samples]),
     }
     content = {
         "schema": SCHEMA,
-        "test_set": cached.test_set.name,
-        "manifest_hash": cached.test_set.manifest_hash,
-        "info": json.loads(json.dumps(cached.test_set.info, default=str)),
-        "paths": [_short(s.path) for s in samples],
-        "groups": groups,
-        "kernels": kernels,
+        "test_set": [test_set.name, _rows(test_set), test_set.manifest_hash, plain_info(test_set)],
         "key": cached.key,
         "about": cached.about,
         "content": tensors_hash(tensors),
@@ -232,24 +209,14 @@ def load_cache(path: str | Path) -> CachedFeatures:
         raise CacheError(f"{path}: holds tensors, but no features of a test set")
     content = json.loads(text)
     if content.get("schema") != SCHEMA:
-        raise CacheError(f"{path}: schema {content.get('schema')}; this version reads {SCHEMA}")
+        raise CacheError(
+            f"{path}: schema {content.get('schema')}; this version reads {SCHEMA}. Name the run "
+            "instead, to extract the features anew"
+        )
     if content["content"] != tensors_hash(tensors):
         raise CacheError(f"{path}: is damaged, its content isn't what was written; remove it")
-    labels = {name: tensors[name].tolist() for name in tensors if tensors[name].ndim == 1}
-    samples = [
-        Sample(
-            file,
-            labels["pids"][i],
-            labels["camids"][i],
-            content["groups"][labels["groups"][i]],
-            labels["factors"][i],
-            labels["degrade"][i],
-            content["kernels"][labels["kernels"][i]],
-            labels["seeds"][i],
-        )
-        for i, file in enumerate(content["paths"])
-    ]
-    test_set = TestSet(content["test_set"], samples, content["manifest_hash"], content["info"])
+    name, rows, manifest_hash, info = content["test_set"]
+    test_set = TestSet(name, [Sample(*row) for row in rows], manifest_hash, info)
     features = Features(tensors["features"], tensors["native_size"])
     return CachedFeatures(test_set, features, content["key"], content["about"])
 
@@ -335,17 +302,16 @@ def cached_features(
     Returns:
         The features; None on all processes but the first.
     """
-    ready: CachedFeatures | None = None
+    cached: CachedFeatures | None = None
     key: dict[str, str] = {}
-    path = Path()
     if comm.is_main_process():
         key = cache_key(cfg, weights_hash(model), test_set)
-        path = Path(folder) / _file_name(key, test_set)
-        ready = find_cache(folder, key, test_set)
-    if comm.all_gather(ready is not None)[0]:
-        return ready.features if ready else None
+        cached = find_cache(folder, key, test_set)
+    if comm.all_gather(cached is not None)[0]:
+        return cached.features if cached else None
     features = extract_features(cfg, model, test_set)
     if features is not None:
+        path = _path(folder, key, test_set)
         save_cache(path, CachedFeatures(test_set, features, key, _about(cfg, test_set)))
         logger.info("Features of %s kept in %s", test_set.name, path)
     return features
@@ -358,7 +324,7 @@ def find_cache(
 
     One that is damaged or says that it has another key is not used, and a warning names it.
     """
-    path = Path(folder) / _file_name(key, test_set)
+    path = _path(folder, key, test_set)
     if not path.is_file():
         return None
     try:
@@ -379,9 +345,8 @@ def _about(cfg: CfgNode, test_set: TestSet) -> dict[str, Any]:
         # A built data set's images lie in one folder each role.
         folder = relative_path(str(Path(test_set.samples[0].path).resolve().parents[1]))
         images = _files_digest([s.path for s in test_set.samples])
-    anchors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
     return {
-        "anchors": anchors,
+        "anchors": [float(f) for f in cfg.MODEL.ANCHORS.FACTORS],
         "folder": folder,
         "images": images,
         "flip": bool(cfg.TEST.FLIP.ENABLED),
@@ -393,7 +358,7 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
     """Whether the checkpoint and the data set that the features came from are as they were.
 
     Returns:
-        What has changed, and what can't be told because the file or folder isn't there; a line for
+        What has changed, and what is unknown because the file or folder is missing; a line for
         each.
     """
     changed, unknown = [], []
@@ -406,8 +371,6 @@ def stale(cached: CachedFeatures) -> tuple[list[str], list[str]]:
     if folder and (Path(folder) / MANIFEST_FILE).is_file():
         if load_manifest(folder).hash != cached.test_set.manifest_hash:
             changed.append(f"the data set {folder} has another manifest now")
-        elif "files" not in cached.key:  # of an earlier version
-            unknown.append(f"nothing says how the images in {folder} were")
         else:
             changed += _changed_images(cached, Path(folder))
     else:
@@ -429,15 +392,15 @@ def _changed_images(cached: CachedFeatures, folder: Path) -> list[str]:
 
 
 def feed(evaluator: Any, features: Features | None) -> dict[str, Any]:
-    """An evaluator's figures of features that have been extracted.
+    """The figures of an evaluator without ``attach``, of features that have been extracted.
 
     Args:
-        evaluator: takes batches of features, as those without ``attach`` do.
-        features: all of them; None on all processes but the first.
+        evaluator: takes batches of features.
+        features: of all images; None on all processes but the first.
     """
     evaluator.reset()
     if features is not None:
-        index = torch.from_numpy(np.arange(len(features.features)))
+        index = torch.arange(len(features.features))
         evaluator.process({"index": index, "native_size": features.native_size}, features.features)
     figures: dict[str, Any] = evaluator.evaluate()
     return figures

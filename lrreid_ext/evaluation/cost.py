@@ -25,9 +25,6 @@ def parameters_used(module: nn.Module, *inputs: Any) -> int:
 
     A classifier, a teacher or a discriminator that only training needs is not among them.
 
-    Args:
-        module: the network.
-        inputs: what it is called with.
     """
     watch = _Watch({id(p) for p in module.parameters()})
     with evaluating(module), watch:
@@ -42,7 +39,7 @@ def passes(module: nn.Module, part: str, *inputs: Any) -> bool:
     Args:
         module: the network.
         part: the last word of a submodule's name, such as ``frontend``.
-        inputs: what it is called with.
+        inputs: arguments of the network.
     """
     parts = [child for name, child in module.named_modules() if name.split(".")[-1] == part]
     wanted = {id(p) for child in parts for p in child.parameters()}
@@ -53,7 +50,7 @@ def passes(module: nn.Module, part: str, *inputs: Any) -> bool:
 
 
 class _Watch(TorchFunctionMode):
-    """Notes which of some tensors are given to a function; asking for a shape is none."""
+    """Notes which of some tensors functions get; reading an attribute doesn't count."""
 
     def __init__(self, wanted: set[int]) -> None:
         super().__init__()
@@ -75,10 +72,6 @@ def gmacs(module: nn.Module, *inputs: Any) -> float:
     Convolutions, matrix products and attention are counted; element-wise work, normalisation and
     pooling are not. On the ``meta`` device nothing is computed, so that a large network is counted
     at once.
-
-    Args:
-        module: the network.
-        inputs: what it is called with.
     """
     with evaluating(module), FlopCounterMode(display=False) as counter:
         module(*inputs)
@@ -86,19 +79,7 @@ def gmacs(module: nn.Module, *inputs: Any) -> float:
 
 
 def latency(module: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3) -> float:
-    """Median time of one forward pass in evaluation mode, in seconds.
-
-    Args:
-        module: the network.
-        inputs: what it is called with.
-        repeats: timed passes, at least 1.
-        warmup: passes before those.
-
-    Raises:
-        ValueError: ``repeats`` below 1.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, not {repeats}")
+    """Median time of ``repeats`` forward passes in evaluation mode, in seconds."""
     cuda = [x.device for x in inputs if isinstance(x, Tensor) and x.is_cuda]
 
     def finish() -> None:

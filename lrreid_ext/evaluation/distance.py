@@ -52,7 +52,7 @@ def check_features(features: Tensor, group: str) -> Tensor:
 
 
 def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Tensor:
-    """Features whose L2 distance orders images as a metric does, all models weighing the same.
+    """Features whose L2 distance orders images as a metric does; all models have equal weight.
 
     Args:
         features: (N, D), or (N, K, D) of a model with K anchors.
@@ -63,10 +63,8 @@ def comparable(features: Tensor, metric: str, anchors: Sequence[int] = ()) -> Te
         (N, D) or (N, K D) float32.
 
     Raises:
-        ValueError: an unknown metric, or features that are not finite.
+        ValueError: features that are not finite.
     """
-    if metric not in METRICS:
-        raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
     if features.ndim == 3 and anchors:
         features = features[:, list(anchors)]  # an anchor that isn't trained gives NaN
     features = check_features(features, "images")
@@ -109,7 +107,7 @@ def distance_chunks(
     """Distances of some queries at a time to the whole gallery.
 
     Cosine: ``1 - q.g / (|q| |g|)``, 0 to 2. Euclidean: ``|q - g|``, not squared. Of features of K
-    models, the sum of the K distances, each weighed by its query's weight (SING, Eq. 6). Gallery
+    models, the sum of the K distances, weighted by query (SING, Eq. 6). Gallery
     images with the same feature are at exactly the same distance, whatever their positions.
 
     Args:
@@ -118,22 +116,20 @@ def distance_chunks(
         metric: ``cosine`` or ``euclidean``.
         chunk: rows at a time; bounds the memory to ``chunk * G`` numbers for each model. None: as
             many as fit ``CHUNK_NUMBERS``, but at least 16.
-        weights: (Q, K), of K models' distances; None weighs them alike.
+        weights: (Q, K), of K models' distances; None: equal weights.
 
     Yields:
         The rows, and their distances (rows, G) float32. The memory is used again for the next
         rows: whoever keeps it must copy it, and may write into it.
 
     Raises:
-        ValueError: an unknown metric, a chunk below 1, features of different widths or too long for
-            float32, or weights that are not one for each query and model.
+        ValueError: an unknown metric, features of different widths or too long for float32, or
+            weights that are not one for each query and model.
     """
     check_pair(query, gallery, metric)
     models = 1 if query.ndim == 2 else query.shape[1]
     if chunk is None:
         chunk = chunk_rows(len(gallery) * models)
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, not {chunk}")
     if weights is not None and (query.ndim != 3 or weights.shape != query.shape[:2]):
         raise ValueError(
             f"weights {tuple(weights.shape)} don't fit query features {tuple(query.shape)}; "
@@ -162,12 +158,9 @@ def check_pair(query: Tensor, gallery: Tensor, metric: str) -> None:
         raise ValueError(f"metric {metric!r} is none of {', '.join(METRICS)}")
     if query.shape[1:] != gallery.shape[1:]:
         raise ValueError(
-            f"query features have {_values(query)} values, gallery features {_values(gallery)}"
+            f"query features are {tuple(query.shape[1:])}, gallery features "
+            f"{tuple(gallery.shape[1:])}"
         )
-
-
-def _values(features: Tensor) -> str:
-    return " x ".join(str(n) for n in features.shape[1:])
 
 
 def _one_model(

@@ -10,7 +10,6 @@ from collections import OrderedDict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
@@ -32,7 +31,6 @@ from lrreid_ext.registry import EVALUATOR_REGISTRY
 from lrreid_ext.results import (
     PROTOCOLS,
     Counts,
-    Figures,
     Group,
     Results,
     Training,
@@ -122,6 +120,7 @@ class CrossResolutionEvaluator(FeatureCollector):
             ConfigError: see :meth:`evaluate`.
         """
         test, ci = self.cfg.TEST, intervals_of(self.cfg)
+        aqe, rerank = test.AQE, test.RERANK
         scored = Scored(self.cfg, self.test_set, features)
         gallery = scored.gallery
         groups: dict[str, Group] = {name: Group(len(at)) for name, at in scored.groups.items()}
@@ -145,8 +144,14 @@ class CrossResolutionEvaluator(FeatureCollector):
                 if name == QUERY and not statistics.valid.any():
                     raise ConfigError(self._unanswerable(protocol, query, gallery))
                 for part, at in parts.items():
-                    pids = query.pids[at]
-                    figures = self._figures(part, protocol, statistics.subset(at), pids)
+                    pids, subset = query.pids[at], statistics.subset(at)
+                    if subset.unmatched:
+                        logger.warning(
+                            "%s, %s: %d of %d queries have no right answer in the gallery and are "
+                            "left out",
+                            *(part, protocol, subset.unmatched, len(at)),
+                        )
+                    figures = figures_of(subset, test.RANKS, pids, ci)
                     if protocol == "multi_shot" and test.ROC.ENABLED:
                         add_rates(figures, _rates(matching.part(at), test), test.ROC.FARS, pids, ci)
                     groups[part].junk = int((pids < 0).sum())
@@ -165,8 +170,12 @@ class CrossResolutionEvaluator(FeatureCollector):
             ci=ci,
             metric=test.METRIC,
             flip=bool(test.FLIP.ENABLED),
-            aqe=_aqe_settings(self.cfg),
-            rerank=_rerank_settings(self.cfg),
+            aqe={"times": aqe.QE_TIME, "neighbours": aqe.QE_K, "alpha": aqe.ALPHA}
+            if aqe.ENABLED
+            else None,
+            rerank={"k1": rerank.K1, "k2": rerank.K2, "lambda": rerank.LAMBDA}
+            if rerank.ENABLED
+            else None,
             fars=list(test.ROC.FARS) if test.ROC.ENABLED else None,
             fusion=scored.fusion,
             tie_rule=TIE_RULE,
@@ -180,24 +189,6 @@ class CrossResolutionEvaluator(FeatureCollector):
             groups=groups,
             **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
         )
-
-    def _figures(
-        self,
-        name: str,
-        protocol: str,
-        statistics: SingleShot | RankStatistics,
-        pids: NDArray[np.int64],
-    ) -> Figures:
-        """One group's figures under one protocol; ``pids`` of its queries."""
-        if statistics.unmatched:
-            logger.warning(
-                "%s, %s: %d of %d queries have no right answer in the gallery and are left out",
-                name,
-                protocol,
-                statistics.unmatched,
-                len(pids),
-            )
-        return figures_of(statistics, list(self.cfg.TEST.RANKS), pids, intervals_of(self.cfg))
 
     def _unanswerable(self, protocol: str, query: Side, gallery: Side) -> str:
         """Why no query has a right answer."""
@@ -229,20 +220,20 @@ def _headline(results: Results) -> str:
     """Lines above the tables: data, protocol, query and gallery."""
     counts, query = results.counts, results.groups[QUERY]
     assert counts is not None
-    how = [
+    protocol = [
         f"single-shot ({results.draw_label}, seed {results.seed})"
-        if protocol == "single_shot"
+        if name == "single_shot"
         else results.multi_shot_label
-        for protocol in results.protocols
+        for name in results.protocols
     ]
-    how += [f"{results.metric} distance"]
-    how += ["flip"] if results.flip else []
+    protocol += [f"{results.metric} distance"]
+    protocol += ["flip"] if results.flip else []
     if results.fusion:
         names = ", ".join(f"x{f:g}" for f in results.fusion.anchors)
-        how += [f"distances of the anchors {names} fused, sigma {results.fusion.sigma:g}"]
+        protocol += [f"distances of the anchors {names} fused, sigma {results.fusion.sigma:g}"]
     return (
         f"{results.data_label}\n"
-        f"protocol: {', '.join(how)}\n"
+        f"protocol: {', '.join(protocol)}\n"
         f"query:    {query.queries} images, {query.left_out - query.junk} without a right answer, "
         f"{query.junk} junk dropped\n"
         f"gallery:  {counts.gallery} images, {counts.identities} identities, "
@@ -296,25 +287,10 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def plain_info(test_set: TestSet) -> dict[str, Any]:
-    """What the test set says of itself, in types that JSON has words for."""
-    info: dict[str, Any] = json.loads(json.dumps(test_set.info, default=_plain))
+    """The test set's ``info`` in types that JSON has."""
+
+    def plain(value: object) -> object:
+        return value.item() if isinstance(value, np.generic) else str(value)
+
+    info: dict[str, Any] = json.loads(json.dumps(test_set.info, default=plain))
     return info
-
-
-def _plain(value: object) -> object:
-    """What JSON can hold of a value that it has no word for."""
-    return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _aqe_settings(cfg: CfgNode) -> dict[str, float] | None:
-    settings = cfg.TEST.AQE
-    if not settings.ENABLED:
-        return None
-    return {"times": settings.QE_TIME, "neighbours": settings.QE_K, "alpha": settings.ALPHA}
-
-
-def _rerank_settings(cfg: CfgNode) -> dict[str, float] | None:
-    settings = cfg.TEST.RERANK
-    if not settings.ENABLED:
-        return None
-    return {"k1": settings.K1, "k2": settings.K2, "lambda": settings.LAMBDA}

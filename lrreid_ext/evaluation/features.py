@@ -24,7 +24,7 @@ __all__ = ["FeatureCollector", "Features", "extract", "extract_features", "gathe
 
 @dataclass(frozen=True)
 class Features:
-    """What a model makes of a test set's images, in their order.
+    """A model's features of a test set's images, in their order.
 
     Attributes:
         features: (N, D), or (N, K, D) of a model with K anchors; float32, on the CPU.
@@ -80,7 +80,7 @@ def extract(
 
 
 class _Watched:
-    """A loader with a progress bar, where somebody watches."""
+    """A loader with a progress bar on a terminal."""
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
@@ -115,8 +115,8 @@ class FeatureCollector(DatasetEvaluator):
         """Keep one batch.
 
         Args:
-            inputs: holds ``index`` (B,) int64, positions in ``test_set.samples``, and for features
-                of K models ``native_size`` (B, 2).
+            inputs: holds ``index`` (B,) int64, positions in ``test_set.samples``, and
+                ``native_size`` (B, 2).
             outputs: features (B, D), or (B, K, D) of K models; any device and type.
         """
         if not isinstance(outputs, Tensor) or outputs.ndim not in (2, 3):
@@ -124,20 +124,15 @@ class FeatureCollector(DatasetEvaluator):
             raise TypeError(
                 f"in evaluation a model returns features (B, D) or (B, K, D), not {shape}"
             )
-        if "index" not in inputs:
-            raise KeyError("a test batch holds 'index', the positions of its images in the set")
         if len(inputs["index"]) != len(outputs):
             raise ValueError(f"{len(inputs['index'])} images but {len(outputs)} features")
         self._indices.append(inputs["index"].detach().to("cpu", torch.int64))
-        if outputs.ndim == 3 and "native_size" not in inputs:
-            raise KeyError("fusing several models' distances takes 'native_size' in a test batch")
-        sizes = inputs.get("native_size", torch.ones(len(outputs), 2))
-        both = [t.detach().to("cpu", torch.float32) for t in (outputs.flatten(1), sizes)]
-        self._rows.append(torch.cat(both, dim=1))
+        parts = (outputs.flatten(1), inputs["native_size"])
+        self._rows.append(torch.cat([t.detach().to("cpu", torch.float32) for t in parts], dim=1))
         self._shape = tuple(outputs.shape[1:])
 
     def evaluate(self) -> dict[str, Any]:
-        """No figures: the features themselves are wanted."""
+        """No figures: :meth:`gathered` gives the features."""
         return {}
 
     def gathered(self) -> Features | None:

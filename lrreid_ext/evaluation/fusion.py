@@ -32,7 +32,7 @@ def areas(native_size: Tensor) -> Tensor:
 def anchor_weights(
     probe_area: Tensor, gallery_area: Tensor, factors: Sequence[float], sigma: float
 ) -> Tensor:
-    """How much each anchor's distances count for each query (SING, Eq. 7 and 8).
+    """The weight of each anchor's distances for each query (SING, Eq. 7 and 8).
 
     ``r = sqrt(A_probe / mean A_gallery)`` from native areas, and
     ``w_i = exp(-(r - m_i)^2 / sigma^2)`` with the anchor's ratio ``m_i = 1 / factor``, divided by
@@ -42,30 +42,23 @@ def anchor_weights(
         probe_area: (Q,) native pixels of each query.
         gallery_area: (G,) native pixels of the gallery's images.
         factors: the K anchors' factors, each >= 1.
-        sigma: on the scale of r; 0 weighs all anchors alike.
+        sigma: on the scale of r; 0 gives all anchors the same weight.
 
     Returns:
         (Q, K) float32, 0 to 1.
-
-    Raises:
-        ValueError: a negative sigma, a factor below 1, or an area that isn't positive.
     """
-    if sigma < 0 or min(factors) < 1:
-        raise ValueError(f"sigma {sigma} must be >= 0 and every factor of {list(factors)} >= 1")
-    if min(float(probe_area.min()), float(gallery_area.min())) <= 0:
-        raise ValueError("native areas must be positive numbers of pixels")
     if sigma == 0:
         return torch.ones(len(probe_area), len(factors))
     ratio = (probe_area.double() / gallery_area.double().mean()).sqrt()
     anchors = torch.tensor([1 / f for f in factors], dtype=torch.float64)
     exponent = -(((ratio[:, None] - anchors) / sigma) ** 2)
-    # A query far from every anchor would get nothing but zeros in float32, and all its distances
-    # would tie; relative to its nearest anchor its ranks are the same, and the numbers sound.
+    # A query far from every anchor would get only zeros in float32, and all its distances would
+    # tie. Divided by the greatest weight, the ranks stay the same.
     return (exponent - exponent.amax(dim=1, keepdim=True)).exp().float()
 
 
 def weighed(query: Side, gallery: Side, factors: Sequence[float], sigma: float) -> Side:
-    """Queries whose models' distances count by native size: see :func:`anchor_weights`.
+    """The queries with weights of their anchors' distances; see :func:`anchor_weights`.
 
     Args:
         query, gallery: sides with native sizes; the gallery's junk doesn't count.

@@ -29,7 +29,7 @@ from lrreid_ext.results.provenance import provenance
 
 PIXELS = (0.0, 255.0)
 
-# dB; what images count that are equal, or nearly so, whose PSNR would make any mean infinite.
+# dB; of equal images, whose PSNR would make any mean infinite, and of nearly equal ones.
 PSNR_CAP = 100.0
 
 FIGURES = ("PSNR", "SSIM", "PSNR_input", "SSIM_input")
@@ -52,8 +52,6 @@ def psnr(restored: Tensor, hr: Tensor) -> Tensor:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     _check_shapes(restored, hr)
-    if not len(hr):
-        return hr.new_zeros(0, dtype=torch.float32)
     values = peak_signal_noise_ratio(
         restored.float(), hr.float(), data_range=PIXELS, reduction="none", dim=(1, 2, 3)
     )
@@ -75,15 +73,11 @@ def ssim(restored: Tensor, hr: Tensor) -> Tensor:
         (B,) float32, at most 1.
 
     Raises:
-        ValueError: not two batches of images of one shape, or too small ones.
+        ValueError: not two batches of images of one shape.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     _check_shapes(restored, hr)
-    if min(hr.shape[2:]) < 6:
-        raise ValueError(f"SSIM's window needs 6 pixels a side, not {tuple(hr.shape[2:])}")
-    if not len(hr):
-        return hr.new_zeros(0, dtype=torch.float32)
     # A GPU may round float32 to TF32 in convolutions, and variances here are small differences.
     dtype = torch.float64 if hr.is_cuda else torch.float32
     values: Any = structural_similarity_index_measure(
@@ -100,8 +94,8 @@ def twin_files(test_set: TestSet) -> dict[int, str]:
     The k-th image of ``query``, where its factor is above 1, has the k-th of ``query_hr``.
 
     Returns:
-        HR files by position in the test set. Empty for sets that know of none: those of genuine LR
-        images, and those whose images aren't degraded at all.
+        HR files by position in the test set. Empty for sets of genuine LR images, and for those
+        whose images aren't degraded at all.
 
     Raises:
         ValueError: ``query_hr`` and ``query`` are not in step.
@@ -132,14 +126,14 @@ def twin_files(test_set: TestSet) -> dict[int, str]:
 
 @EVALUATOR_REGISTRY.register()
 class ImageQualityEvaluator(DatasetEvaluator):
-    """Scores what the model's front-end makes of each LR query against the HR twin.
+    """Compares each LR query, as the model's front-end restores it, with its HR twin.
 
-    What is scored is ``model.restore(batch).images``, so MODEL.SR.APPLY counts, and the twin as the
-    test transform reads it, at INPUT.SIZE_TEST. Beside it stands the input as it is (the loader's
-    bicubic enlargement): the difference is the front-end's gain. Figures are means over images; the
+    The restored image is ``model.restore(batch).images``, so MODEL.SR.APPLY counts; the twin is
+    read by the test transform, at INPUT.SIZE_TEST. The input (the loader's bicubic enlargement) is
+    compared as well: the difference is the front-end's gain. Figures are means over images; the
     mean of decibels is not the PSNR of the pooled error. The rest of the network is not run.
 
-    A test set that knows no HR twin of any LR query gives no figures, and a warning.
+    A test set without HR twins of LR queries gives no figures, and a warning.
 
     Args:
         cfg: INPUT.SIZE_TEST, and MODEL.WEIGHTS and DEVICE for the record.
@@ -158,25 +152,19 @@ class ImageQualityEvaluator(DatasetEvaluator):
         self._transform = build_transforms(cfg, is_train=False)
         self._place = torch.full((len(test_set.samples),), -1)
         self._place[list(self.twins)] = torch.arange(len(self.twins))
-        self._warn()
         self.reset()
-
-    def _warn(self) -> None:
-        """Say which queries can't be scored."""
-        lone = sum(
+        without_twin = sum(
             s.group == QUERY and s.factor > 1 and i not in self.twins
-            for i, s in enumerate(self.test_set.samples)
+            for i, s in enumerate(test_set.samples)
         )
-        if lone:
+        if without_twin:
             logger.warning(
                 "%s: %d low-resolution queries have no HR twin, and are left out of image quality. "
                 "A recipe's test set has the twins if TEST.HR is True",
-                *(self.test_set.name, lone),
+                *(test_set.name, without_twin),
             )
         elif not self.twins:
-            logger.warning(
-                "%s: no image quality, for no query is known to be degraded", self.test_set.name
-            )
+            logger.warning("%s: no image quality, for no query has an HR twin", test_set.name)
 
     def reset(self) -> None:
         """Forget the images of an earlier round."""
@@ -211,8 +199,8 @@ class ImageQualityEvaluator(DatasetEvaluator):
         samples = [int(i) for i in inputs["index"][rows.to(inputs["index"].device)]]
         hr = torch.stack([self._transform(read_picture(self.twins[i])) for i in samples])
         hr = hr.to(outputs.device)
-        given = inputs["images"][rows.to(inputs["images"].device)].to(outputs.device)
-        scores = [psnr(outputs, hr), ssim(outputs, hr), psnr(given, hr), ssim(given, hr)]
+        lr = inputs["images"][rows.to(inputs["images"].device)].to(outputs.device)
+        scores = [psnr(outputs, hr), ssim(outputs, hr), psnr(lr, hr), ssim(lr, hr)]
         self._rows.append(torch.stack(scores, 1).cpu())
         self._places.append(places)
 
@@ -243,7 +231,17 @@ class ImageQualityEvaluator(DatasetEvaluator):
         logger.info("%s: image quality\n%s", self.test_set.name, quality_table(groups))
         if self.output_dir:
             path = os.path.join(self.output_dir, f"quality_{self.test_set.name}.json")
-            write_json(path, self._content(groups))
+            content = {
+                "test_set": self.test_set.name,
+                "manifest_hash": self.test_set.manifest_hash,
+                "info": plain_info(self.test_set),
+                "compared": "per image on RGB, clamped to 0-255; means over the images",
+                "size": list(self.cfg.INPUT.SIZE_TEST),
+                "psnr_cap": PSNR_CAP,
+                "groups": groups,
+                **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
+            }
+            write_json(path, content)
             logger.info("Image quality written to %s", path)
         return OrderedDict(
             (f"quality/{name}/{figure}", entry[figure])
@@ -262,34 +260,17 @@ class ImageQualityEvaluator(DatasetEvaluator):
                 groups[name] = {"images": len(chosen), **dict(zip(FIGURES, means, strict=True))}
         return groups
 
-    def _content(self, groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """The content of the results file."""
-        return {
-            "test_set": self.test_set.name,
-            "manifest_hash": self.test_set.manifest_hash,
-            "info": plain_info(self.test_set),
-            "compared": "per image on RGB, clamped to 0-255; means over the images",
-            "size": list(self.cfg.INPUT.SIZE_TEST),
-            "psnr_cap": PSNR_CAP,
-            "groups": groups,
-            **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
-        }
-
 
 def quality_table(groups: Mapping[str, Mapping[str, Any]]) -> str:
     """Rows: groups; columns: PSNR in dB and SSIM, of the input and of what was restored."""
-    columns = ("PSNR_input", "PSNR", "SSIM_input", "SSIM")
     digits = {"PSNR_input": 2, "PSNR": 2, "SSIM_input": 4, "SSIM": 4}
     rows = [
         [group_label(name), str(entry["images"])]
-        + [f"{entry[column]:.{digits[column]}f}" for column in columns]
+        + [f"{entry[column]:.{places}f}" for column, places in digits.items()]
         for name, entry in groups.items()
     ]
-    headers = [
-        "query",
-        "images",
-        *(f"{f}\n{of}" for f in ("PSNR (dB)", "SSIM") for of in ("input", "restored")),
-    ]
+    headers = ["query", "images"]
+    headers += [f"{f}\n{of}" for f in ("PSNR (dB)", "SSIM") for of in ("input", "restored")]
     align = ["left"] + ["right"] * 5
     return tabulate(rows, headers, "simple", colalign=align, disable_numparse=True)
 

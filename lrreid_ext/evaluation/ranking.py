@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ class RankStatistics:
         inp: (Q,) float64, inverse negative penalty, 0 to 1; NaN where there is no right match.
         valid: (Q,) bool, queries with a right match.
         junk: (Q,) bool, queries that are junk themselves (pid below 0).
-        gallery: number of gallery images ranked.
-        gallery_junk: number of gallery images left out as junk.
+        gallery: number of gallery images without junk.
     """
 
     first_rank: NDArray[np.int64]
@@ -46,7 +45,6 @@ class RankStatistics:
     valid: NDArray[np.bool_]
     junk: NDArray[np.bool_]
     gallery: int
-    gallery_junk: int
 
     @property
     def unmatched(self) -> int:
@@ -69,16 +67,8 @@ class RankStatistics:
 
     def subset(self, queries: ArrayLike) -> RankStatistics:
         """The statistics of some queries: a mask or positions."""
-        index = np.asarray(queries)
-        return RankStatistics(
-            self.first_rank[index],
-            self.ap[index],
-            self.inp[index],
-            self.valid[index],
-            self.junk[index],
-            self.gallery,
-            self.gallery_junk,
-        )
+        index, fields = np.asarray(queries), ("first_rank", "ap", "inp", "valid", "junk")
+        return replace(self, **{name: getattr(self, name)[index] for name in fields})
 
 
 def cmc(first_ranks: ArrayLike, ranks: Sequence[int] = (1, 5, 10, 20)) -> NDArray[np.float64]:
@@ -127,10 +117,8 @@ def rank_statistics(matching: Matching) -> RankStatistics:
         first_rank[index] = rank[:, 0]
         ap[index] = np.where(filled, place / rank, 0).sum(axis=1) / matches
         inp[index] = matches / rank[np.arange(len(valid)), matches - 1]
-    junk = int(gallery.is_junk.sum())
-    return RankStatistics(
-        first_rank, ap, inp, first_rank > 0, query.is_junk, len(gallery) - junk, junk
-    )
+    ranked = int((~gallery.is_junk).sum())
+    return RankStatistics(first_rank, ap, inp, first_rank > 0, query.is_junk, ranked)
 
 
 @dataclass(frozen=True)
@@ -158,10 +146,8 @@ def nearest(matching: Matching, count: int = 10) -> Matches:
     """Rank the gallery for every query and keep the first ``count`` images.
 
     Raises:
-        ValueError: ``count`` below 1, or what :func:`rank_statistics` refuses.
+        ValueError: what :func:`rank_statistics` refuses.
     """
-    if count < 1:
-        raise ValueError(f"at least one match is kept, not {count}")
     queries, gallery = len(matching.query), len(matching.gallery)
     pairs, count = Pairs(matching.query, matching.gallery), min(count, gallery)
     out = Matches(

@@ -95,22 +95,15 @@ def k_reciprocal(
     Args:
         query, gallery: the two sides, features (Q, D) and (G, D).
         k1: images in a list of neighbours; fewer where there are no more images.
-        k2: nearest images that rows are averaged over; 1 averages nothing.
+        k2: nearest images that rows are averaged over, from 1 (no average) to k1.
         weight: share of the original distance in the final one, 0 to 1 (lambda in the paper).
         metric: of the original distance; ``cosine`` also searches neighbours among features of
             length 1.
 
     Raises:
-        ValueError: features of several models or of different widths, or settings outside their
-            range.
+        ValueError: an unknown metric, or features of different widths.
     """
-    if query.features.ndim != 2 or gallery.features.ndim != 2:
-        raise ValueError("re-ranking takes features of one model, (N, D)")
     check_pair(query.features, gallery.features, metric)
-    if not 1 <= k2 <= k1:
-        raise ValueError(f"k2 {k2} must be from 1 to k1, {k1}")
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight must lie from 0 to 1, not {weight}")
     counted = np.flatnonzero(~np.concatenate([query.is_junk, gallery.is_junk]))
     both = torch.cat([query.features, gallery.features])[_on(query, counted)]
     if metric == "cosine":
@@ -148,29 +141,22 @@ def expand(
     """Average query expansion: query and gallery after expansion among all of them.
 
     Each image's features are replaced by a mean of its nearest neighbours', itself included,
-    weighed by similarity to the power alpha (Chum et al., "Total Recall", 2007; Radenovic et al.,
+    weighted by similarity to the power alpha (Chum et al., "Total Recall", 2007; Radenovic et al.,
     "Fine-Tuning CNN Image Retrieval with No Human Annotation", section 3.4). The host's ``aqe``
     gives the same features but holds all similarities at once, 1.5 GB for Market-1501.
 
     Args:
-        query, gallery: the two sides, features (Q, D) and (G, D): the longer a feature, the more it
-            weighs. Junk has no part and stays as it is.
+        query, gallery: the two sides, features (Q, D) and (G, D); longer features have more weight.
+            Junk has no part and stays as it is.
         times: how often to expand.
-        neighbours: how many images are averaged, the image itself being the nearest.
-        alpha: power of the cosine similarity. A negative similarity weighs nothing.
+        neighbours: how many images are averaged, the image itself being the nearest; at most
+            their number.
+        alpha: power of the cosine similarity. A negative similarity counts as 0.
         chunk: rows at a time; bounds the memory to ``chunk * (Q + G)`` numbers.
-
-    Raises:
-        ValueError: fewer than one time, or neighbours that aren't from 1 to the number of images.
     """
     counted = _on(query, np.flatnonzero(~np.concatenate([query.is_junk, gallery.is_junk])))
     whole = torch.cat([query.features, gallery.features])
     features = whole[counted]
-    if times < 1 or not 1 <= neighbours <= len(features):
-        raise ValueError(
-            f"times {times} must be at least 1, and neighbours {neighbours} from 1 to the "
-            f"{len(features)} images"
-        )
     for _ in range(times):
         unit = normalize(features, dim=1)
         expanded = torch.empty_like(features)
@@ -243,14 +229,14 @@ def _reciprocal(nearest: NDArray[np.int64], half: int) -> sparse.csr_matrix:
     sizes = (near_half >= 0).sum(axis=1)
     sources, targets = [], []
     for start in range(0, count, step):
-        mine = near[start : start + step]
-        row, place = np.nonzero(mine >= 0)
-        candidate = mine[row, place]
-        theirs = near_half[candidate]  # (pairs, half)
-        shared = (theirs[:, :, None] == mine[row][:, None, :]) & (theirs >= 0)[:, :, None]
-        # More than two thirds of the candidate's own, in whole numbers.
+        neighbours = near[start : start + step]
+        row, place = np.nonzero(neighbours >= 0)
+        candidate = neighbours[row, place]
+        further = near_half[candidate]  # (pairs, half)
+        shared = (further[:, :, None] == neighbours[row][:, None, :]) & (further >= 0)[:, :, None]
+        # More than two thirds of the candidate's neighbours, in whole numbers.
         joins = 3 * shared.any(axis=2).sum(axis=1) > 2 * sizes[candidate]
-        added = theirs[joins]
+        added = further[joins]
         from_row = np.repeat(row[joins], added.shape[1])[(added >= 0).ravel()]
         keys = np.concatenate([row * count + candidate, from_row * count + added[added >= 0]])
         keys = np.unique(keys)

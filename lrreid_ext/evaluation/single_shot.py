@@ -33,11 +33,6 @@ __all__ = ["DRAWS", "SingleShot", "draw_for_query", "draw_gallery", "single_shot
 #: How gallery images are drawn.
 DRAWS = ("shared", "per_query")
 
-NOBODY = (
-    "gallery: no identity to draw for; all images are distractors (identity 0) or junk (below 0). "
-    "Check the identities of the gallery in the data set of DATASETS.TESTS"
-)
-
 
 @dataclass(frozen=True)
 class SingleShot:
@@ -57,11 +52,6 @@ class SingleShot:
     identities: int
 
     @property
-    def trials(self) -> int:
-        """Number of trials."""
-        return len(self.first_rank)
-
-    @property
     def unmatched(self) -> int:
         """Queries, junk aside, without a right match in the gallery."""
         return int((~self.valid & ~self.junk).sum())
@@ -79,7 +69,7 @@ class SingleShot:
 
         It is what the draw of the gallery varies by, not what training again would.
         """
-        if self.trials == 1:
+        if len(self.first_rank) == 1:
             return np.full(len(ranks), np.nan)
         return self.cmc(ranks).std(axis=0, ddof=1)
 
@@ -99,12 +89,6 @@ def draw_gallery(
     Trial ``t`` shuffles by ``numpy.random.default_rng((seed, t))``, so it is the same however many
     trials there are, and for every camera.
 
-    Args:
-        gallery: the images.
-        camera: the queries' camera.
-        trials: how many times to draw.
-        seed: a number >= 0.
-
     Returns:
         The identities (I,) that have an image of another camera, ascending, and positions in the
         gallery (trials, I).
@@ -123,15 +107,14 @@ def draw_gallery(
 def draw_for_query(
     starts: NDArray[np.int64], counts: NDArray[np.int64], trials: int, seed: int, query: int
 ) -> NDArray[np.int64]:
-    """The draw of one query, if each has another: one of each identity's images in each trial.
+    """The draw of one query under ``per_query``: an image of each identity in each trial.
 
     Depends on the seed and the query's position alone, so that the HR twin of a query and its
     degraded copies, which have the same position in their groups, get the same images.
 
     Args:
         starts, counts: (I,) where each identity's images begin in a list, and how many there are.
-        trials: how many times to draw.
-        seed: a number >= 0.
+        trials, seed: as :func:`single_shot` takes them.
         query: the query's position.
 
     Returns:
@@ -148,25 +131,21 @@ def single_shot(
 
     Args:
         matching: the two sides.
-        trials: how many times to draw.
+        trials: how many times to draw, at least 1.
         seed: of the draws, a number >= 0.
         draw: one of :data:`DRAWS`; see the top of this module.
 
     Raises:
         ConfigError: a gallery without identities.
-        ValueError: fewer than one trial, a negative seed, another draw, or sides that can't be
-            compared.
+        ValueError: sides that can't be compared.
     """
-    if trials < 1:
-        raise ValueError(f"single-shot evaluation needs at least one trial, not {trials}")
-    if seed < 0:
-        raise ValueError(f"the seed of the single-shot draws must be >= 0, not {seed}")
-    if draw not in DRAWS:
-        raise ValueError(f"draw {draw!r} is none of {', '.join(DRAWS)}")
     query, gallery = matching.query, matching.gallery
     identities = np.unique(gallery.pids[gallery.pids > 0])
     if not len(identities):
-        raise ConfigError(NOBODY)
+        raise ConfigError(
+            "gallery: no identity to draw for; all images are distractors (identity 0) or junk "
+            "(below 0). Check the identities of the gallery in the data set of DATASETS.TESTS"
+        )
     first_rank = np.zeros((trials, len(query)), dtype=np.int64)
     rank = _rank_shared if draw == "shared" else _rank_per_query
     for camera in np.unique(query.camids):
@@ -215,7 +194,7 @@ def _rank_per_query(
 ) -> None:
     """Fill in ``first_rank`` (T, Q) at the positions ``chosen``."""
     pids, eligible = matching.gallery.pids, drawable(matching.gallery, camera)
-    # Those of one identity side by side.
+    # Images of one identity side by side.
     eligible = eligible[np.argsort(pids[eligible], kind="stable")]
     identities, starts, counts = np.unique(pids[eligible], return_index=True, return_counts=True)
     target = np.searchsorted(identities, matching.query.pids[chosen])

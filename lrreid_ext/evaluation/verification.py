@@ -49,7 +49,6 @@ class Verification:
         far: (F,) share of impostor pairs accepted, at most ``fars``.
         genuine: number of genuine pairs.
         impostors: number of impostor pairs.
-        left_out: number of pairs that are neither.
         genuine_by_query: (Q,) each query's genuine pairs.
         accepted_by_query: (Q, F) those of them that are accepted.
     """
@@ -60,7 +59,6 @@ class Verification:
     far: NDArray[np.float64]
     genuine: int
     impostors: int
-    left_out: int
     genuine_by_query: NDArray[np.int64]
     accepted_by_query: NDArray[np.int64]
 
@@ -80,26 +78,23 @@ def tar_at_far(matching: Matching, fars: Sequence[float] = FARS) -> Verification
 
     Raises:
         NoPairsError: no genuine or no impostor pair.
-        ValueError: rates outside 0 to 1, or what
-            :func:`~lrreid_ext.evaluation.ranking.rank_statistics` refuses.
+        ValueError: what :func:`~lrreid_ext.evaluation.ranking.rank_statistics` refuses.
     """
     rates = np.asarray(fars, dtype=np.float64)
-    if rates.ndim != 1 or not len(rates) or not ((rates >= 0) & (rates <= 1)).all():
-        raise ValueError(f"false accept rates must lie from 0 to 1, not {fars}")
-    query, gallery = matching.query, matching.gallery
-    pairs, device = Pairs(query, gallery), gallery.features.device
+    pairs = Pairs(matching.query, matching.gallery)
+    device = matching.gallery.features.device
 
     def impostors(
         genuine: list[Tensor] | None = None, counts: list[Tensor] | None = None
     ) -> Iterator[Tensor]:
-        """Impostor pairs' distances as ordered whole numbers; genuine ones' join the first list,
-        query by query, and how many each query has the second."""
+        """Impostor pairs' distances as ordered whole numbers. Genuine pairs' distances are added to
+        the first list, query by query, and each query's number of them to the second."""
         for rows, block in matching.distances():
             right = pairs.split(rows, block)
             if genuine is not None and counts is not None:
-                there = torch.isfinite(right)
-                genuine.append(right[there])
-                counts.append(there.sum(dim=1))
+                is_pair = torch.isfinite(right)
+                genuine.append(right[is_pair])
+                counts.append(is_pair.sum(dim=1))
             for _, part in tiles(rows, block):
                 yield _ordered(part)
 
@@ -156,7 +151,6 @@ def tar_at_far(matching: Matching, fars: Sequence[float] = FARS) -> Verification
         accepted / total,
         len(same),
         total,
-        len(query) * len(gallery) - total - len(same),
         by_query,
         accepted_by_query,
     )

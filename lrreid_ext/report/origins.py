@@ -19,10 +19,9 @@ __all__ = ["differences", "origins"]
 def differences(context: Context) -> Content:
     """Config keys in which the runs differ, or in which a single one differs from the defaults."""
     flat = {run.name: flat_config(run.cfg) for run in context.runs}
-    names = list(flat)
-    if len(names) == 1:
+    if len(flat) == 1:
         flat = {"default": flat_config(get_cfg()), **flat}
-        names = ["default", *names]
+    names = list(flat)
     keys = dict.fromkeys(key for keys in flat.values() for key in keys)
     skipped = ("OUTPUT_DIR", "MODEL.WEIGHTS", "TEST.HR", "TEST.FACTORS", "MODEL.DEVICE")
     rows = [
@@ -36,12 +35,12 @@ def differences(context: Context) -> Content:
     ]
     if not rows:
         return [Note("The runs' configs are the same."), *whole]
-    what = (
+    caption = (
         "Keys in which the runs' configs differ."
         if len(context.runs) > 1
         else "Keys in which the config differs from the defaults."
     )
-    return [Table(what, ["key", *names], rows, words=range(len(names) + 1)), *whole]
+    return [Table(caption, ["key", *names], rows, words=range(len(names) + 1)), *whole]
 
 
 def origins(context: Context) -> Content:
@@ -64,7 +63,7 @@ def origins(context: Context) -> Content:
     rows: Rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
     names = [run.name for run in context.runs]
     blocks.append(
-        Table("How the weights came about.", ["what", *names], rows, words=range(len(names) + 1))
+        Table("How the weights were trained.", ["what", *names], rows, words=range(len(names) + 1))
     )
     return blocks
 

@@ -33,13 +33,12 @@ from lrreid_ext.report.context import (
     Context,
     Rows,
     batch_of,
-    factor_name,
     front_end,
     size_label,
 )
 from lrreid_ext.report.ranked import draw_queries
 from lrreid_ext.report.scored import ScoredRun
-from lrreid_ext.results import group_label
+from lrreid_ext.results import factor_name, group_label
 
 __all__ = ["restored"]
 

@@ -8,7 +8,6 @@ from functools import cached_property
 
 from lrreid_ext.config import changed
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.features import extract_features
@@ -91,17 +90,15 @@ def score_runs(
         scored = score_run(run, data_set, factors)
         data_set = scored.data_set
         if scored_runs and scored.test_set.samples != scored_runs[0].test_set.samples:
-            first = scored_runs[0]
+            first, second = (
+                f"{s.name!r} ({s.test_set.manifest_hash[:12] or 'no manifest'}, "
+                f"{len(s.test_set.samples)} images)"
+                for s in (scored_runs[0], scored)
+            )
             raise ConfigError(
-                f"{scored.test_set.name}: the runs {first.name!r} and {run.name!r} know it with "
-                f"different images ({_short(first.test_set)} and {_short(scored.test_set)}), so "
+                f"{scored.test_set.name}: the images of the runs {first} and {second} differ, so "
                 "that they can't be compared; name another --data-set, give all the same options "
-                f"(--opts DATASETS.OPTIONS.{scored.data_set}.KEY VALUE), or look at them one by one"
+                f"(--opts DATASETS.OPTIONS.{data_set}.KEY VALUE), or make a page of each run"
             )
         scored_runs.append(scored)
     return scored_runs
-
-
-def _short(test_set: TestSet) -> str:
-    known = test_set.manifest_hash[:12] or "no manifest"
-    return f"{known}, {len(test_set.samples)} images"

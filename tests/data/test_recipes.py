@@ -110,6 +110,9 @@ def test_unknown_names_and_options_are_answered_with_the_known() -> None:
         ("lr_camera", "first", "'random'"),
         ("lr_camera", 1.5, "valid integer"),
         ("seed", "x", "valid integer"),
+        ("seed", True, "valid integer, not True"),
+        ("lr_camera", True, "valid integer"),
+        ("factors", [True, 2], "valid number"),
         ("split", -1, "greater than or equal to 0"),
         ("kernel", 3, "valid string"),
         ("train_identities", 971, "empty"),
@@ -122,7 +125,7 @@ def test_bad_option_values_are_named(option: str, value: object, message: str) -
 
 def test_spellings_of_one_option_are_one() -> None:
     as_yaml = build_recipe("mlr_cuhk01", {"factors": [2, 4], "lr_camera": 1})
-    assert as_yaml == build_recipe("mlr_cuhk01", {"factors": (2.0, 4.0), "lr_camera": 1.0})
+    assert as_yaml == build_recipe("mlr_cuhk01", {"factors": (2.0, 4.0), "lr_camera": 1})
     assert as_yaml.folder().startswith("mlr_cuhk01-")
     assert as_yaml.folder() != build_recipe("mlr_cuhk01", {"factors": [2, 3]}).folder()
     assert build_recipe("mlr_cuhk01", {"factors": [2, 3, 4]}).folder() == "mlr_cuhk01"
@@ -408,6 +411,19 @@ def test_a_damaged_line_of_the_journal_ends_it(
         loaded = failing_after(10**6, recipes.CUHK01Recipe, patch)
         quiet(recipe, cuhk, out)
     assert len(loaded) == 24 - 2 and verify(out) == []
+
+
+@pytest.mark.parametrize("line", ["", '{"schema": 1, "recipe": "mlr_', "\0\0\n"])
+def test_a_build_killed_in_its_first_write_begins_anew(
+    line: str, cuhk: Path, tmp_path: Path
+) -> None:
+    recipe, out = build_recipe("mlr_cuhk01", MINI_CUHK), tmp_path / "out"
+    out.mkdir()
+    (out / JOURNAL_FILE).write_text('{"schema": 1, "recipe": "mlr_viper", "options": {}}\n')
+    with pytest.raises(RecipeError, match="holds a build that was begun with other options"):
+        quiet(recipe, cuhk, out)
+    (out / JOURNAL_FILE).write_text(line)
+    assert quiet(recipe, cuhk, out).counts()["query"] == 6 and verify(out) == []
 
 
 def test_rebuild_makes_only_what_changed(

@@ -19,14 +19,14 @@ def test_equals_a_naive_loop(by: str, weighted: bool) -> None:
     for _ in range(60):
         rows: list[int] = []
         for k in draws.integers(0, len(units), len(units)):
-            own = [k] if by == "query" else [i for i in range(40) if people[i] == units[k]]
-            rows += own
-        own_weights = None if weights is None else weights[rows]
-        means.append(np.average(values[rows], axis=0, weights=own_weights))
+            rows += [k] if by == "query" else [i for i in range(40) if people[i] == units[k]]
+        drawn_weights = None if weights is None else weights[rows]
+        means.append(np.average(values[rows], axis=0, weights=drawn_weights))
     expected = np.percentile(means, [10, 90], axis=0).T
-    how = {"weights": weights, "repeats": 60, "level": 0.8, "by": by, "seed": 5}
-    found = bootstrap_intervals(values, people, **how)
-    np.testing.assert_allclose(found, expected)
+    intervals = bootstrap_intervals(
+        values, people, weights=weights, repeats=60, level=0.8, by=by, seed=5
+    )
+    np.testing.assert_allclose(intervals, expected)
 
 
 def test_covers_the_true_mean_as_often_as_it_says() -> None:
@@ -44,21 +44,9 @@ def test_covers_the_true_mean_as_often_as_it_says() -> None:
     assert hits["query"] <= 105
 
 
-def test_one_value_for_all_has_no_spread() -> None:
+def test_one_value_no_query_and_too_few_labels() -> None:
     assert bootstrap_intervals(np.ones(9), np.arange(9)).tolist() == [[1, 1]]
     assert np.isnan(bootstrap_intervals(np.empty((0, 3)), [])).all()
 
-
-def test_errors() -> None:
     with pytest.raises(ValueError, match="one a query"):
         bootstrap_intervals([1.0, 2.0], [1])
-    with pytest.raises(ValueError, match="finite"):
-        bootstrap_intervals([1.0, np.nan], [1, 2])
-    with pytest.raises(ValueError, match="weights"):
-        bootstrap_intervals([1.0, 2.0], [1, 2], weights=[1, 0])
-    with pytest.raises(ValueError, match="repeats 1"):
-        bootstrap_intervals([1.0], [1], repeats=1)
-    with pytest.raises(ValueError, match="level 95"):
-        bootstrap_intervals([1.0], [1], level=95)
-    with pytest.raises(ValueError, match="'camera'"):
-        bootstrap_intervals([1.0], [1], by="camera")

@@ -78,7 +78,8 @@ class Demo:
         evaluator = CrossResolutionEvaluator(self.cfg, self.test_set, str(out) if out else None)
         evaluator.reset()
         for index in torch.arange(len(self.features)).split(7):
-            evaluator.process({"index": index}, self.features[index])
+            batch = {"index": index, "native_size": torch.ones(len(index), 2)}
+            evaluator.process(batch, self.features[index])
         return evaluator.evaluate()
 
     def side(self, group: str) -> Side:

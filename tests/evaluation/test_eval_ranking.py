@@ -27,8 +27,7 @@ def test_equals_naive_loop(seed: int, metric: str, grid: bool) -> None:
     assert found.valid.tolist() == [e is not None for e in expected]
     assert found.unmatched == ((~found.valid) & (query.pids >= 0)).sum() > 0
     assert found.junk.tolist() == (query.pids < 0).tolist()
-    assert found.gallery_junk == (gallery.pids < 0).sum()
-    assert found.gallery + found.gallery_junk == 60
+    assert found.gallery == (gallery.pids >= 0).sum() < 60
     first_rank, ap, inp = (np.array(v) for v in zip(*filter(None, expected), strict=True))
     assert found.first_rank[found.valid].tolist() == first_rank.tolist()
     np.testing.assert_allclose(found.ap[found.valid], ap, rtol=1e-12)
@@ -60,8 +59,6 @@ def test_a_short_gallery_leaves_places_empty() -> None:
     found = nearest(matching, 5)
     assert found.order.tolist() == [[0, -1]]
     assert found.distance[0, 1] == np.inf and not found.right[0, 1]
-    with pytest.raises(ValueError, match="at least one match"):
-        nearest(matching, 0)
 
 
 def test_hand_worked_four_queries() -> None:
@@ -77,7 +74,7 @@ def test_hand_worked_four_queries() -> None:
     assert found.first_rank.tolist() == [1, 2, 0, 2]
     np.testing.assert_allclose(found.ap, [(1 + 2 / 4) / 2, 1 / 2, np.nan, 1 / 2])
     np.testing.assert_allclose(found.inp, [2 / 4, 1 / 2, np.nan, 1 / 2])
-    assert (found.unmatched, found.gallery, found.gallery_junk) == (1, 6, 1)
+    assert (found.unmatched, found.gallery) == (1, 6)
     np.testing.assert_allclose(found.cmc((1, 2)), [1 / 3, 1])
     assert found.mean_ap == pytest.approx((0.75 + 0.5 + 0.5) / 3)
     assert found.subset([0, 2]).cmc((1,)).tolist() == [1.0]

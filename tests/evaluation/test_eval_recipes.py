@@ -15,7 +15,7 @@ from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation import CrossResolutionEvaluator
+from lrreid_ext.evaluation import CrossResolutionEvaluator, Features
 from lrreid_ext.evaluation.groups import query_groups
 
 
@@ -31,10 +31,8 @@ def config(root: Path, name: str, options: dict[str, Any], **test: Any) -> CfgNo
 
 def scored(cfg: CfgNode, test_set: TestSet) -> dict[str, float]:
     features = torch.randn(len(test_set.samples), 4, generator=torch.Generator().manual_seed(0))
-    evaluator = CrossResolutionEvaluator(cfg, test_set)
-    evaluator.process({"index": torch.arange(len(features))}, features)
-    found: dict[str, float] = evaluator.evaluate()
-    return found
+    sizes = torch.full((len(features), 2), 8)
+    return CrossResolutionEvaluator(cfg, test_set).score(Features(features, sizes)).flat()
 
 
 def factors(test_set: TestSet, at: np.ndarray) -> list[float]:

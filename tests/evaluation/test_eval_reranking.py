@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,26 +128,3 @@ def test_opposite_images_are_no_neighbours() -> None:
     query = side([[1.0, 0.0]], [1], [0])
     found, _ = expand(query, side([[-1.0, 0.1], [-1.0, -0.1]], [1, 1], [1, 1]), 1, 3, 2.5)
     torch.testing.assert_close(found.features, query.features / 3)
-
-
-ONE, NARROW, SEVERAL = torch.eye(4), torch.ones(4, 2), torch.ones(4, 3, 2)
-
-
-@pytest.mark.parametrize(
-    ("work", "query", "gallery", "options", "message"),
-    [
-        (k_reciprocal, ONE, ONE, {"k1": 0}, "k2 6 must be from 1 to k1, 0"),
-        (k_reciprocal, ONE, ONE, {"k1": 3, "k2": 4}, "k2 4 must be from 1 to k1, 3"),
-        (k_reciprocal, ONE, ONE, {"weight": 1.5}, "weight must lie from 0 to 1"),
-        (k_reciprocal, ONE, ONE, {"metric": "dot"}, "metric 'dot' is none of"),
-        (k_reciprocal, SEVERAL, SEVERAL, {}, "one model"),
-        (k_reciprocal, ONE, NARROW, {}, "query features have 4 values, gallery features 2"),
-        (expand, ONE, ONE, {"times": 0}, "times 0 must be at least 1"),
-        (expand, ONE, ONE, {"neighbours": 0}, "neighbours 0 from 1 to the 8 images"),
-        (expand, ONE, ONE, {"neighbours": 9}, "neighbours 9 from 1 to the 8 images"),
-    ],
-)
-def test_refusals(work: Any, query: Any, gallery: Any, options: Any, message: str) -> None:
-    one = side(query, [1] * 4, [0] * 4)
-    with pytest.raises(ValueError, match=message):
-        work(one, replace(one, features=gallery), **options)

@@ -95,13 +95,10 @@ def test_limits_and_refusals() -> None:
     black, white = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 255.0)
     assert psnr(black, white).tolist() == pytest.approx([0.0], abs=1e-5)
     assert ssim(black, white).item() == pytest.approx(1e-4, rel=1e-2)
-    assert psnr(hr[:0], hr[:0]).shape == ssim(hr[:0], hr[:0]).shape == (0,)
     for figure in (psnr, ssim):
         with pytest.raises(ValueError, match="both alike"):
             figure(hr, hr[:1])
         assert figure(hr.half(), hr).dtype == torch.float32
-    with pytest.raises(ValueError, match="6 pixels"):
-        ssim(hr[..., :5], hr[..., :5])
 
 
 @pytest.fixture
@@ -250,7 +247,7 @@ def test_sets_without_twins_warn(
     assert "TEST.HR" in caplog.text
     caplog.clear()
     ImageQualityEvaluator(cfg, replace(genuine, samples=[replace(genuine.samples[0], factor=1)]))
-    assert "no query is known to be degraded" in caplog.text
+    assert "no image quality" in caplog.text
     assert not (tmp_path / "out").exists()
 
 

@@ -138,8 +138,6 @@ def test_scores_are_those_of_the_weighted_distances(each_knows_its_own: Matching
 def test_what_is_scored_is_checked(each_knows_its_own: Matching) -> None:
     with pytest.raises(ValueError, match="2 anchors but 3 factors"):
         fold_curves(each_knows_its_own, (2, 3, 4))
-    with pytest.raises(ValueError, match="sigma"):
-        fold_curves(each_knows_its_own, FACTORS, [-1.0])
 
 
 # ---------------------------------------------------------------- pieces
