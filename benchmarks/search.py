@@ -28,8 +28,7 @@ from tabulate import tabulate
 import lrreid_ext  # noqa: F401  makes fastreid importable
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.search import Entry
-from lrreid_ext.search.index import KINDS
-from lrreid_ext.search.space import Queries
+from lrreid_ext.search.index import KINDS, Queries
 from lrreid_ext.search.sqlite import SqliteStore
 from lrreid_ext.search.store import Settings
 from shared import (
@@ -90,7 +89,7 @@ def build(kind: str, folder: Path, drawn: Drawn, dim: int, recall: float) -> dic
         ``seconds`` from the first vector to a gallery that can be searched, its recall having been
         measured; drawing the vectors is not counted. ``peak_bytes`` in memory.
     """
-    settings = Settings("-", "-", "-", "", "cosine", (), dim, False, kind, recall)
+    settings = Settings("-", "-", "cosine", False, (), dim, kind, recall)
     peak = PeakMemory()
     seconds, number = 0.0, 0
     store = SqliteStore.create(str(folder), settings)

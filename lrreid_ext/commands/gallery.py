@@ -150,7 +150,7 @@ def _search(args: argparse.Namespace) -> None:
         "index": _index(store),
         "metric": store.settings.metric,
         "model": store.settings.run,
-        "model_hash": store.settings.model,
+        "model_hash": gallery.model.hash,
     }
     if store.settings.anchors:
         sigma = float(gallery.model.cfg.TEST.FUSION.SIGMA)
@@ -221,8 +221,8 @@ def _overrides(settings: Settings, opts: Sequence[str]) -> list[str]:
 
 def _report(store: Store, change: Change) -> None:
     """What was done, damaged images and duplicates named."""
-    for file, why in change.damaged:
-        _damaged(file, why)
+    for message in change.damaged:
+        _damaged(message)
     for file, other in change.duplicates:
         print(f"duplicate, left out: {file} is the same image as {other}")
     for file in change.replaced:
@@ -244,8 +244,8 @@ def _report(store: Store, change: Change) -> None:
     print(f"{store.where}: {said}; {len(store)} images, {_index(store)}")
 
 
-def _damaged(file: str, why: str) -> None:
-    print(f"damaged, left out: {file}: {why}", file=sys.stderr)
+def _damaged(message: str) -> None:
+    print(f"damaged, left out: {message}", file=sys.stderr)
 
 
 def _index(store: Store) -> str:
