@@ -260,11 +260,11 @@ class MilvusStore:
         self._client.load_collection(self._name)
 
     def _params(self, kind: str) -> Any:
-        index_type, params = _INDEXES[kind]
+        index_type, build_params = _INDEXES[kind]
         metric = "IP" if self.space.metric == "cosine" else "L2"
-        out = self._client.prepare_index_params()
-        out.add_index("vector", index_type=index_type, metric_type=metric, params=params)
-        return out
+        params = self._client.prepare_index_params()
+        params.add_index("vector", index_type=index_type, metric_type=metric, params=build_params)
+        return params
 
     def _make_collection(self, name: str, dim: int) -> None:
         """In place of one that is there. Other columns than these take any JSON."""
