@@ -2,7 +2,7 @@
 
 A file is named by the hash of all that its features depend on: the weights, what of the config
 reaches the features, the code, and the images with their groups. So what changed is never found
-under the old name; and what a file says of itself is checked again when it is read.
+under the old name; and the key in a file is checked again when it is read.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def _code_digest() -> str:
 
 
 def _files_state(paths: Iterable[str]) -> str:
-    """A digest of what the file system says of images: quick, and another one if any was written
-    since, even with the same content."""
+    """A digest of images' sizes and times of change: quick, and another one if an image was written
+    again, even with the same content."""
     state = []
     for path in dict.fromkeys(paths):
         try:

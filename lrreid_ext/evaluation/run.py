@@ -38,7 +38,7 @@ def evaluate(
         cfg: the config.
         model: the model.
         output_dir: where the results are written; "" is OUTPUT_DIR.
-        training: how the weights came about; results say so beside the figures.
+        training: how the weights were trained; results record it.
 
     Returns:
         ``{data set: {figure: value}}`` in the main process, empty dicts in the others.

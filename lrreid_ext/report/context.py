@@ -107,7 +107,7 @@ def front_end(run: ScoredRun) -> str:
     It is "Identity" if the network has a front-end but does not use it, as PS-HRNet's teacher.
     """
     name = str(run.cfg.MODEL.SR.NAME)
-    if name == "Identity" or passes(run.run.module, "frontend", query_batch(run)):
+    if name == "Identity" or passes(run.model.module, "frontend", query_batch(run)):
         return name
     return "Identity"
 

@@ -46,7 +46,7 @@ def differences(context: Context) -> Content:
 def origins(context: Context) -> Content:
     """Data, code, machine and commands."""
     test_set = context.test_set
-    here = provenance()
+    page = provenance()
     facts: Rows = [
         ["test set", test_set.name],
         ["manifest", test_set.manifest_hash or "none"],
@@ -54,13 +54,13 @@ def origins(context: Context) -> Content:
         *([k, str(v)] for k, v in test_set.info.items() if k in ("recipe", "seed", "split")),
         ["distance", ", ".join(dict.fromkeys(run.results.metric for run in context.runs))],
         ["ties", context.runs[0].results.tie_rule],
-        ["this page: command", here["command"]],
-        ["this page: commit", here["commit"] or "unknown"],
-        ["this page: machine", _machine(here["machine"])],
+        ["this page: command", page["command"]],
+        ["this page: commit", page["commit"] or "unknown"],
+        ["this page: machine", _machine(page["machine"])],
     ]
     blocks: list[Block] = [Table("Data and this page.", ["what", "value"], facts, words=[1])]
     columns = [_origin(run) for run in context.runs]
-    rows: Rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
+    rows: Rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     names = [run.name for run in context.runs]
     blocks.append(
         Table("How the weights were trained.", ["what", *names], rows, words=range(len(names) + 1))
@@ -82,7 +82,7 @@ def _origin(run: ScoredRun) -> dict[str, str]:
         "machine": _machine(training.machine),
         "command": training.command,
     }
-    return {what: text or "unknown" for what, text in facts.items()}
+    return {name: text or "unknown" for name, text in facts.items()}
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

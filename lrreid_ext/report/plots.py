@@ -216,12 +216,13 @@ def factor_figure(
     for k, (name, (mean, spread)) in enumerate(runs.items()):
         values = np.asarray(mean, dtype=np.float64)
         line(axis, factors, values, name, k, np.nan_to_num(np.asarray(spread, dtype=np.float64)))
-        far = np.isin(np.asarray(factors), list(unseen[name]))
+        untrained = np.isin(np.asarray(factors), list(unseen[name]))
         axis.plot(
-            np.asarray(factors)[far], values[far], linestyle="none", marker="o", markersize=10,
-            markerfacecolor="none", markeredgecolor=COLOURS[k % len(COLOURS)], markeredgewidth=0.9,
+            np.asarray(factors)[untrained], values[untrained], linestyle="none", marker="o",
+            markersize=10, markerfacecolor="none", markeredgecolor=COLOURS[k % len(COLOURS)],
+            markeredgewidth=0.9,
         )  # fmt: skip
-        ring = ring or ("ringed: not trained on" if far.any() else "")
+        ring = ring or ("ringed: not trained on" if untrained.any() else "")
     axis.set_xlabel("query reduced by")
     axis.set_ylabel("Rank-1 (%)")
     axis.set_ylim(bottom=0)

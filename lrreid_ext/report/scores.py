@@ -97,20 +97,20 @@ def results(context: Context) -> Content:
     if len(context.runs) > 1:
         blocks.append(
             Note(
-                "± is what the draw of the gallery changes, not what training again would: "
-                "differences of that size say nothing, and one training of each run is no proof."
+                "± is the deviation over draws of the gallery, not over trainings: differences of "
+                "that size mean nothing, and one training of each run proves nothing."
             )
         )
     spreads = _spreads(context)
     if spreads and not any(spreads):
         blocks.append(
             Note(
-                "± 0.0: every person has one gallery image, so that all draws are the same; it "
-                "doesn't say how far off the figures are."
+                "± 0.0: every person has one gallery image, so that all draws are the same; it is "
+                "no measure of the figures' error."
             )
         )
     blocks += _unfinished(context) + _stored(context)
-    every = [_every(context, protocol, what) for protocol, what in PROTOCOLS.items()]
+    every = [_every(context, protocol, title) for protocol, title in PROTOCOLS.items()]
     every.append(_rates(context))
     return [*blocks, Details("All figures", blocks=[table for table in every if table.rows])]
 
@@ -141,7 +141,7 @@ def _unfinished(context: Context) -> list[Block]:
     return notes
 
 
-def _every(context: Context, protocol: str, what: str) -> Table:
+def _every(context: Context, protocol: str, title: str) -> Table:
     """All figures of one protocol, a row for each run and kind of queries."""
     runs = [run for run in context.runs if protocol in run.results.protocols]
     names = dict.fromkeys(
@@ -157,7 +157,7 @@ def _every(context: Context, protocol: str, what: str) -> Table:
         for run in runs
         for group, entry in run.results.groups.items()
     ]  # fmt: skip
-    caption = f"All {what} figures, in percent."
+    caption = f"All {title} figures, in percent."
     return Table(caption, ["run", "queries", "images", *names], rows, words=[1])
 
 
@@ -197,21 +197,22 @@ def _stored(context: Context) -> list[Block]:
             notes.append(f"{run.name}: {error}.")
             continue
         if not stored:
-            what = f"{name} is of {others[name]}" if others else f"no {name} to compare with"
-            notes.append(f"{run.name}: {what}, beside the checkpoint.")
+            reason = f"{name} is of {others[name]}" if others else f"no {name} to compare with"
+            notes.append(f"{run.name}: {reason}, beside the checkpoint.")
             continue
-        kept = stored[name]
-        if kept.manifest_hash != run.results.manifest_hash:
+        before = stored[name]
+        if before.manifest_hash != run.results.manifest_hash:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
             continue
-        pairs = [(c, kept.figure(c), run.results.figure(c)) for c in default_columns([kept])]
-        far = [
-            f"{c.label()} {percent(there)} there, {percent(here)} here"
-            for c, there, here in pairs
-            if there and here and abs(there.value - here.value) > TOLERANCE
+        pairs = [(c, before.figure(c), run.results.figure(c)) for c in default_columns([before])]
+        differences = [
+            f"{c.label()} {percent(old)} there, {percent(new)} here"
+            for c, old, new in pairs
+            if old and new and abs(old.value - new.value) > TOLERANCE
         ]
-        if far:
-            notes.append(f"{run.name}: {name} beside the checkpoint differs: {'; '.join(far)}.")
+        if differences:
+            text = "; ".join(differences)
+            notes.append(f"{run.name}: {name} beside the checkpoint differs: {text}.")
         else:
             agree.append(run.name)
     blocks: list[Block] = []
@@ -287,8 +288,8 @@ def by_factor(context: Context) -> Content:
     groups = [g for g in context.runs[0].groups if g.startswith("x") or g == QUERY_HR]
     if len(groups) < 2:
         return (
-            "the data set knows no HR twins of its queries, so that they can't be reduced by "
-            "several factors"
+            "the data set has no HR twins of its queries, so that they can't be reduced by several "
+            "factors"
         )
     factors = {g: 1.0 if g == QUERY_HR else float(g[1:]) for g in groups}
     groups.sort(key=lambda g: factors[g])
@@ -381,7 +382,7 @@ def cost(context: Context) -> Content:
     points = {}
     rows: Rows = []
     for run in context.runs:
-        model, batch = run.run.module, query_batch(run)
+        model, batch = run.model.module, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)

@@ -104,12 +104,12 @@ def draw(embedding: Embedding, title: str = "") -> Any:
     people = [(f"{pid}", images.pids == pid) for pid in np.unique(images.pids)]
     factors = images.factors
     reduced = [(factor_name(f), have_factor(factors, f)) for f in np.unique(factors)]
-    for axis, what, parts in ((axes[0], "person", people), (axes[1], "factor", reduced)):
+    for axis, label, parts in ((axes[0], "person", people), (axes[1], "factor", reduced)):
         _scatter(axis, points, parts)
-        axis.set_title(f"by {what}", fontsize="medium")
+        axis.set_title(f"by {label}", fontsize="medium")
         columns = math.ceil(len(parts) / 12)
         axis.legend(
-            title=what, fontsize="x-small", title_fontsize="x-small", frameon=False, ncols=columns,
+            title=label, fontsize="x-small", title_fontsize="x-small", frameon=False, ncols=columns,
             loc="center left", bbox_to_anchor=(1, 0.5),
         )  # fmt: skip
     if title:

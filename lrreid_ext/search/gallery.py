@@ -415,9 +415,6 @@ def _store_class(where: str) -> type[SqliteStore] | type[MilvusStore]:
         return MilvusStore
     if "://" in where:
         raise GalleryError(f"{where}: for a Milvus server write {SCHEME}{where}")
-    scheme, colon, _ = where.partition(":")
-    if colon and (hint := suggest(scheme, [SCHEME[:-1]])):
-        raise GalleryError(f"{where}: isn't a folder's name.{hint}")
     return SqliteStore
 
 

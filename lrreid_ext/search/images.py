@@ -112,11 +112,11 @@ class Labels(NamedTuple):
         return new if any(new) and (self.overrule or moved) else label
 
 
-def read_labels(how: str) -> Labels:
+def read_labels(source: str) -> Labels:
     """Where identities and cameras come from.
 
     Args:
-        how: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, where other names
+        source: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, where other names
             have no label; or the path of a CSV file (UTF-8) with the columns ``path`` (relative to
             the CSV file, or absolute), ``identity`` and ``camera``. Other columns are ignored. A
             table replaces a gallery's labels, except in lines with neither identity nor camera.
@@ -124,13 +124,13 @@ def read_labels(how: str) -> Labels:
     Raises:
         GalleryError: a table that can't be read; names the line.
     """
-    if how == "none":
+    if source == "none":
         return Labels(lambda path: UNKNOWN)
-    if how == "market":
+    if source == "market":
         return Labels(_market)
-    table = Path(how)
+    table = Path(source)
     if not table.is_file():
-        raise GalleryError(f"--labels {how}: is neither none, market nor an existing CSV file")
+        raise GalleryError(f"--labels {source}: is neither none, market nor an existing CSV file")
     labels: dict[Path, Label] = {}
     for number, (name, identity, camera) in read_table(table, LABEL_COLUMNS):
         if not name:

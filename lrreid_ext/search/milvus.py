@@ -132,18 +132,15 @@ class MilvusStore:
             yield from self._query(f"{column} in {listed[start : start + _BATCH]}", columns)
 
     def _query(self, condition: str, columns: list[str]) -> Any:
-        return self._client.query(
-            self._name, filter=condition, output_fields=columns, consistency_level="Strong"
-        )
+        return self._client.query(self._name, filter=condition, output_fields=columns)
 
     def _pages(self, columns: list[str]) -> Iterator[list[Any]]:
         """All rows, in any order, some at a time."""
         if self._new:
             return
         pages = self._client.query_iterator(
-            self._name, batch_size=_PAGE, filter="", output_fields=columns,
-            consistency_level="Strong",
-        )  # fmt: skip
+            self._name, batch_size=_PAGE, filter="", output_fields=columns
+        )
         while page := pages.next():
             yield list(page)
         pages.close()
@@ -162,17 +159,15 @@ class MilvusStore:
 
     # ------------------------------------------------------------------ searching
     def search(self, queries: Queries, k: int) -> Answers:
-        hits = self._hits(queries, k, self.recall.setting, _COLUMNS)
-        if self.settings.metric == "cosine":  # Milvus gives inner products, or squared lengths
-            totals = queries.weights.sum(axis=1).tolist()
-            far = [
-                [w - hit["distance"] for hit in row] for w, row in zip(totals, hits, strict=True)
-            ]
-        else:
-            far = [[max(hit["distance"], 0.0) ** 0.5 for hit in row] for row in hits]
+        def distance(score: float, weight: float) -> float:
+            """From what Milvus gives: an inner product, or a squared length."""
+            return weight - score if self.space.metric == "cosine" else max(score, 0.0) ** 0.5
+
+        rows = self._hits(queries, k, self.recall.setting, _COLUMNS)
+        weights = queries.weights.sum(axis=1).tolist()
         return [
-            [(_entry(hit["entity"]), d) for hit, d in zip(row, distances, strict=True)]
-            for row, distances in zip(hits, far, strict=True)
+            [(_entry(hit["entity"]), distance(hit["distance"], weight)) for hit in hits]
+            for hits, weight in zip(rows, weights, strict=True)
         ]
 
     def _hits(self, queries: Queries, k: int, setting: int, columns: list[str]) -> list[Any]:
@@ -182,7 +177,7 @@ class MilvusStore:
         for start in range(0, len(vectors), _QUERIES):
             hits += self._client.search(
                 self._name, data=vectors[start : start + _QUERIES], limit=k,
-                output_fields=columns, search_params=params, consistency_level="Strong",
+                output_fields=columns, search_params=params,
             )  # fmt: skip
         return hits
 
@@ -265,11 +260,11 @@ class MilvusStore:
         self._client.load_collection(self._name)
 
     def _params(self, kind: str) -> Any:
-        index_type, params = _INDEXES[kind]
-        metric = "IP" if self.settings.metric == "cosine" else "L2"
-        out = self._client.prepare_index_params()
-        out.add_index("vector", index_type=index_type, metric_type=metric, params=params)
-        return out
+        index_type, build_params = _INDEXES[kind]
+        metric = "IP" if self.space.metric == "cosine" else "L2"
+        params = self._client.prepare_index_params()
+        params.add_index("vector", index_type=index_type, metric_type=metric, params=build_params)
+        return params
 
     def _make_collection(self, name: str, dim: int) -> None:
         """In place of one that is there. Other columns than these take any JSON."""
@@ -281,7 +276,9 @@ class MilvusStore:
         schema.add_field("id", DataType.INT64, is_primary=True)
         # Milvus keeps no collection without a vector.
         schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-        self._client.create_collection(name, schema=schema, index_params=self._params("exact"))
+        self._client.create_collection(
+            name, schema=schema, index_params=self._params("exact"), consistency_level="Strong"
+        )
 
     def _take(self, meta: dict[str, Any]) -> None:
         self.recall = Recall(**meta["recall"])
@@ -342,9 +339,7 @@ def _read_meta(where: str, client: Any, name: str) -> dict[str, Any] | None:
     if not client.has_collection(_meta_name(name)):
         return None
     client.load_collection(_meta_name(name))
-    rows = client.query(
-        _meta_name(name), filter="", limit=1, output_fields=["content"], consistency_level="Strong"
-    )
+    rows = client.query(_meta_name(name), filter="", limit=1, output_fields=["content"])
     return json.loads(rows[0]["content"]) if rows else None
 
 

@@ -94,16 +94,16 @@ class SqliteStore:
             GalleryError: there is none, or it can't be read.
         """
         folder = Path(where)
-        if not (folder / DATABASE).is_file() and (folder / OLD_FILE).is_file():
+        if (folder / DATABASE).is_file():
+            db = _connect(folder)
+            if (settings := _settings(db, where)) is not None:
+                store = cls(folder, settings)
+                store._db = db
+                store._read_index()
+                return store
+        elif (folder / OLD_FILE).is_file():
             raise GalleryError(f"{where}: has an older format; {AGAIN}")
-        db = _connect(folder) if (folder / DATABASE).is_file() else None
-        settings = _settings(db, where) if db else None
-        if settings is None:
-            raise GalleryError(f"{where}: no gallery is there; build one first")
-        store = cls(folder, settings)
-        store._db = db
-        store._read_index()
-        return store
+        raise GalleryError(f"{where}: no gallery is there; build one first")
 
     @classmethod
     def create(cls, where: str, settings: Settings, replace: bool = False) -> SqliteStore:
@@ -115,8 +115,8 @@ class SqliteStore:
         folder = make_folder(where)
         if (folder / DATABASE).is_file():
             db = _connect(folder)
-            if _has_tables(db, where) and not replace:
-                raise GalleryError(f"{where}: is a gallery already; add to it, or replace it")
+            if not replace:
+                _refuse_gallery(db, where)
             db.close()
         elif others := sorted(p.name for p in folder.iterdir()):
             raise GalleryError(f"{where}: is not empty and no gallery (it holds {others[0]})")
@@ -225,16 +225,10 @@ class SqliteStore:
         if version == self._version:
             return
         self._read_index()
-        ids = self.ids()
-        # A search of the graph finds these too, and has to look for so many more.
-        self._removed = (len(self._graph) if self._graph else 0) - int((ids <= self._last).sum())
-        ids = ids[ids > self._last]
-        vectors = np.empty((len(ids), self.space.dim), np.float32)
-        start = 0
-        for _, block in self.blocks(self._last):
-            vectors[start : start + len(block)] = block
-            start += len(block)
-        self._rest = [(ids, vectors)] if len(ids) else []
+        # A search of the graph finds removed vectors too, and has to look for so many more.
+        indexed = int((self.ids() <= self._last).sum())
+        self._removed = (0 if self._graph is None else len(self._graph)) - indexed
+        self._rest = list(self.blocks(self._last))
         self._version = version
 
     @property
@@ -284,8 +278,8 @@ class SqliteStore:
         with suppress(GalleryError), self._transaction(write=True) as db:
             if version != self._meta("version"):
                 return  # whoever wrote meanwhile also makes an index
-            self._index_text = json.dumps({"version": version, **asdict(self.recall)})
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (self._index_text,))
+            text = json.dumps({"version": version, **asdict(self.recall)})
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('index', ?)", (text,))
             # If this process dies before the commit, the graph serves all the same.
             if self._graph is None:
                 for name in (GRAPH, HALF_GRAPH):
@@ -293,6 +287,7 @@ class SqliteStore:
             else:
                 self._graph.write(self._folder / HALF_GRAPH)
                 os.replace(self._folder / HALF_GRAPH, self._folder / GRAPH)
+            self._index_text = text
 
     # ------------------------------------------------------------------ writing
     def put(self, entries: Sequence[Entry], vectors: Floats | None = None) -> list[Entry]:
@@ -360,8 +355,8 @@ class SqliteStore:
 
     def _make_tables(self, db: sqlite3.Connection) -> None:
         """Make the tables, or empty those of the gallery that is replaced."""
-        if _has_tables(db, self.where) and not self._replace:
-            raise GalleryError(f"{self.where}: is a gallery already; add to it, or replace it")
+        if not self._replace:
+            _refuse_gallery(db, self.where)
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
         settings = json.dumps(self.settings.plain())
@@ -386,18 +381,18 @@ def _connect(folder: Path) -> sqlite3.Connection:
     return db
 
 
-def _has_tables(db: sqlite3.Connection, where: str) -> bool:
-    with _errors(where):
-        return bool(db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchall())
-
-
 def _settings(db: sqlite3.Connection, where: str) -> Settings | None:
     """None before the gallery is made."""
-    if not _has_tables(db, where):
-        return None
     with _errors(where):
+        if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchall():
+            return None
         ((text,),) = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchall()
     return Settings.from_plain(json.loads(text), where, AGAIN)
+
+
+def _refuse_gallery(db: sqlite3.Connection, where: str) -> None:
+    if _settings(db, where) is not None:
+        raise GalleryError(f"{where}: is a gallery already; add to it, or replace it")
 
 
 @contextmanager

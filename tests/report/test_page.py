@@ -28,7 +28,7 @@ from lrreid_ext.report.blocks import Cell, LeftOut, Note, Section, Table, figure
 from lrreid_ext.report.context import Context, front_end
 from lrreid_ext.report.page import render
 from lrreid_ext.report.plots import line, new_figure
-from lrreid_ext.report.scored import ScoredRun, score_run
+from lrreid_ext.report.scored import ScoredRun, score_runs
 from lrreid_ext.report.scores import seen_factors
 from lrreid_ext.report.sections import build, sections
 from lrreid_ext.results import Figure, Results, results_file
@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def scored(runs: tuple[Path, Path]) -> ScoredRun:
     """The trained run's features, with the factors of its config."""
-    return score_run(load_model(str(runs[0])))
+    return score_runs([load_model(str(runs[0]))])[0]
 
 
 @pytest.fixture(scope="module")
@@ -171,12 +171,14 @@ def test_draws_that_cannot_differ_are_said(runs, scored: ScoredRun) -> None:
     note = "± 0.0: every person has one gallery image"
     assert note not in text_of(scored, "results")
     opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", "2"]
-    assert note in text_of(score_run(load_model(str(runs[0]), "", opts), factors=()), "results")
+    assert note in text_of(
+        score_runs([load_model(str(runs[0]), "", opts)], factors=())[0], "results"
+    )
 
 
 def test_weights_from_the_middle_of_a_phase_are_said(scored: ScoredRun) -> None:
-    training = {**scored.run.training, "epochs": 1, "of": 2}
-    run = replace(scored, run=replace(scored.run, training=training))
+    training = {**scored.model.training, "epochs": 1, "of": 2}
+    run = replace(scored, model=replace(scored.model, training=training))
     assert "trained 1 of 2 epochs, not to an end" in text_of(run, "results")
 
 
@@ -231,7 +233,7 @@ def test_runs_on_other_images_are_not_compared(runs, tmp_path, capsys) -> None:
     assert "the images of the runs 'plain' (" in capsys.readouterr().err
     assert not out.exists()
     with pytest.raises(ConfigError, match="--factors: a degradation factor is above 1, not 1"):
-        score_run(load_model(str(runs[1])), factors=[1.0])
+        score_runs([load_model(str(runs[1]))], factors=[1.0])
 
 
 def test_sections_write_their_files(page: Path) -> None:
@@ -306,4 +308,4 @@ def test_a_teacher_goes_without_the_students_front_end(runs) -> None:
     model = build_model(cfg).eval()
     for step, name in (("student", cfg.MODEL.SR.NAME), ("teacher", "Identity")):
         set_step(model, step)
-        assert front_end(score_run(TrainedModel("one", cfg, model, {}))) == name
+        assert front_end(score_runs([TrainedModel("one", cfg, model, {})])[0]) == name
