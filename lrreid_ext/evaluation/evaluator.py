@@ -85,8 +85,8 @@ class CrossResolutionEvaluator(FeatureCollector):
 
         Returns:
             Figures in percent by ``protocol/group/figure``, such as ``single_shot/query/Rank-1``,
-            ``single_shot/query/Rank-1_std`` and ``multi_shot/x4/mAP``; those that no query bears
-            on are left out. On all processes but the first, an empty dict.
+            ``single_shot/query/Rank-1_std`` and ``multi_shot/x4/mAP``; those without any
+            query are left out. On all processes but the first, an empty dict.
 
         Raises:
             ConfigError: features that are not finite, or no query with a right answer.

@@ -39,7 +39,7 @@ class Side:
         camids: (N,) cameras.
         name: what errors call the side.
         native_size: (N, 2) height and width in pixels before resizing; None if unknown.
-        weights: (N, K), how much each model's distances count for each query; None: all alike.
+        weights: (N, K), how much each model's distances count for each query; None: equal weights.
         samples: (N,) the images; empty if unknown.
 
     Raises:

@@ -35,7 +35,6 @@ from lrreid_ext.evaluation import (
     tar_at_far,
 )
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
-from lrreid_ext.registry import EVALUATOR_REGISTRY
 from lrreid_ext.results import Results, results_table
 from lrreid_ext.results.tables import rate_table, tables
 
@@ -285,13 +284,6 @@ def test_one_protocol_and_one_trial(demo: Demo) -> None:
     assert demo.groups()["query"]["single_shot"]["Rank-1_std"] is None
 
 
-def test_half_precision_features(demo: Demo) -> None:
-    demo.features = demo.features.to(torch.bfloat16)
-    half = demo.figures()
-    demo.features = demo.features.float()
-    assert half == demo.figures()
-
-
 # ---------------------------------------------------------------- groups
 def test_parts_by_the_galleries_factors(demo: Demo) -> None:
     """As in the SALR sets: HR queries, each with an answer of another factor."""
@@ -427,10 +419,6 @@ def test_no_compiler_is_called(demo: Demo, monkeypatch: pytest.MonkeyPatch, tmp_
     assert demo.results().commit == ""
     assert {name for name in sys.modules if "rank_cylib" in name} == before
     assert all(command[0] == "git" for command in started)
-
-
-def test_is_registered() -> None:
-    assert EVALUATOR_REGISTRY.get("CrossResolutionEvaluator") is CrossResolutionEvaluator
 
 
 # ---------------------------------------------------------------- refusals
