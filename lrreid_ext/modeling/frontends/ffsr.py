@@ -71,7 +71,7 @@ class _Bottleneck(nn.Module):
 class FFSR(Restoration):
     """A small auto-encoder with skips whose loss counts the foreground most.
 
-    The paper tells the number of convolutions (12), what kinds there are, and 3.71 GMAC at 384x128.
+    The paper states the number of convolutions (12), their kinds, and 3.71 GMAC at 384x128.
     Layout ``paper`` is ours that meets these, with 0.43 M parameters; for a width w of 64::
 
         full size     conv 2x2, stride 2, 3-w
