@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from fastreid.config import CfgNode, configurable
@@ -140,17 +139,6 @@ class FFSR(Restoration):
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         init_last(self.last)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.SR
-        return {
-            "layout": node.LAYOUT,
-            "width": node.WIDTH,
-            "mask": node.MASK,
-            "mask_sigma": node.MASK_SIGMA,
-            "loss": node.LOSS,
-        }
 
     def restore(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB on the 0-1 scale to the same; H and W multiples of 4."""
