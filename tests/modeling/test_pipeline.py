@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import TINY_OSNET, TINY_PSHRNET
+from mini_systems import MINI
 
 from lrreid_ext.config import Phase
 from lrreid_ext.engine.phases import freeze_for, set_modes
@@ -14,6 +15,7 @@ from lrreid_ext.modeling.losses import l1_image, smooth_cross_entropy
 from lrreid_ext.modeling.meta_arch.pipeline import loss_key
 
 OSNET, PSHRNET = "configs/osnet_copies.yml", "projects/PSHRNet/mlr_market.yml"
+TINY = [*TINY_OSNET, *MINI]
 CLASSES = ["MODEL.HEADS.NUM_CLASSES", "4"]
 
 
@@ -33,7 +35,7 @@ def batch(factors=(1.0, 2.0, 4.0, 1.0)) -> dict:
 
 
 def test_only_low_resolution_images_pass_through_the_front_end(make_cfg):
-    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.APPLY", "lr")
+    cfg = make_cfg(OSNET, TINY, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.APPLY", "lr")
     model = build_model(cfg).eval()
     data = batch()
     with torch.no_grad():
@@ -45,7 +47,7 @@ def test_only_low_resolution_images_pass_through_the_front_end(make_cfg):
 
 
 def test_native_size_decides_where_the_factor_is_unknown(make_cfg):
-    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.APPLY", "lr")
+    cfg = make_cfg(OSNET, TINY, *CLASSES, "MODEL.SR.APPLY", "lr")
     data = batch()
     del data["factor"]
     assert build_model(cfg).low_resolution(data).tolist() == [False, True, True, False]
@@ -62,7 +64,7 @@ def test_images_are_not_changed_in_place(make_cfg):
 
 def test_losses_are_what_the_parts_give(make_cfg):
     cfg = make_cfg(
-        OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS_WEIGHT", "0.25",
+        OSNET, TINY, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS_WEIGHT", "0.25",
         "MODEL.LOSSES.NAME", "['SmoothCrossEntropyLoss']", "MODEL.LOSSES.CE.SCALE", "3.0",
     )  # fmt: skip
     model = build_model(cfg).train()
@@ -78,7 +80,7 @@ def test_losses_are_what_the_parts_give(make_cfg):
 
 
 def test_sr_step_trains_the_front_end_alone(make_cfg):
-    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "VDSR", "MODEL.SR.DEPTH", "3")
+    cfg = make_cfg(OSNET, TINY, *CLASSES, "MODEL.SR.NAME", "VDSR", "MODEL.SR.DEPTH", "3")
     model = build_model(cfg).train()
     model.set_step("sr")
     losses = model(batch()).losses
@@ -89,7 +91,7 @@ def test_sr_step_trains_the_front_end_alone(make_cfg):
 
 
 def test_a_front_end_with_nothing_to_learn_says_so(make_cfg):
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES)).train()
+    model = build_model(make_cfg(OSNET, TINY, *CLASSES)).train()
     model.set_step("sr")
     with pytest.raises(ConfigError, match="nothing to learn"):
         model(batch())
@@ -216,7 +218,7 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, 
 def test_masks_go_with_the_images_that_pass_through_the_front_end(make_cfg):
     more = ["MODEL.SR.NAME", "FFSR", "MODEL.SR.WIDTH", "4", "MODEL.SR.MASK", "given"]
     options = [*CLASSES, *more, "MODEL.SR.APPLY", "lr", "MODEL.SR.LOSS", "mse"]
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *options)).train()
+    model = build_model(make_cfg(OSNET, TINY, *options)).train()
     data = batch()
     masks = torch.zeros(4, 1, 64, 32)
     masks[[0, 3]] = 1.0  # of the HR images, which by-pass the front-end
@@ -230,7 +232,7 @@ def test_masks_go_with_the_images_that_pass_through_the_front_end(make_cfg):
 
 def test_images_without_an_hr_twin_have_no_pixel_loss(make_cfg):
     more = ["MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS", "mse"]
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, *more)).train()
+    model = build_model(make_cfg(OSNET, TINY, *CLASSES, *more)).train()
     data = batch((2.0, 2.0, 4.0, 4.0))
     restored = model.frontend(data["images_lr"]).images
     error = ((restored - data["images_hr"]) / 255).square().mean((1, 2, 3))
@@ -243,9 +245,10 @@ def test_images_without_an_hr_twin_have_no_pixel_loss(make_cfg):
 def test_a_backbones_own_losses_count_while_it_learns(make_cfg):
     more = [
         "MODEL.BACKBONE.NAME", "build_dual_stream_backbone",
-        "MODEL.BACKBONE.DUAL.BASE", "build_osnet_backbone", "MODEL.BACKBONE.DUAL.WIDEST", "32",
+        "MODEL.BACKBONE.DUAL.BASE", MINI[1], "MODEL.BACKBONE.DUAL.FUSE", "end",
+        "MODEL.BACKBONE.DUAL.WIDEST", "32",
     ]  # fmt: skip
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, *more)).train()
+    model = build_model(make_cfg(OSNET, TINY, *CLASSES, *more)).train()
     assert model(batch()).losses["loss_gates"] > 0
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(False)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from torch import Tensor
 
-from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput, same_device
+from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput
 from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
@@ -67,9 +67,9 @@ class _Interpolation(Frontend):
         Raises:
             ValueError: ``native_size`` isn't (B, 2), or not positive.
         """
-        native_size = same_device(images, native_size)
         if native_size is None:
             return FrontendOutput(images)
+        native_size = native_size.to(images.device, torch.int64)
         if native_size.shape != (images.shape[0], 2) or (
             not is_exporting() and bool((native_size < 1).any())
         ):
