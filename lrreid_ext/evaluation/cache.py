@@ -24,8 +24,8 @@ from lrreid_ext.config import CfgNode, changed, load_cfg
 from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import CacheError, ConfigError, suggest
-from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.features import Features, extract_features
+from lrreid_ext.evaluation.scored import plain_info
 from lrreid_ext.files import atomic
 from lrreid_ext.plugins import plugin_files
 from lrreid_ext.results.provenance import (

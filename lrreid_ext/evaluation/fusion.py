@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.evaluation.matching import Side
 
 __all__ = [
     "anchor_weights",

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lrreid_ext.evaluation.distance import EPSILON, check_pair, chunk_rows, squared_lengths, tiles
-from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.evaluation.matching import Side
 
 __all__ = ["Jaccard", "expand", "k_reciprocal"]
 

@@ -1,7 +1,7 @@
 """Verification: the share of right pairs accepted where few wrong pairs are (TAR at a given FAR).
 
 A pair is a query and a gallery image. It is genuine if both show one identity, and an impostor pair
-if not. By the rules of :mod:`lrreid_ext.evaluation.sides`, junk (pid below 0) on either side and
+if not. By the rules of :mod:`lrreid_ext.evaluation.matching`, junk (pid below 0) on either side and
 pairs of one identity and one camera are left out. So are pairs of two distractors (pid 0): nobody
 knows whether they are one person.
 
@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrreid_ext.evaluation.distance import tiles
-from lrreid_ext.evaluation.matching import Matching
-from lrreid_ext.evaluation.sides import Pairs
+from lrreid_ext.evaluation.matching import Matching, Pairs
 
 __all__ = ["FARS", "NoPairsError", "Verification", "tar_at_far"]
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.ranking import Matches, nearest, rank_statistics
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.files import csv_text, write_text
 from lrreid_ext.report.blocks import Block, Gallery, Match, Note, Table, picture_of
 from lrreid_ext.report.context import PRIVACY, Content, Context, Rows, have_factor, size_label

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 from lrreid_ext.config import changed
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.results import Results, Training
+from lrreid_ext.results import Training
 from lrreid_ext.trained import TrainedModel
 
 __all__ = ["ScoredRun", "score_runs"]
@@ -40,11 +39,6 @@ class ScoredRun(Scored):
         """How the weights were trained, as far as the checkpoint records it."""
         return Training.from_json(self.model.training) or Training()
 
-    @cached_property
-    def results(self) -> Results:
-        """The results, as the evaluation writes them."""
-        return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
-
 
 def score_runs(
     models: Sequence[TrainedModel], data_set: str = "", factors: Sequence[float] | None = None
@@ -70,6 +64,7 @@ def score_runs(
     for model in models:
         test_factors = model.cfg.TEST.FACTORS if factors is None else list(factors)
         cfg = changed(model.cfg, ("TEST.HR", True), ("TEST.FACTORS", test_factors))
+        check_config(cfg)
         test_set = build_test_set(cfg, data_set)
         features = extract_features(cfg, model.module, test_set)
         assert features is not None  # this is the only process

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.files import csv_text, write_text
 from lrreid_ext.report.blocks import Block, Note, figure_of
 from lrreid_ext.report.context import PEOPLE, Content, Context, have_factor

@@ -19,9 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import weighed
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side
 from lrreid_ext.evaluation.ranking import rank_statistics
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
 from lrreid_ext.files import csv_text
 from lrreid_ext.report.plots import line, new_figure

@@ -34,7 +34,9 @@ from lrreid_ext.evaluation import (
     single_shot,
     tar_at_far,
 )
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
+from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.results import Results, results_table
 from lrreid_ext.results.tables import rate_table, tables
 
@@ -61,8 +63,8 @@ class Demo:
 
     def results(self) -> Results:
         sizes = torch.full((len(self.features), 2), 8)
-        evaluator = CrossResolutionEvaluator(self.cfg, self.test_set)
-        return evaluator.score(Features(self.features, sizes))
+        check_config(self.cfg)
+        return Scored(self.cfg, self.test_set, Features(self.features, sizes)).results
 
     def figures(self) -> Figures:
         return self.results().flat()

@@ -18,9 +18,8 @@ from lrreid_ext.cli import main
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side
 from lrreid_ext.evaluation.run import evaluate_trained
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.report.plots import save
 from lrreid_ext.trained import run_cfg
 from projects.SING.fusion import (

@@ -14,8 +14,8 @@ from lrreid_ext.config import get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.report.tsne import COLUMNS, chosen_images, draw, embed, table
 
 
