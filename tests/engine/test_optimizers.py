@@ -63,9 +63,9 @@ def test_no_loss_reaches_anothers_parameters(duel):
     main, critic = parts(trainer)
     assert set(critic) == {n for n, _ in trainer.raw_model.named_parameters() if "critic." in n}
     shares = trainer.raw_model.train()(a_batch(trainer)).by_optimizer()
-    for name, own, other in (("main", main, critic), ("critic", critic, main)):
+    for name, share, other in (("main", main, critic), ("critic", critic, main)):
         total = sum(shares[name].values())
-        learning = [p for p in own.values() if p.requires_grad]
+        learning = [p for p in share.values() if p.requires_grad]
         rest = [p for p in other.values() if p.requires_grad]
         grads = torch.autograd.grad(total, learning, retain_graph=True, allow_unused=True)
         assert all(g is not None for g in grads)
@@ -103,7 +103,7 @@ def test_each_has_its_own_rate_schedule_and_frequency(duel):
     def watch() -> None:
         main, critic = parts(trainer)
         before = [next(iter(share.values())).detach().clone() for share in (main, critic)]
-        rates.append([own.rate for own in trainer.optimizers.values()])
+        rates.append([optimizer.rate for optimizer in trainer.optimizers.values()])
         step()
         after = [next(iter(share.values())) for share in (main, critic)]
         moved.append([not torch.equal(a, b) for a, b in zip(before, after, strict=True)])
@@ -128,16 +128,16 @@ def test_gradients_that_overflow_move_nothing_and_say_nothing(recwarn):
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.5)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2])
-    own = NamedOptimizer(optimizer, schedule, torch.amp.GradScaler("cpu", init_scale=4.0))
+    named = NamedOptimizer(optimizer, schedule, torch.amp.GradScaler("cpu", init_scale=4.0))
     moved = []
     for step, slope in enumerate((torch.inf, 1.0, 1.0)):
         before = weight.item()
         optimizer.zero_grad()
-        own.scaled(slope * weight.sum()).backward()
-        own.step(step)
+        named.scaled(slope * weight.sum()).backward()
+        named.step(step)
         moved.append(before - weight.item())
     assert moved == pytest.approx([0, 0.5, 0.05])
-    assert own.scaler is not None and own.scaler.get_scale() == 2
+    assert named.scaler is not None and named.scaler.get_scale() == 2
     assert not [str(w.message) for w in recwarn if "lr_scheduler" in str(w.message)]
 
 
@@ -175,8 +175,8 @@ def test_a_phase_has_its_own_settings_of_an_optimizer(duel):
     phase = "{EPOCHS: 1, SOLVER: {OPTIMIZERS: {critic: {BASE_LR: 0.25}}}}"
     trainer = entered(duel("SOLVER.OPTIMIZERS.critic.OPT", "SGD", phase=phase))
     assert type(trainer.optimizers["critic"].optimizer) is torch.optim.SGD
-    own = trainer.optimizers["critic"].optimizer
-    assert {group["max_lr"] for group in own.param_groups} == {0.25}  # of the one cycle
+    groups = trainer.optimizers["critic"].optimizer.param_groups
+    assert {group["max_lr"] for group in groups} == {0.25}  # of the one cycle
 
 
 @pytest.mark.parametrize(

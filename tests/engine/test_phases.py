@@ -161,17 +161,17 @@ def test_a_phase_has_its_own_training_images(make_cfg, tmp_path):
     first, second = (phase_cfg(cfg, p) for p in phases_of(cfg))
     assert (first.INPUT.LR.SYNTHETIC, second.INPUT.LR.SYNTHETIC) == (2.0, 0.0)
     trainer = Trainer(cfg)
-    seen = []
+    synthetic = []
     run_step = trainer.run_step
 
     def watch() -> None:
-        seen.append(trainer.data_loader.dataset.synthetic)
+        synthetic.append(trainer.data_loader.dataset.synthetic)
         run_step()
 
     trainer.run_step = watch
     trainer.train()
     per_epoch = trainer.iters_per_epoch
-    assert seen == [2.0] * per_epoch + [0.0] * per_epoch
+    assert synthetic == [2.0] * per_epoch + [0.0] * per_epoch
 
 
 @pytest.mark.parametrize(

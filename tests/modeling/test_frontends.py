@@ -213,10 +213,14 @@ def test_interpolation_is_what_pillow_makes_of_the_native_pixels(frontend, mode,
     native = [im.resize(s[::-1], RESAMPLE["bicubic"]) for im, s in zip(native, shapes, strict=True)]
     loaded = torch.stack([to_tensor(im.resize(size[::-1], RESAMPLE["bicubic"])) for im in native])
     wanted = torch.stack([to_tensor(im.resize(size[::-1], RESAMPLE[mode])) for im in native])
-    got = frontend(loaded, torch.tensor(shapes)).images
-    assert (got - wanted).square().mean().sqrt() < 0.7  # the loader rounds to whole grey levels
+    restored = frontend(loaded, torch.tensor(shapes)).images
+    assert (
+        restored - wanted
+    ).square().mean().sqrt() < 0.7  # the loader rounds to whole grey levels
     if mode == "bilinear":
-        assert (loaded - wanted).square().mean().sqrt() > 2 * (got - wanted).square().mean().sqrt()
+        assert (loaded - wanted).square().mean().sqrt() > 2 * (
+            restored - wanted
+        ).square().mean().sqrt()
 
 
 @pytest.mark.parametrize("frontend", [Bilinear(), Bicubic()])

@@ -222,9 +222,9 @@ def test_images_without_an_hr_twin_have_no_pixel_loss(make_cfg):
     data = batch((2.0, 2.0, 4.0, 4.0))
     restored = model.frontend(data["images_lr"]).images
     error = ((restored - data["images_hr"]) / 255).square().mean((1, 2, 3))
-    known = torch.tensor([True, False, True, False])
-    losses = model({**data, "has_hr": known}).losses
-    torch.testing.assert_close(losses["loss_sr"], error[known].mean())
+    has_hr = torch.tensor([True, False, True, False])
+    losses = model({**data, "has_hr": has_hr}).losses
+    torch.testing.assert_close(losses["loss_sr"], error[has_hr].mean())
     assert model({**data, "has_hr": torch.zeros(4, dtype=torch.bool)}).losses["loss_sr"] == 0
 
 
