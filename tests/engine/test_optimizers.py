@@ -171,15 +171,6 @@ def test_a_frozen_adversary_has_no_optimizer_and_stays(duel):
     assert all(torch.equal(now[n], p) for n, p in before.items())
 
 
-def test_bfloat16_trains_both(duel):
-    bfloat16 = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"]
-    trainer = Trainer(duel(*bfloat16, "SOLVER.MAX_EPOCH", "1"))
-    before = {n: p.detach().clone() for n, p in trainer.raw_model.named_parameters()}
-    trainer.train()
-    same = [n for n, p in trainer.raw_model.named_parameters() if torch.equal(p, before[n])]
-    assert not [n for n in same if n.startswith(("critic", "heads"))]
-
-
 def test_a_phase_has_its_own_settings_of_an_optimizer(duel):
     phase = "{EPOCHS: 1, SOLVER: {OPTIMIZERS: {critic: {BASE_LR: 0.25}}}}"
     trainer = entered(duel("SOLVER.OPTIMIZERS.critic.OPT", "SGD", phase=phase))

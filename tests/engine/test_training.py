@@ -25,11 +25,7 @@ PSHRNET = "projects/PSHRNet/mlr_market.yml"
 ONE_LAYER = [*TINY_OSNET, *MINI]
 
 # With fastreid's own head, whose batch-norm bias is meant to stay frozen.
-TINY_RESNET = [
-    *TINY_OSNET, "MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.WITH_BNNECK", "True",
-    "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x",
-    "MODEL.BACKBONE.FEAT_DIM", "512",
-]  # fmt: skip
+HOST_HEAD = [*ONE_LAYER, "MODEL.HEADS.NAME", "EmbeddingHead", "MODEL.HEADS.WITH_BNNECK", "True"]
 SCHEDULE = ["SOLVER.ACCUMULATE", "2", "SOLVER.SCHED", "OneCycleLR"]
 STUDENT_ALONE = ["PHASES.teacher.EPOCHS", "0", "PHASES.student.EPOCHS", "1"]
 
@@ -46,7 +42,7 @@ def finished(market_root, tmp_path_factory):
     return trainer
 
 
-@pytest.mark.parametrize(("yaml", "options"), [(OSNET, TINY_RESNET), (PSHRNET, TINY_PSHRNET)])
+@pytest.mark.parametrize(("yaml", "options"), [(OSNET, HOST_HEAD), (PSHRNET, TINY_PSHRNET)])
 def test_one_step_changes_every_trainable_parameter(make_cfg, yaml, options):
     trainer = Trainer(make_cfg(yaml, options, "DATALOADER.NUM_INSTANCE", "4"))
     phase = trainer.phases[-1]
@@ -139,7 +135,7 @@ def test_best_survives_a_resume(make_cfg):
 def test_accumulated_gradients_are_the_mean_of_the_batches(make_cfg):
     """Two batches of one step: the gradient at the step against each batch's own."""
     options = [*TINY_PSHRNET, "SOLVER.OPT", "SGD", "SOLVER.SCHED", "Constant"]
-    seen: dict[str, list[torch.Tensor]] = {}
+    gradients: dict[str, list[torch.Tensor]] = {}
     for count in ("1", "2"):
         cfg = make_cfg(
             PSHRNET, options, "SOLVER.ACCUMULATE", count, "SOLVER.BASE_LR", "0.0",
@@ -149,7 +145,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(make_cfg):
         trainer = Trainer(cfg)
         trainer.enter(trainer.phases[0], resumed=False)
         weight = trainer.raw_model.frontend.layers[0].weight
-        seen[count] = grads = []
+        gradients[count] = grads = []
         optimizer = trainer.optimizers["main"].optimizer
         step = optimizer.step
 
@@ -159,7 +155,7 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(make_cfg):
 
         optimizer.step = spy
         trainer.train()
-    one, two = seen["1"], seen["2"]
+    one, two = gradients["1"], gradients["2"]
     assert len(one) == 4
     assert len(two) == 2
     for k in range(2):
@@ -172,12 +168,12 @@ def test_bfloat16_trains_on_a_cpu(make_cfg):
         "SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16",
     )  # fmt: skip
     trainer = Trainer(cfg)
-    seen = set()
-    trainer.raw_model.backbone.conv1.register_forward_hook(lambda m, i, o: seen.add(o.dtype))
+    dtypes = set()
+    trainer.raw_model.backbone.conv1.register_forward_hook(lambda m, i, o: dtypes.add(o.dtype))
     before = state(trainer)
     trainer.train()
     after = state(trainer)
-    assert seen == {torch.bfloat16}
+    assert dtypes == {torch.bfloat16}
     assert all(v.dtype == before[k].dtype for k, v in after.items())
     assert not torch.equal(before["backbone.conv1.weight"], after["backbone.conv1.weight"])
 
@@ -229,11 +225,11 @@ def test_flip_averages_two_passes_also_for_host_architectures(make_cfg):
         "MODEL.LOSSES.NAME", "('CrossEntropyLoss',)", "MODEL.HEADS.NUM_CLASSES", "6",
     )  # fmt: skip
     model = build_model(cfg)
-    seen: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
 
     class Keep(DatasetEvaluator):
         def process(self, inputs, outputs):
-            seen.append(outputs.clone())
+            features.append(outputs.clone())
 
         def evaluate(self):
             return {}
@@ -243,11 +239,11 @@ def test_flip_averages_two_passes_also_for_host_architectures(make_cfg):
     extract(model, loader, Keep(), flip=True)
     model.eval()
     with torch.no_grad():
-        for batch, found in zip(loader, seen, strict=True):
+        for batch, average in zip(loader, features, strict=True):
             images = batch["images"]
             plain = model({**batch, "images": images.clone()})
             mirrored = model({**batch, "images": images.flip(3)})
-            torch.testing.assert_close(found, (plain + mirrored) / 2)
+            torch.testing.assert_close(average, (plain + mirrored) / 2)
 
 
 def test_resuming_under_other_phases_is_refused(make_cfg, finished):

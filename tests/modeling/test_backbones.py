@@ -262,8 +262,11 @@ def test_a_hub_out_of_reach(monkeypatch):
     assert_says_what_to_do(cfg)
 
 
-def test_an_hrnet_nobody_published():
+def test_networks_that_nobody_published():
     assert_says_what_to_do(hrnet_cfg())
+    cfg = hrnet_cfg("build_dgd_backbone")
+    cfg.MODEL.BACKBONE.DGD.WIDTH, cfg.MODEL.BACKBONE.FEAT_DIM = 0.125, 192
+    assert_says_what_to_do(cfg)
 
 
 def test_the_hosts_backbones_fail_as_clearly(monkeypatch, tmp_path):

@@ -97,20 +97,6 @@ def test_a_front_end_with_nothing_to_learn_says_so(make_cfg):
         model(batch())
 
 
-def test_student_gradients_reach_all_but_the_teacher(make_cfg):
-    model = build_model(make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES))
-    phase = Phase("student", 1, 0, train=("frontend", "backbone", "heads"))
-    freeze_for(model, phase, {n for n, _ in model.named_parameters()})
-    set_modes(model, phase)
-    losses = model(batch()).losses
-    assert set(losses) == {
-        "loss_smooth_cross_entropy", "loss_sequence_triplet", "loss_sr", "loss_ps",
-    }  # fmt: skip
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is None) == name.startswith("teacher."), name
-
-
 def test_pseudo_siamese_loss_against_a_loop(make_cfg):
     cfg = make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES, "MODEL.HEADS.DROPOUT", "0.0")
     model = build_model(cfg)
@@ -118,26 +104,26 @@ def test_pseudo_siamese_loss_against_a_loop(make_cfg):
     freeze_for(model, phase, {n for n, _ in model.named_parameters()})
     set_modes(model, phase)
     data = batch()
-    found = model(data).losses["loss_ps"].item()
+    loss = model(data).losses["loss_ps"].item()
     with torch.no_grad():
         guide = model.teacher.heads.represent(
             model.teacher.backbone(model.normalise(data["images_hr"]))
         )
-        own = model.heads.represent(
+        student = model.heads.represent(
             model.backbone(model.normalise(model.frontend(data["images"]).images))
         )
     expected = 0.0
     for a, b in [
-        (guide["sequences"][0], own["sequences"][0]),
-        (guide["sequences"][3], own["sequences"][3]),
-        (guide["sequences"][4], own["sequences"][4]),
-        (guide["cls_outputs"], own["cls_outputs"]),
+        (guide["sequences"][0], student["sequences"][0]),
+        (guide["sequences"][3], student["sequences"][3]),
+        (guide["sequences"][4], student["sequences"][4]),
+        (guide["cls_outputs"], student["cls_outputs"]),
     ]:
         total = 0.0
         for row_a, row_b in zip(a.tolist(), b.tolist(), strict=True):
             total += sum(abs(x - y) for x, y in zip(row_a, row_b, strict=True))
         expected += total / a.numel()
-    assert found == pytest.approx(0.5 * expected, rel=1e-4)
+    assert loss == pytest.approx(0.5 * expected, rel=1e-4)
 
 
 def test_what_is_evaluated_follows_the_step(make_cfg):
@@ -182,18 +168,18 @@ def test_loss_keys():
 
 
 def test_a_trained_model_can_be_the_teacher(make_cfg, tmp_path):
-    trained = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, "SEED", "7"))
+    trained = build_model(make_cfg(OSNET, TINY, *CLASSES, "SEED", "7"))
     path = str(tmp_path / "hr.pth")
     torch.save({"model": trained.state_dict()}, path)
-    cfg = make_cfg("configs/osnet_teacher.yml", TINY_OSNET, *CLASSES)
+    cfg = make_cfg("configs/osnet_teacher.yml", TINY, *CLASSES)
     fresh = build_model(cfg)
     cfg.defrost()
     cfg.PSHRNET.TEACHER_WEIGHTS = path
     model = build_model(cfg)
     for name, tensor in trained.state_dict().items():
         assert torch.equal(model.state_dict()[f"teacher.{name}"], tensor)
-    first = next(k for k in trained.state_dict() if k.endswith("conv.weight"))
-    assert not torch.equal(fresh.state_dict()[f"teacher.{first}"], trained.state_dict()[first])
+    name = "backbone.0.weight"
+    assert not torch.equal(fresh.state_dict()[f"teacher.{name}"], trained.state_dict()[name])
 
 
 def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, capsys):

@@ -209,19 +209,6 @@ def test_stages_that_nothing_passes_get_a_gradient_of_nothing():
             assert any(moved) is (k in learn)
 
 
-def test_it_is_saved_and_found_by_name(tmp_path):
-    cfg = get_cfg()
-    cfg.MODEL.SR.NAME = "CascadedSRGAN"
-    cfg.MODEL.SR.CASCADE.STAGES, cfg.MODEL.SR.CASCADE.WIDTH, cfg.MODEL.SR.CASCADE.BLOCKS = 2, 4, 1
-    one = build_frontend(cfg)
-    torch.save(one.state_dict(), tmp_path / "cascade.pth")
-    cfg.MODEL.SR.WEIGHTS = str(tmp_path / "cascade.pth")
-    again = build_frontend(cfg)
-    assert again.stages == 2 and again.size_divisor == 4
-    given = (pixels(1), native(16))
-    torch.testing.assert_close(again.eval()(*given).images, one.eval()(*given).images)
-
-
 @pytest.mark.parametrize(
     ("options", "key"),
     [

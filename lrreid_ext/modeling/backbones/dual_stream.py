@@ -108,8 +108,8 @@ class Gate(nn.Module):
     Args:
         channels: of the map.
         hidden: width of the hidden layer.
-        norm: standardise each channel's mean over the batch first. What tells resolution is a small
-            part of those means, and the gate learns many times faster.
+        norm: standardise each channel's mean over the batch first. Resolution changes those means
+            little; standardised, the gate learns many times faster.
     """
 
     def __init__(self, channels: int, hidden: int = 64, norm: bool = False) -> None:

@@ -63,7 +63,7 @@ class Frontend(nn.Module):
     Attributes:
         learns: whether there is anything to train.
         size_divisor: height and width must be multiples of this.
-        stages: how many outputs :meth:`pairs` tells apart.
+        stages: how many pairs :meth:`pairs` returns.
     """
 
     learns: bool = True
