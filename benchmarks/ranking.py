@@ -36,10 +36,9 @@ from tabulate import tabulate
 from torch import Tensor
 
 import lrreid_ext  # noqa: F401  makes fastreid importable
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side
 from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.reranking import k_reciprocal
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
 from lrreid_ext.evaluation.verification import tar_at_far
 from lrreid_ext.results.provenance import provenance

@@ -1,6 +1,6 @@
 """How wrong the resolution estimator is on a data set's images, by factor and kernel.
 
-lrreid resolution mlr_cuhk01 --root datasets --out benchmarks/resolution
+python benchmarks/resolution.py mlr_cuhk01 --root datasets --out benchmarks/resolution
 
 takes the undegraded test images of a built recipe, reduces each by every factor with every kernel,
 enlarges it to its old size again, as somebody does who hides its resolution, and compares the
@@ -9,7 +9,7 @@ at their own small size, must be found not to be enlarged, and are measured too 
 Writes <recipe>.md and <recipe>.json.
 
 With --fit the coefficients are fitted anew, on the recipe's training images, and printed; those in
-the code come from: lrreid resolution synth_pedestrians --fit
+the code come from: python benchmarks/resolution.py synth_pedestrians --fit
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ from tabulate import tabulate
 import lrreid_ext  # noqa: F401  makes fastreid importable
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.search import Entry
-from lrreid_ext.search.index import KINDS
-from lrreid_ext.search.space import Queries
+from lrreid_ext.search.index import KINDS, Queries
 from lrreid_ext.search.sqlite import SqliteStore
 from lrreid_ext.search.store import Settings
 from shared import (
@@ -79,8 +78,8 @@ class Drawn:
         random = np.random.default_rng(seed)
         level = NOISE * random.lognormal(0, SPREAD, (len(people), 1)).astype(np.float32)
         noise = random.standard_normal((len(people), len(self._turn)), dtype=np.float32)
-        out = (self._centres[people] + level * noise) * self._deviations @ self._turn
-        return np.ascontiguousarray(out / np.linalg.norm(out, axis=1, keepdims=True))
+        vectors = (self._centres[people] + level * noise) * self._deviations @ self._turn
+        return np.ascontiguousarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def build(kind: str, folder: Path, drawn: Drawn, dim: int, recall: float) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def build(kind: str, folder: Path, drawn: Drawn, dim: int, recall: float) -> dic
         ``seconds`` from the first vector to a gallery that can be searched, its recall having been
         measured; drawing the vectors is not counted. ``peak_bytes`` in memory.
     """
-    settings = Settings("-", "-", "-", "", "cosine", (), dim, False, kind, recall)
+    settings = Settings("-", "-", "cosine", False, (), dim, kind, recall)
     peak = PeakMemory()
     seconds, number = 0.0, 0
     store = SqliteStore.create(str(folder), settings)
@@ -224,22 +223,20 @@ def table(results: dict[str, Any], style: str) -> str:
     """
     chosen = results["settings"]
     rows, notes = [], []
-    for kind, found in results["kinds"].items():
-        if found["index"] != kind:
-            notes.append(
-                f"{kind} could not reach the recall asked for, and {found['index']} took its place."
-            )
+    for kind, figures in results["kinds"].items():
+        if figures["index"] != kind:
+            notes.append(f"{kind} missed the recall asked for; {figures['index']} took its place.")
         rows.append(
             [
                 kind,
-                f"{found['build_seconds']:.3g}",
-                f"{found['p50_milliseconds']:.3g}",
-                f"{found['p99_milliseconds']:.3g}",
-                f"{found['recall_at_1']:.3f}",
-                str(found["setting"] or ""),
-                f"{found['search_peak_bytes'] / MEGABYTE:.0f}",
-                f"{found['build_peak_bytes'] / MEGABYTE:.0f}",
-                f"{found['disk_bytes'] / MEGABYTE:.0f}",
+                f"{figures['build_seconds']:.3g}",
+                f"{figures['p50_milliseconds']:.3g}",
+                f"{figures['p99_milliseconds']:.3g}",
+                f"{figures['recall_at_1']:.3f}",
+                str(figures["setting"] or ""),
+                f"{figures['search_peak_bytes'] / MEGABYTE:.0f}",
+                f"{figures['build_peak_bytes'] / MEGABYTE:.0f}",
+                f"{figures['disk_bytes'] / MEGABYTE:.0f}",
             ]
         )
     headers = [
@@ -268,14 +265,18 @@ def table(results: dict[str, Any], style: str) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    out = command_line("search.py", __doc__ or "", "benchmarks/results/search.json")
-    out.add_argument("--vectors", type=int, default=1_000_000, metavar="N", help="in the gallery")
-    out.add_argument("--dim", type=int, default=512, metavar="N", help="width of the vectors")
-    out.add_argument("--queries", type=int, default=500, metavar="N", help="timed one by one")
-    out.add_argument("--recall", type=float, default=0.95, metavar="R", help="asked for")
-    out.add_argument("--work", type=Path, metavar="DIR", help="for the galleries, removed again")
-    out.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
-    return out
+    command = command_line("search.py", __doc__ or "", "benchmarks/results/search.json")
+    command.add_argument(
+        "--vectors", type=int, default=1_000_000, metavar="N", help="in the gallery"
+    )
+    command.add_argument("--dim", type=int, default=512, metavar="N", help="width of the vectors")
+    command.add_argument("--queries", type=int, default=500, metavar="N", help="timed one by one")
+    command.add_argument("--recall", type=float, default=0.95, metavar="R", help="asked for")
+    command.add_argument(
+        "--work", type=Path, metavar="DIR", help="for the galleries, removed again"
+    )
+    command.add_argument("--task", nargs=3, help=argparse.SUPPRESS)
+    return command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -293,10 +294,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         task, kind, folder = args.task
         drawn = Drawn(args.vectors, args.dim, args.seed)
         if task == "build":
-            found = build(kind, Path(folder), drawn, args.dim, args.recall)
+            figures = build(kind, Path(folder), drawn, args.dim, args.recall)
         else:
-            found = serve(Path(folder), drawn, args.queries)
-        print(json.dumps(found))
+            figures = serve(Path(folder), drawn, args.queries)
+        print(json.dumps(figures))
         return 0
     return save(args.out, lambda: run_all(args), table)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -42,12 +44,19 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV with a header."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    return text.getvalue()
+
+
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write strict JSON by :func:`atomic`.
 
     Raises:
-        ValueError: NaN or an infinite number, which JSON has no word for.
-        TypeError: a value of a type that JSON has no word for.
+        ValueError: NaN or an infinite number.
+        TypeError: a value of a type that JSON lacks.
     """
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 

@@ -89,9 +89,9 @@ class TrainedModel:
             images: a path, a PIL image, an array (H, W, 3) of uint8 in RGB, a tensor (3, H, W) or
                 (B, 3, H, W) in RGB from 0 to 255, or a list of those; see
                 :func:`lrreid_ext.data.pictures.pictures`.
-            native_size: (N, 2), or (2,) for all, height and width in pixels that the images had
-                before anybody enlarged them. By default the sizes that they come with, or with
-                INPUT.NATIVE_SIZE estimated what their spectra speak for.
+            native_size: (N, 2), or (2,) for all, height and width in pixels of the images before
+                any enlargement. By default the images' own sizes, or with INPUT.NATIVE_SIZE
+                estimated those that their spectra show.
             batch_size: images at a time.
             flip: average the features of each image and of its mirror image; None does as
                 TEST.FLIP.ENABLED of the config says.
@@ -168,8 +168,8 @@ class TrainedModel:
         transform = build_transforms(self.cfg, is_train=False)
         loaded = [picture() for picture in queue]
         if sizes is None:
-            how = self.cfg.INPUT.NATIVE_SIZE
-            sizes = torch.tensor([native_size(image, how) for image in loaded])
+            source = self.cfg.INPUT.NATIVE_SIZE
+            sizes = torch.tensor([native_size(image, source) for image in loaded])
         with warnings.catch_warnings():
             # fastreid's way to make tensors.
             warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
@@ -221,7 +221,7 @@ def load_model(
         path: a folder that ``lrreid train`` trained into (its last checkpoint is loaded); a
             checkpoint (``.pth`` or ``.safetensors``) beside its ``config.yaml``; a folder with
             ``config.yaml`` and one ``.safetensors`` file; or ``hub:owner/name[@revision]`` of the
-            Hugging Face hub. ``NAME=`` may stand before it.
+            Hugging Face hub. A name may precede it, as in ``NAME=PATH``.
         device: where it runs: ``cpu``, ``cuda``, ``cuda:1`` ...; "" as MODEL.DEVICE says.
         opts: ``KEY VALUE`` overrides of its config, as on the command line.
 
@@ -369,11 +369,11 @@ def name_and_path(text: str) -> tuple[str, Path]:
     return (full.name if full.is_dir() else f"{full.parent.name}/{full.stem}"), Path(path)
 
 
-def _native_sizes(given: ArrayLike | Tensor | None, count: int) -> Tensor | None:
-    """(count, 2) int64, or None if none are given."""
-    if given is None:
+def _native_sizes(sizes: ArrayLike | Tensor | None, count: int) -> Tensor | None:
+    """(count, 2) int64, or None as it came."""
+    if sizes is None:
         return None
-    sizes = torch.as_tensor(np.asarray(given))
+    sizes = torch.as_tensor(np.asarray(sizes))
     if sizes.shape == (2,):
         sizes = sizes.expand(count, 2)
     if sizes.shape != (count, 2):
@@ -386,11 +386,11 @@ def _native_sizes(given: ArrayLike | Tensor | None, count: int) -> Tensor | None
     return sizes.to(torch.int64)
 
 
-def _factors(given: ArrayLike | Tensor | None, count: int) -> Tensor:
+def _factors(factors: ArrayLike | Tensor | None, count: int) -> Tensor:
     """(count,) float32, NaN where unknown."""
-    if given is None:
+    if factors is None:
         return torch.full((count,), torch.nan)
-    factors = torch.as_tensor(np.asarray(given), dtype=torch.float32)
+    factors = torch.as_tensor(np.asarray(factors), dtype=torch.float32)
     if factors.ndim == 0:
         factors = factors.expand(count)
     if factors.shape != (count,) or bool((factors < 1).any()):

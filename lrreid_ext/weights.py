@@ -215,7 +215,7 @@ def download(name: str) -> Path:
         )
     hub = hub_client()
     with hub_errors(
-        f"{name}: can't be had from the hub",
+        f"{name}: can't be downloaded from the hub",
         "Where there is no network, name a folder with its files",
     ):
         folder = hub.snapshot_download(

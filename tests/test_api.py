@@ -14,7 +14,6 @@ from conftest import ROOT, TINY_OSNET
 from PIL import Image
 from safetensors.torch import save_file
 
-import lrreid_ext
 from lrreid_ext import TrainedModel, build_dataset, evaluate, load_model
 from lrreid_ext.config import load_cfg
 from lrreid_ext.data.loaders import build_test_set
@@ -92,7 +91,7 @@ def test_every_kind_of_image_gives_the_same_features(model: TrainedModel) -> Non
     assert torch.equal(model.embed(files[0]), model.embed(files[:1]))
 
 
-def test_native_size_is_taken_as_given_unless_told(
+def test_native_sizes_default_to_those_of_the_images(
     model: TrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -172,25 +171,14 @@ def test_the_mirror_image_counts_as_the_config_says(run: Path, model: TrainedMod
     assert not torch.equal(flipped.embed(image), model.embed(image))
 
 
-def test_training_flags_are_put_back(model: TrainedModel) -> None:
-    image = np.zeros((40, 20, 3), np.uint8)
-    wanted = model.embed(image)
-    model.module.train()
-    try:
-        assert torch.equal(model.embed(image), wanted)
-        assert model.module.training
-    finally:
-        model.module.eval()
-
-
 def test_restores_as_the_front_end_does(model: TrainedModel, tmp_path: Path) -> None:
     file = image_files(model)[0]
     restored = model.restore(file)
     assert restored.mode == "RGB" and restored.size == (32, 64)
     pixels = torch.from_numpy(np.array(Image.open(file).convert("RGB").resize((32, 64), 3)))
     with torch.no_grad():
-        own = model.module.frontend(pixels.permute(2, 0, 1)[None].float()).images[0]
-    wanted = own.round().clamp(0, 255).permute(1, 2, 0).numpy()
+        direct = model.module.frontend(pixels.permute(2, 0, 1)[None].float()).images[0]
+    wanted = direct.round().clamp(0, 255).permute(1, 2, 0).numpy()
     assert np.array_equal(np.asarray(restored), wanted.astype(np.uint8))
     with pytest.raises(ImageError, match="one at a time"):
         model.restore([file, file])
@@ -299,9 +287,3 @@ def test_builds_and_evaluates_what_it_built(model: TrainedModel, tmp_path: Path)
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="can't be a folder"):
         build_dataset("synth_pedestrians", None, tmp_path / "file" / "people", **small)
-
-
-def test_names_that_the_package_lacks() -> None:
-    assert lrreid_ext.load_model is load_model
-    with pytest.raises(AttributeError, match="no attribute 'lode_model'"):
-        lrreid_ext.lode_model  # noqa: B018

@@ -25,25 +25,25 @@ def test_both_files_are_written_compared_and_timed(
     def here(_: str, words: list[str], threads: int, what: str) -> dict[str, Any]:
         args = bench.parser().parse_args(words)
         system, folder = args.task
-        found = bench.export(system, Path(folder), args, [*TINY, *SYSTEMS[system][1]])
+        row = bench.export(system, Path(folder), args, [*TINY, *SYSTEMS[system][1]])
         assert {path.suffix for path in Path(folder).iterdir()} == {".pt2", ".onnx"}
-        return found
+        return row
 
     monkeypatch.setattr(bench, "in_fresh_process", here)
     out = tmp_path / "export.json"
-    words = ["--only", "CSRGAN", "--batches", "2", "3", "--repeats", "3", "--warm-up", "1"]
+    words = ["--only", "SING", "--batches", "2", "3", "--repeats", "3", "--warm-up", "1"]
     assert bench.main([*words, "--out", str(out)]) == 0
-    (found,) = json.loads(out.read_text())["systems"].values()
-    assert found["size"] == [64, 32] and found["crops"] == [32, 16]
-    for file in found["files"].values():
+    (row,) = json.loads(out.read_text())["systems"].values()
+    assert row["size"] == [64, 32] and row["crops"] == [32, 16]
+    for file in row["files"].values():
         assert 0 <= file["largest_difference"] <= 1e-4 and file["bytes"] > 1000
-    assert {key: set(kinds) for key, kinds in found["passes"].items()} == {
+    assert {key: set(kinds) for key, kinds in row["passes"].items()} == {
         "2": {"eager", "torch", "onnx"}, "3": {"eager", "torch", "onnx"},
     }  # fmt: skip
-    assert all(len(times) == 3 for kinds in found["passes"].values() for times in kinds.values())
+    assert all(len(times) == 3 for kinds in row["passes"].values() for times in kinds.values())
     page = out.with_suffix(".md").read_text().splitlines()
-    cells = [cell.strip() for cell in next(x for x in page if x.startswith("| CSR")).split("|")]
-    median = {kind: statistics.median(times) for kind, times in found["passes"]["3"].items()}
+    cells = [cell.strip() for cell in next(x for x in page if x.startswith("| SING")).split("|")]
+    median = {kind: statistics.median(times) for kind, times in row["passes"]["3"].items()}
     ratios = [f"{median['eager'] / median[kind]:.2f}" for kind in ("torch", "onnx")]
     assert cells[-3:-1] == ratios
 

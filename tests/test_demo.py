@@ -28,11 +28,11 @@ def test_demo_runs_once_and_is_kept(tmp_path: Path, capfd: pytest.CaptureFixture
     for row in ("HR only", "HR and LR copies", "PS-HRNet", "x2", "points of Rank-1"):
         assert row in first
     weights = tmp_path / "runs" / "pshrnet" / "model_final.pth"
-    made = weights.stat().st_mtime_ns
+    trained = weights.stat().st_mtime_ns
     assert run_script(demo, args) == 0
     again = capfd.readouterr().out
     assert again.count("done before") == 2
-    assert weights.stat().st_mtime_ns == made
+    assert weights.stat().st_mtime_ns == trained
 
 
 def test_verdict():

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from conftest import ROOT, TINY_OSNET
+from torch import nn
 
-from lrreid_ext.config import CfgNode, get_cfg, load_cfg
+from lrreid_ext.cli import main
+from lrreid_ext.config import CfgNode, get_cfg, load_cfg, phase_cfg, phases_of
+from lrreid_ext.engine.trainer import Trainer
 from lrreid_ext.errors import PluginError
+from lrreid_ext.modeling.build import build_model, set_step
 from lrreid_ext.plugins import bundled_projects
+from lrreid_ext.registry import DATASET_REGISTRY, lookup
 
 EXAMPLE = ROOT / "docs" / "examples" / "sharpen.py"
-
-
-def run_tool(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "train_net.py"), *args],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
 
 
 def test_the_page_shows_the_example():
@@ -34,7 +30,12 @@ def test_the_page_shows_the_example():
     assert EXAMPLE.read_text() in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
 
 
-def test_a_front_end_in_one_file_trains_and_evaluates(market_root: Path, tmp_path: Path):
+def test_a_front_end_in_one_file_trains_and_evaluates(
+    market_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
     (tmp_path / "sharpen.py").write_text(EXAMPLE.read_text())
     (tmp_path / "mine.yml").write_text(
         f"_BASE_: {ROOT / 'configs' / 'osnet_copies.yml'}\n"
@@ -43,21 +44,16 @@ def test_a_front_end_in_one_file_trains_and_evaluates(market_root: Path, tmp_pat
     )
     options = [*TINY_OSNET, "DATASETS.ROOT", str(market_root), "OUTPUT_DIR", str(tmp_path / "out")]
     # From another folder: nothing may depend on where one stands.
-    done = run_tool(
-        "--config-file", str(tmp_path / "mine.yml"), *options, "TEST.EVAL_PERIOD", "2",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "loss_sr" in done.stdout
-    trained = json.loads((tmp_path / "out" / "results_mlr_market1501.json").read_text())
-
-    (tmp_path / "out" / "results_mlr_market1501.json").unlink()
-    done = run_tool(
-        "--config-file", str(tmp_path / "mine.yml"), "--eval-only", *options, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    alone = json.loads((tmp_path / "out" / "results_mlr_market1501.json").read_text())
-    assert alone["groups"] == trained["groups"]
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    command = ["train", "--config-file", "mine.yml", *options]
+    assert main([*command, "TEST.EVAL_PERIOD", "2"]) == 0
+    assert "loss_sr" in capfd.readouterr().out
+    results = tmp_path / "out" / "results_mlr_market1501.json"
+    trained = json.loads(results.read_text())
+    results.unlink()
+    assert main([*command, "--eval-only"]) == 0
+    assert json.loads(results.read_text())["groups"] == trained["groups"]
 
 
 def test_hooks_and_evaluators_are_registered_by_name(make_cfg, tmp_path: Path):
@@ -77,8 +73,6 @@ def test_hooks_and_evaluators_are_registered_by_name(make_cfg, tmp_path: Path):
         "    def process(self, inputs, outputs): self.n += len(outputs)\n"
         "    def evaluate(self): return {'images': float(self.n)}\n"
     )
-    from lrreid_ext.engine.trainer import Trainer
-
     cfg = make_cfg(
         "configs/osnet_hr.yml", TINY_OSNET, "PLUGINS", f"['{tmp_path / 'extra.py'}']",
         "HOOKS", "['Spy']", "TEST.EVALUATORS", "['Count']", "TEST.EVAL_PERIOD", "2",
@@ -100,19 +94,21 @@ def test_a_missing_plugin_is_named(tmp_path: Path):
 
 
 def yamls() -> list[Path]:
-    found = [*ROOT.glob("configs/*.yml"), *ROOT.glob("projects/**/*.yml")]
-    # The files of tools/sweep.py, which have tests of their own, are no configs.
-    return sorted(p.relative_to(ROOT) for p in found if "\nVARIANTS:" not in p.read_text())
+    paths = [*ROOT.glob("configs/*.yml"), *ROOT.glob("projects/**/*.yml")]
+    # Sweep files are no configs, and have tests of their own.
+    return sorted(p.relative_to(ROOT) for p in paths if "\nVARIANTS:" not in p.read_text())
+
+
+@functools.lru_cache(1)
+def network(config: str) -> nn.Module:
+    """The network of a config in YAML; neighbours among the files often have the same one."""
+    cfg = get_cfg()
+    cfg.merge_from_other_cfg(CfgNode(yaml.unsafe_load(config)))
+    return build_model(cfg)
 
 
 @pytest.mark.parametrize("path", yamls(), ids=str)
 def test_every_yaml_loads_and_builds(path: Path, monkeypatch: pytest.MonkeyPatch):
-    import torch
-
-    from lrreid_ext.config import phase_cfg, phases_of
-    from lrreid_ext.modeling.build import build_model, set_step
-    from lrreid_ext.registry import DATASET_REGISTRY, lookup
-
     cfg: CfgNode = load_cfg(
         str(ROOT / path),
         [
@@ -121,9 +117,13 @@ def test_every_yaml_loads_and_builds(path: Path, monkeypatch: pytest.MonkeyPatch
         ],
     )  # fmt: skip
     # Weights aren't looked at, and drawing them takes most of the time.
-    monkeypatch.setattr(torch.nn.init, "kaiming_normal_", lambda t, *a, **k: t)
-    monkeypatch.setattr(torch.nn.init, "normal_", lambda t, *a, **k: t)
-    model = build_model(cfg)
+    for name in ("kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+    decisive = cfg.clone()
+    decisive.defrost()
+    for key in ("DATASETS", "DATALOADER", "OUTPUT_DIR", "PHASES", "SOLVER", "TEST"):
+        decisive.pop(key)
+    model = network(decisive.dump())
     for phase in phases_of(cfg):
         set_step(model, phase.step)
         phase_cfg(cfg, phase)

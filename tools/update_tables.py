@@ -5,8 +5,8 @@ tools/update_tables.py add logs/demo/hr --to projects/PSHRNet/results/hr.json --
 tools/update_tables.py write projects/PSHRNet/README.md
 tools/update_tables.py write projects/PSHRNet/README.md --check
 
-A table stands between two lines of the Markdown file, and is made of the files that match the
-pattern, seen from the Markdown file's folder:
+A table is between two lines of the Markdown file. It is made of the files that match the pattern,
+seen from the Markdown file's folder:
 
   <!-- table: results/*.json -->
   <!-- /table -->
@@ -91,13 +91,13 @@ def collect(
 def _results_file(run: Path) -> Path:
     if run.is_file():
         return run
-    found = sorted(run.glob(RESULTS_FILES))
-    if not found:
+    files = sorted(run.glob(RESULTS_FILES))
+    if not files:
         raise TableError(f"{run}: holds no {RESULTS_FILES}; has this run been evaluated?")
-    if len(found) > 1:
-        names = ", ".join(path.name for path in found)
+    if len(files) > 1:
+        names = ", ".join(path.name for path in files)
         raise TableError(f"{run}: holds {names}; name one of these files instead of the folder")
-    return found[0]
+    return files[0]
 
 
 # ---------------------------------------------------------------- write
@@ -137,10 +137,10 @@ def updated(path: Path) -> tuple[str, str]:
         columns = marker["columns"].split(",") if marker["columns"] else None
         try:
             rows = matching(path.parent, marker["glob"])
-            made = make_table(rows, columns, brief=bool(marker["brief"]))
+            table = make_table(rows, columns, brief=bool(marker["brief"]))
         except ValueError as error:
             raise TableError(f"{path}:{number}: {error}") from error
-        out.append(f"\n{made}\n")
+        out.append(f"\n{table}\n")
         inside = number
     if inside:
         raise TableError(f"{path}:{inside}: no {_CLOSE} after this")
@@ -212,7 +212,7 @@ def _remarks(row: Results) -> list[str]:
 
 def _sources(titles: Sequence[str], rows: Sequence[Results]) -> list[str]:
     """A line per distinct commit, machine, seed, trials and manifest, with the rows it is of."""
-    found: dict[str, list[str]] = {}
+    by_source: dict[str, list[str]] = {}
     for title, row in zip(titles, rows, strict=True):
         hashes = dict.fromkeys([p.manifest_hash for p in row.parts] or [row.manifest_hash])
         source = (
@@ -220,10 +220,10 @@ def _sources(titles: Sequence[str], rows: Sequence[Results]) -> list[str]:
             f"seed {row.seed}, {row.draw_label}, "
             f"manifest {', '.join((h or 'none')[:12] for h in hashes)}."
         )
-        found.setdefault(source, []).append(title)
-    if len(found) == 1:
-        return [f"Measured at {source}" for source in found]
-    return [f"- {', '.join(names)}: measured at {source}" for source, names in found.items()]
+        by_source.setdefault(source, []).append(title)
+    if len(by_source) == 1:
+        return [f"Measured at {source}" for source in by_source]
+    return [f"- {', '.join(names)}: measured at {source}" for source, names in by_source.items()]
 
 
 def _details(row: Results) -> str:

@@ -135,9 +135,9 @@ def describe(name: str) -> str:
     return "\n\n".join([f"{name}: {recipe.description}", "\n".join(lines), *texts])
 
 
-def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
-    if given or not recipe.needs_source:
-        return Path(given) if given else None
+def _source(recipe: Recipe, folder: str | None, out: Path) -> Path | None:
+    if folder or not recipe.needs_source:
+        return Path(folder) if folder else None
     source = find_source(recipe, out.parent)
     if source is None:
         raise RecipeError(
@@ -147,14 +147,14 @@ def _source(recipe: Recipe, given: str | None, out: Path) -> Path | None:
     return source
 
 
-def _check_recipe(recipe: Recipe, out: Path, given: Iterable[str]) -> None:
-    """Raises RecipeError if ``out`` was built by another recipe, or with other values of the
-    options that are given."""
+def _check_recipe(recipe: Recipe, out: Path, options: Iterable[str]) -> None:
+    """Raises RecipeError if ``out`` was built by another recipe, or with other values of
+    these options."""
     try:
         manifest = load_manifest(out)
     except ManifestError:
         return  # which verify tells
-    if differences := manifest.differences(recipe, set(given)):
+    if differences := manifest.differences(recipe, set(options)):
         raise RecipeError(f"{out}: was built otherwise: {'; '.join(differences)}")
 
 

@@ -22,123 +22,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from lrreid_ext.config import CfgNode, changed, get_cfg
-from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.data.samples import TestSet
+from lrreid_ext.config import CfgNode
 from lrreid_ext.engine.run import run_config
-from lrreid_ext.errors import CacheError, ConfigError
-from lrreid_ext.evaluation.cache import (
-    SUFFIX,
-    CachedFeatures,
-    cache_key,
-    cached_features,
-    find_cache,
-    load_cache,
-    stale,
-)
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.cache import is_features, load_unchanged, scoring_cfg
 from lrreid_ext.evaluation.evaluator import check_config
-from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.run import score_features
+from lrreid_ext.evaluation.run import features_of, score_features
 from lrreid_ext.modeling.contract import Attaches
 from lrreid_ext.options import add_processes, data_set_name
-from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup, suggest
+from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup
 from lrreid_ext.results import results_table
-from lrreid_ext.results.provenance import tensors_hash
-from lrreid_ext.trained import name_and_path, read_weights, run_cfg, run_names
-
-# What of TEST bears on scoring alone, and can be changed for features that stand.
-SCORING = (
-    "AQE", "CI", "DRAW", "FACTOR_BINS", "FUSION", "METRIC", "PROTOCOLS", "RANKS", "RERANK", "ROC",
-    "SEED", "TRIALS",
-)  # fmt: skip
-
-logger = logging.getLogger(__name__)
-
-
-def run_features(
-    cfg: CfgNode, data_set: str, cache: Path
-) -> tuple[CfgNode, TestSet, Features, bool]:
-    """A run's features of one data set, from the cache if they are there.
-
-    The network is built only if they aren't.
-
-    Returns:
-        The config with MODEL.WEIGHTS filled in, the test set, its features, and whether they were
-        read.
-
-    Raises:
-        ConfigError: TEST.INITIAL, which asks for weights that no training made.
-    """
-    if cfg.TEST.INITIAL:
-        raise ConfigError(
-            "TEST.INITIAL: the features kept here are those of trained weights; evaluate initial "
-            "ones by lrreid eval --config-file, with the same keys"
-        )
-    weights = read_weights(cfg)
-    test_set = build_test_set(weights.cfg, data_set)
-    if weights.training:
-        test_set = replace(test_set, info={**test_set.info, "training": weights.training})
-    key = cache_key(weights.cfg, tensors_hash(weights.state), test_set)
-    cached = find_cache(cache, key, test_set)
-    if cached is not None:
-        return weights.cfg, test_set, cached.features, True
-    model = weights.build(data_set)
-    features = cached_features(model.cfg, model.module, test_set, cache)
-    assert features is not None  # this is the only process
-    return model.cfg, test_set, features, False
-
-
-def file_cfg(cached: CachedFeatures, opts: Sequence[str]) -> CfgNode:
-    """A config to score a file of features with.
-
-    Raises:
-        ConfigError: an option that decides the features, or isn't one.
-    """
-    cfg = get_cfg()
-    if len(opts) % 2:
-        raise ConfigError(f"--opts come in pairs KEY VALUE; {opts[-1]!r} has no partner")
-    for key in opts[::2]:
-        parts = key.split(".")
-        if parts[0] != "TEST" or len(parts) < 2 or parts[1] not in SCORING:
-            known = [f"TEST.{name}" for name in SCORING]
-            raise ConfigError(
-                f"--opts {key}: can't be changed for features that stand in a file."
-                f"{suggest(key, known)} Can be: {', '.join(known)}"
-            )
-    about = cached.about
-    try:
-        cfg.merge_from_list(list(opts))
-    except (KeyError, ValueError, AssertionError) as error:
-        raise ConfigError(f"--opts: {error}") from error
-    settings = (
-        ("MODEL.ANCHORS.FACTORS", list(about["anchors"])),
-        ("MODEL.WEIGHTS", about["checkpoint"]),
-        ("MODEL.DEVICE", "cuda" if "gpu" in about["machine"] else "cpu"),
-        ("TEST.FLIP.ENABLED", about["flip"]),
-    )
-    return changed(cfg, *settings)
-
-
-def open_file(path: str) -> CachedFeatures:
-    """A file of features, if its checkpoint and data set haven't changed since.
-
-    Raises:
-        CacheError: they have.
-    """
-    cached = load_cache(path)
-    differs, unknown = stale(cached)
-    if differs:
-        raise CacheError(
-            f"{path}: {'; '.join(differs)}, so that these features are no longer the model's. Name "
-            "the run instead of the file to extract them anew"
-        )
-    for line in unknown:
-        print(f"note: {path}: {line}; not checked")
-    return cached
+from lrreid_ext.trained import name_and_path, run_cfg, run_names
 
 
 def check_evaluators(cfg: CfgNode) -> None:
@@ -201,12 +97,14 @@ def run(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     results, labels = [], []
     for name, text in zip(run_names(args.words), args.words, strict=True):
-        path = str(name_and_path(text)[1])
-        if path.endswith(SUFFIX) and is_features(path):
+        path = name_and_path(text)[1]
+        if is_features(path):
             if args.data_set:
                 raise ConfigError(f"--data-set: {path} holds features of one data set already")
-            cached = open_file(path)
-            cfg = file_cfg(cached, args.opts)
+            cached, notes = load_unchanged(path)
+            for note in notes:
+                print(f"note: {path}: {note}; not checked")
+            cfg = scoring_cfg(cached, args.opts)
             check_config(cfg)
             results.append(
                 score_features(cfg, cached.test_set, cached.features, str(args.out / name))
@@ -220,22 +118,9 @@ def run(args: argparse.Namespace) -> None:
         if not tests:
             raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
         for data_set in tests:
-            used_cfg, test_set, features, read = run_features(cfg, data_set, args.cache)
+            used_cfg, test_set, features, read = features_of(cfg, data_set, args.cache)
             print(f"{name} on {data_set}: features {'read' if read else 'extracted'}")
             results.append(score_features(used_cfg, test_set, features, str(args.out / name)))
             labels.append(f"{name} on {data_set}" if len(tests) > 1 else name)
     print(f"\n{results_table(results, args.columns, names=labels, style='plain')}")
     print(f"written: {args.out}")
-
-
-def is_features(path: str) -> bool:
-    """Whether a safetensors file holds features; else it holds weights."""
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file of features")
-    try:
-        with safe_open(path, "pt") as opened:
-            return "lrreid_features" in (opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CacheError(f"{path}: can't be read as a file of features: {error}") from error

@@ -34,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions and their options."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = actions.add_parser("build", help="embed images into a new gallery")
-    add = actions.add_parser("add", help="embed what of images isn't in it yet")
+    add = actions.add_parser("add", help="embed the images that aren't in it yet")
     search = actions.add_parser("search", help="rank the gallery for query images")
     remove = actions.add_parser(
         "remove", help="take images out; a folder keeps nothing of them, Milvus until it compacts"
     )
-    info = actions.add_parser("info", help="what is in it, and what it was made with")
+    info = actions.add_parser("info", help="its contents and settings, as JSON")
     for action in (build, add, search, remove, info):
         action.add_argument("gallery", metavar="GALLERY", help="folder, or milvus:...")
     for action, name in ((build, "images"), (add, "images"), (search, "queries")):
@@ -51,12 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
         action.add_argument("--device", default="cpu", help="cpu, cuda ... (default: %(default)s)")
         action.add_argument(
-            "--batch",
-            type=at_least(1),
-            default=64,
-            metavar="N",
+            "--batch", type=at_least(1), default=64, metavar="N",
             help="images at a time (default: 64)",
-        )
+        )  # fmt: skip
         action.add_argument(
             "--labels", default="market", metavar="HOW",
             help="identities and cameras: none; market, from names like 0002_c1s1_000451_03.jpg; "
@@ -73,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--recall", type=float, default=0.95, metavar="R",
         help="share of the exact nearest that an approximate index must find, measured on the "
-        "gallery itself; a kind that can't gives way to a more exact one (default: 0.95)",
+        "gallery itself; where HNSW can't, the search is exact (default: 0.95)",
     )  # fmt: skip
     build.add_argument(
         "--replace", action="store_true", help="take the place of a gallery that is there"
@@ -99,8 +96,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         act[args.action](args)
     except KeyboardInterrupt:
-        done = "" if args.action == "search" else "; repeating the command completes it"
-        print(f"interrupted{done}", file=sys.stderr)
+        advice = "" if args.action == "search" else "; repeating the command completes it"
+        print(f"interrupted{advice}", file=sys.stderr)
         return 130
     return 0
 
@@ -128,10 +125,10 @@ def _add(args: argparse.Namespace) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    places = [path for path in (args.json, args.html) if path]
-    for path in places:
+    outputs = [path for path in (args.json, args.html) if path]
+    for path in outputs:
         check_place(path)
-    if len({path.absolute() for path in places}) < len(places):
+    if len({path.absolute() for path in outputs}) < len(outputs):
         raise GalleryError(f"--json and --html: {args.json} can't be both")
     gallery = _opened(args)
     answers = gallery.search(
@@ -150,32 +147,31 @@ def _search(args: argparse.Namespace) -> None:
         "index": _index(store),
         "metric": store.settings.metric,
         "model": store.settings.run,
-        "model_hash": store.settings.model,
+        "model_hash": gallery.model.hash,
     }
     if store.settings.anchors:
         sigma = float(gallery.model.cfg.TEST.FUSION.SIGMA)
         about["fusion"] = {"anchors": list(store.settings.anchors), "sigma": sigma}
     if args.json:
-        where = provenance(gallery.model.cfg.MODEL.WEIGHTS, gallery.model.cfg.MODEL.DEVICE)
-        write_json(args.json, {**about, "answers": [a.plain() for a in answers], **where})
+        source = provenance(gallery.model.cfg.MODEL.WEIGHTS, gallery.model.cfg.MODEL.DEVICE)
+        write_json(args.json, {**about, "answers": [a.plain() for a in answers], **source})
     if args.html:
         write_text(args.html, html_page(answers, about))
-    written = [str(path) for path in (args.json, args.html) if path]
-    if written:
-        print(f"\n{' and '.join(written)} written")
+    if outputs:
+        print(f"\n{' and '.join(map(str, outputs))} written")
 
 
 def _remove(args: argparse.Namespace) -> None:
     gallery = Gallery.open(args.gallery)
     if args.identity:
-        gone = gallery.remove(lambda entry: entry.identity == args.identity)
-        if not gone:
+        removed = gallery.remove(lambda entry: entry.identity == args.identity)
+        if not removed:
             raise GalleryError(f"{args.gallery}: holds no image of identity {args.identity}")
     else:
-        gone = gallery.remove_files(args.files)
-    for entry in gone:
+        removed = gallery.remove_files(args.files)
+    for entry in removed:
         print(f"removed: {entry.file}")
-    print(f"{args.gallery}: {len(gone)} removed, {len(gallery.store)} images left")
+    print(f"{args.gallery}: {len(removed)} removed, {len(gallery.store)} images left")
 
 
 def _info(args: argparse.Namespace) -> None:
@@ -196,14 +192,14 @@ def _opened(args: argparse.Namespace) -> Gallery:
 
 def _located(opts: Sequence[str], model: TrainedModel) -> list[str]:
     """Overrides that can be given again from any folder: paths in them are absolute."""
-    out = []
+    located = []
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         if key == "PLUGINS":
             value = str(list(model.cfg.PLUGINS))
         elif Path(value).is_file():
             value = str(Path(value).resolve())
-        out += [key, value]
-    return out
+        located += [key, value]
+    return located
 
 
 def _overrides(settings: Settings, opts: Sequence[str]) -> list[str]:
@@ -221,8 +217,8 @@ def _overrides(settings: Settings, opts: Sequence[str]) -> list[str]:
 
 def _report(store: Store, change: Change) -> None:
     """What was done, damaged images and duplicates named."""
-    for file, why in change.damaged:
-        _damaged(file, why)
+    for message in change.damaged:
+        _damaged(message)
     for file, other in change.duplicates:
         print(f"duplicate, left out: {file} is the same image as {other}")
     for file in change.replaced:
@@ -240,12 +236,12 @@ def _report(store: Store, change: Change) -> None:
         "junk": len(change.junk),
         "damaged": len(change.damaged),
     }
-    said = ", ".join(f"{n} {what}" for what, n in counts.items() if n or what == "added")
-    print(f"{store.where}: {said}; {len(store)} images, {_index(store)}")
+    summary = ", ".join(f"{n} {name}" for name, n in counts.items() if n or name == "added")
+    print(f"{store.where}: {summary}; {len(store)} images, {_index(store)}")
 
 
-def _damaged(file: str, why: str) -> None:
-    print(f"damaged, left out: {file}: {why}", file=sys.stderr)
+def _damaged(message: str) -> None:
+    print(f"damaged, left out: {message}", file=sys.stderr)
 
 
 def _index(store: Store) -> str:

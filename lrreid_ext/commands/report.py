@@ -111,7 +111,7 @@ def _origins(context: Context) -> dict[str, Any]:
         "manifest_hash": context.test_set.manifest_hash,
         "seed": context.seed,
         "runs": {
-            run.name: {"training": run.run.training, **provenance(run.cfg.MODEL.WEIGHTS)}
+            run.name: {"training": run.model.training, **provenance(run.cfg.MODEL.WEIGHTS)}
             for run in context.runs
         },
     }

@@ -40,8 +40,6 @@ refuses results of other data, galleries or protocols, and of networks trained b
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +52,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from lrreid_ext.config import load_cfg
 from lrreid_ext.engine.sweep import Training, average, complete, repetitions
 from lrreid_ext.errors import ConfigError, suggest
-from lrreid_ext.files import write_text
+from lrreid_ext.files import csv_text, write_text
 from lrreid_ext.options import add_overrides, add_processes, pairs
 from lrreid_ext.report.plots import bars, line, new_figure, write_figure
 from lrreid_ext.results import (
@@ -330,19 +328,18 @@ def folder_name(name: Any) -> str:
 # ---------------------------------------------------------------- the output
 def to_csv(entries: Sequence[Entry], results: Sequence[Results]) -> str:
     """Every figure in percent, a row each; ``std`` is empty for what has no trials."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for entry, each in zip(entries, results, strict=True):
-        value = "" if entry.value is None else entry.value
-        for group, content in each.groups.items():
-            for protocol, figures in content.protocols.items():
-                for name, figure in figures.named.items():
-                    if figure:
-                        std = "" if figure.std is None else f"{figure.std:.6g}"
-                        row = [protocol, group, name, f"{figure.value:.6g}", std]
-                        writer.writerow([entry.variant, value, *row])
-    return out.getvalue()
+    rows = [
+        [
+            entry.variant, "" if entry.value is None else entry.value, protocol, group, name,
+            f"{figure.value:.6g}", "" if figure.std is None else f"{figure.std:.6g}",
+        ]
+        for entry, each in zip(entries, results, strict=True)
+        for group, content in each.groups.items()
+        for protocol, figures in content.protocols.items()
+        for name, figure in figures.named.items()
+        if figure
+    ]  # fmt: skip
+    return csv_text(COLUMNS, rows)
 
 
 def draw(sweep: Sweep, entries: Sequence[Entry], results: Sequence[Results]) -> Any:

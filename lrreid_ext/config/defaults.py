@@ -1,4 +1,4 @@
-"""The keys that ``lrreid_ext`` adds to fastreid's; a component's own stand beside its class."""
+"""The keys that ``lrreid_ext`` adds to fastreid's; a component's own are beside its class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from fastreid.config import CfgNode
 
-# Lists of numbers that are empty by default, where nothing else tells what they hold.
+# Lists of numbers that are empty by default, where no default shows what they hold.
 EMPTY_LISTS_OF_NUMBERS = frozenset(
     {
         "DATASETS.FOLD", "INPUT.LR.CAMERAS", "INPUT.LR.RANGE", "INPUT.LR.WIDTHS",
@@ -150,7 +150,7 @@ def add_config(cfg: CfgNode) -> None:
     cfg.TEST.GALLERY = CfgNode()
     cfg.TEST.GALLERY.LR_SHARE = 0.0
     cfg.TEST.GALLERY.LR_FACTORS = [2, 3, 4]
-    # Multi-shot, with TEST.ROC.ENABLED: the false accept rates at which true accept rates are told.
+    # Multi-shot, with TEST.ROC.ENABLED: true accept rates are reported at these false accept rates.
     cfg.TEST.ROC.FARS = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2]
     # Confidence intervals by the bootstrap, seeded by TEST.SEED: how many draws of the queries (0:
     # none; 1000 will do), the level, and what is drawn (identity, with all its queries, or query).

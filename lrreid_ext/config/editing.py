@@ -68,10 +68,10 @@ def override(cfg: CfgNode, opts: Sequence[str]) -> None:
         try:
             cfg.merge_from_list([key, _widened_value(key, text, default)])
         except (KeyError, ValueError, AssertionError) as error:
-            known = keys_of(cfg)
+            keys = keys_of(cfg)
             hint = str(error)
-            if key not in known:
-                hint = f"{key} is not a config key.{suggest(key, known)}"
+            if key not in keys:
+                hint = f"{key} is not a config key.{suggest(key, keys)}"
             raise ConfigError(f"command line: {hint}") from error
 
 

@@ -90,7 +90,9 @@ def phases_of(cfg: CfgNode) -> list[Phase]:
             raise ConfigError(f"PHASES.{name}.EPOCHS: a whole number of epochs is needed")
         if epochs == 0:
             continue
-        values = {k.lower(): _plain(v) for k, v in entry.items()}
+        values: dict[str, Any] = {
+            k.lower(): dict(v) if isinstance(v, CfgNode) else v for k, v in entry.items()
+        }
         values["train"] = tuple(values.get("train", ()))
         if phases and phases[-1].hand_on:
             values["copy"] = {**phases[-1].hand_on, **values.get("copy", {})}
@@ -114,10 +116,6 @@ def phases_done(cfg: CfgNode, epochs: int | None = None) -> list[Phase]:
     ends = [phase.end for phase in phases if phase.name == cfg.TEST.PHASE]
     last = min([phases[-1].end, *ends, *([] if epochs is None else [epochs])])
     return [phase for phase in phases if phase.start < last]
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, CfgNode) else value
 
 
 def phase_at(phases: list[Phase], epoch: int) -> Phase:

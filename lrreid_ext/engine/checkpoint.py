@@ -11,7 +11,7 @@ from fastreid.utils.checkpoint import Checkpointer as HostCheckpointer
 
 from lrreid_ext.errors import WeightsError
 from lrreid_ext.files import atomic, write_again, write_text
-from lrreid_ext.weights import load_strictly, read_state_dict
+from lrreid_ext.weights import load_strictly
 
 
 class Checkpointer(HostCheckpointer):
@@ -19,7 +19,7 @@ class Checkpointer(HostCheckpointer):
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<name>.pth`` whole or not at all; :meth:`tag_last_checkpoint` notes the last."""
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **kwargs}
         for key, obj in self.checkpointables.items():
@@ -31,7 +31,7 @@ class Checkpointer(HostCheckpointer):
 
     def save_as(self, names: Sequence[str]) -> None:
         """:meth:`save` the same state under several names; it is written once."""
-        if not names or not self.save_dir or not self.save_to_disk:
+        if not names or not self.save_to_disk:
             return
         first, *others = (os.path.join(self.save_dir, f"{name}.pth") for name in names)
         self.save(names[0])
@@ -44,9 +44,6 @@ class Checkpointer(HostCheckpointer):
         write_text(os.path.join(self.save_dir, "last_checkpoint"), last_filename_basename)
 
     def _load_file(self, f: str) -> Any:
-        if f.endswith(".safetensors"):
-            self._path = f
-            return {"model": read_state_dict(f, "MODEL.WEIGHTS")}
         try:
             data = torch.load(f, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises a dozen kinds

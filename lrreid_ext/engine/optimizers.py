@@ -75,10 +75,11 @@ class NamedOptimizer:
 
     def step(self, step: int) -> None:
         """Step, unless idle or gradients overflow float16; the schedule goes on all the same."""
+        parameters = (p for group in self.optimizer.param_groups for p in group["params"])
         if not self.idle(step):
             if self.scaler is None:
                 self.optimizer.step()
-            elif self._has_gradients():  # which a scaler insists on
+            elif any(p.grad is not None for p in parameters):  # which a scaler insists on
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
         with warnings.catch_warnings():
@@ -86,10 +87,6 @@ class NamedOptimizer:
             # schedule that is stepped too early.
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             self.scheduler.step()
-
-    def _has_gradients(self) -> bool:
-        groups = self.optimizer.param_groups
-        return any(p.grad is not None for group in groups for p in group["params"])
 
     @property
     def rate(self) -> float:
@@ -125,8 +122,8 @@ def build_optimizers(
         scaled: whether each gets a gradient scaler.
 
     Raises:
-        ConfigError: SOLVER.OPTIMIZERS names an optimiser that the model hasn't got, or a key that
-            isn't one; or nothing is to be trained at all.
+        ConfigError: SOLVER.OPTIMIZERS names an optimiser that the model lacks, or an unknown key;
+            or the phase trains nothing.
     """
     shares = shares_of(model)
     for name in cfg.SOLVER.OPTIMIZERS:
@@ -176,8 +173,8 @@ def shares_of(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
                 )
             owners[prefix] = name
     for key, parameter in model.named_parameters():
-        of = [p for p in owners if key.startswith(p + ".")]
-        shares[owners[max(of, key=len)] if of else MAIN][key] = parameter
+        prefixes = [p for p in owners if key.startswith(p + ".")]
+        shares[owners[max(prefixes, key=len)] if prefixes else MAIN][key] = parameter
     return shares
 
 

@@ -54,23 +54,23 @@ def set_modes(model: nn.Module, phase: Phase) -> None:
 
 
 def check_copy(model: nn.Module, phase: Phase) -> None:
-    """Raise ConfigError if COPY names parts that the model lacks, or parts that don't agree."""
+    """Look at a phase's COPY before training.
+
+    Raises:
+        ConfigError: it names parts that the model lacks, or parts that don't agree.
+    """
     for target, source in phase.copy.items():
         key = f"PHASES.{phase.name}.COPY: {{{target}: {source}}}"
         try:
-            to, of = model.get_submodule(target), model.get_submodule(source)
+            parts = model.get_submodule(target), model.get_submodule(source)
         except AttributeError as error:
             raise ConfigError(f"{key}: {error}") from error
-        if _shapes(to) != _shapes(of):
+        shapes = [{name: t.shape for name, t in part.state_dict().items()} for part in parts]
+        if shapes[0] != shapes[1]:
             raise ConfigError(f"{key}: their parameters differ in name or shape")
-
-
-def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
 
 
 def copy_modules(model: nn.Module, phase: Phase) -> None:
     """Let modules start from others' weights (COPY)."""
-    check_copy(model, phase)
     for target, source in phase.copy.items():
         model.get_submodule(target).load_state_dict(model.get_submodule(source).state_dict())

@@ -20,21 +20,12 @@ import torch
 from fastreid.engine.hooks import HookBase, IterationTimer, PeriodicWriter
 from fastreid.engine.train_loop import TrainerBase
 from fastreid.utils import comm
-from fastreid.utils.events import (
-    CommonMetricPrinter,
-    EventWriter,
-    JSONWriter,
-    TensorboardXWriter,
-)
+from fastreid.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lrreid_ext.config import CfgNode, Phase, changed, phase_at, phase_cfg, phases_of
-from lrreid_ext.data.loaders import (
-    build_train_dataset,
-    build_train_loader,
-    to_device,
-)
+from lrreid_ext.data.loaders import build_train_dataset, build_train_loader, to_device
 from lrreid_ext.data.paired import select
 from lrreid_ext.data.seeding import derive, seed_everything
 from lrreid_ext.engine.checkpoint import Checkpointer
@@ -52,11 +43,7 @@ from lrreid_ext.modeling.contract import (
     StepOutput,
 )
 from lrreid_ext.modeling.routing import rest
-from lrreid_ext.registry import (
-    EVALUATOR_REGISTRY,
-    HOOK_REGISTRY,
-    lookup,
-)
+from lrreid_ext.registry import EVALUATOR_REGISTRY, HOOK_REGISTRY, lookup
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.weights import load_weights
 
@@ -199,17 +186,13 @@ class Trainer(TrainerBase):
             hooks.append(Evaluate(cfg.TEST.EVAL_PERIOD))
         hooks.append(BestCheckpointer(cfg.SOLVER.CHECKPOINT_PERIOD))
         if comm.is_main_process():
-            hooks.append(PeriodicWriter(self.build_writers(), cfg.SOLVER.LOG_PERIOD))
-            hooks.append(Progress())
+            writers = [
+                CommonMetricPrinter(self.max_iter),
+                JSONWriter(os.path.join(cfg.OUTPUT_DIR, "metrics.json")),
+                TensorboardXWriter(cfg.OUTPUT_DIR),
+            ]
+            hooks += [PeriodicWriter(writers, cfg.SOLVER.LOG_PERIOD), Progress()]
         return hooks
-
-    def build_writers(self) -> list[EventWriter]:
-        """Screen, ``metrics.json`` and TensorBoard."""
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json")),
-            TensorboardXWriter(self.cfg.OUTPUT_DIR),
-        ]
 
     # ---------------------------------------------------------------- phases
     def use_data(self, cfg: CfgNode) -> None:
@@ -278,7 +261,7 @@ class Trainer(TrainerBase):
             The last evaluation's results by data set, or an empty dict.
         """
         if self.start_epoch >= self.max_epoch:
-            logger.info("This run has had all of its %d epochs; nothing to do", self.max_epoch)
+            logger.info("All %d epochs of this run are trained; nothing to do", self.max_epoch)
             return self.last_results
         self.epoch = self.start_epoch
         super().train(self.start_epoch, self.max_epoch, self.iters_per_epoch)
@@ -309,7 +292,7 @@ class Trainer(TrainerBase):
         steps = done % self.accumulate == 0
         past = (self.epoch - self.phase.start) * (self.iters_per_epoch // self.accumulate)
         count = past + (done - 1) // self.accumulate
-        # Gradients left over at the end of an epoch are dropped, so that epochs stand alone.
+        # Gradients left over at an epoch's end are dropped: no epoch depends on another's.
         if (done - 1) % self.accumulate == 0:
             for optimizer in self.optimizers.values():
                 optimizer.optimizer.zero_grad(set_to_none=True)
@@ -351,17 +334,17 @@ class Trainer(TrainerBase):
                     f"{here}.LOSS_WEIGHTS: no loss {name!r} in this step; there "
                     f"are {', '.join(names)}"
                 )
-        kept = {
+        weighed = {
             name: {k: weights.get(k, 1.0) * v for k, v in share.items() if weights.get(k, 1.0) != 0}
             for name, share in shares.items()
         }
         for name in self.optimizers:
-            if not kept.get(name):
+            if not weighed.get(name):
                 which = "" if len(self.optimizers) == 1 else f" for the optimiser {name!r}"
                 raise ConfigError(
                     f"{here}: no loss is left to train with{which}; see STEP, LOSS_WEIGHTS, TRAIN"
                 )
-        return kept
+        return weighed
 
     def _log(
         self, losses: dict[str, dict[str, Tensor]], figures: dict[str, Tensor], data_time: float

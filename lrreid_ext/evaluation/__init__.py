@@ -5,11 +5,10 @@ from lrreid_ext.evaluation.distance import METRICS, distance_chunks, distance_ma
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.features import Features, extract, extract_features
 from lrreid_ext.evaluation.image_quality import ImageQualityEvaluator, psnr, ssim, twin_files
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side
 from lrreid_ext.evaluation.ranking import Matches, RankStatistics, cmc, nearest, rank_statistics
 from lrreid_ext.evaluation.reranking import expand, k_reciprocal
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import SingleShot, single_shot
 from lrreid_ext.evaluation.verification import FARS, NoPairsError, Verification, tar_at_far
 

@@ -2,7 +2,7 @@
 
 A file is named by the hash of all that its features depend on: the weights, what of the config
 reaches the features, the code, and the images with their groups. So what changed is never found
-under the old name; and what a file says of itself is checked again when it is read.
+under the old name; and the key in a file is checked again when it is read.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ import torch
 from fastreid.utils import comm
 from torch import nn
 
-from lrreid_ext.config import CfgNode
+from lrreid_ext.config import CfgNode, changed, load_cfg
 from lrreid_ext.data.recipes import MANIFEST_FILE, load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.errors import CacheError
-from lrreid_ext.evaluation.evaluator import plain_info
+from lrreid_ext.errors import CacheError, ConfigError, suggest
 from lrreid_ext.evaluation.features import Features, extract_features
+from lrreid_ext.evaluation.scored import plain_info
 from lrreid_ext.files import atomic
 from lrreid_ext.plugins import plugin_files
 from lrreid_ext.results.provenance import (
@@ -37,12 +37,26 @@ from lrreid_ext.results.provenance import (
 )
 from lrreid_ext.weights import read_state_dict
 
-__all__ = ["CachedFeatures", "cache_key", "cached_features", "load_cache", "save_cache"]
+__all__ = [
+    "CachedFeatures",
+    "cache_key",
+    "cached_features",
+    "is_features",
+    "load_cache",
+    "load_unchanged",
+    "save_cache",
+    "scoring_cfg",
+]
 
 SCHEMA = 2
 # What of this package images pass through on their way to features.
 CODE = ("compat.py", "data/**/*.py", "modeling/**/*.py", "evaluation/features.py")
 SUFFIX = ".safetensors"
+# Keys of TEST that decide figures, not features.
+SCORING = (
+    "AQE", "CI", "DRAW", "FACTOR_BINS", "FUSION", "METRIC", "PROTOCOLS", "RANKS", "RERANK", "ROC",
+    "SEED", "TRIALS",
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +140,8 @@ def _code_digest() -> str:
 
 
 def _files_state(paths: Iterable[str]) -> str:
-    """A digest of what the file system says of images: quick, and another one if any was written
-    since, even with the same content."""
+    """A digest of images' sizes and times of change: quick, and another one if an image was written
+    again, even with the same content."""
     state = []
     for path in dict.fromkeys(paths):
         try:
@@ -205,6 +219,72 @@ def load_cache(path: str | Path) -> CachedFeatures:
     test_set = TestSet(name, [Sample(*row) for row in rows], manifest_hash, info)
     features = Features(tensors["features"], tensors["native_size"])
     return CachedFeatures(test_set, features, content["key"], content["about"])
+
+
+def is_features(path: Path) -> bool:
+    """Whether a path is that of a file of features; other safetensors files hold weights.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CacheError: a safetensors file that can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != SUFFIX:
+        return False
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of features")
+    try:
+        with safe_open(str(path), "pt") as opened:
+            return "lrreid_features" in (opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise CacheError(f"{path}: can't be read as a file of features: {error}") from error
+
+
+def load_unchanged(path: Path) -> tuple[CachedFeatures, list[str]]:
+    """Read a file of features whose checkpoint and data set haven't changed since.
+
+    Returns:
+        The features, and what can't be checked because it isn't at hand.
+
+    Raises:
+        CacheError: they have changed, or see :func:`load_cache`.
+    """
+    cached = load_cache(path)
+    differences, unknown = stale(cached)
+    if differences:
+        raise CacheError(
+            f"{path}: {'; '.join(differences)}, so that these features are no longer the model's. "
+            "Name the run instead of the file to extract them anew"
+        )
+    return cached, unknown
+
+
+def scoring_cfg(cached: CachedFeatures, opts: Sequence[str]) -> CfgNode:
+    """A config to score a file of features with.
+
+    Args:
+        cached: the features.
+        opts: words ``KEY VALUE ...``; keys of TEST in :data:`SCORING`.
+
+    Raises:
+        ConfigError: an option that decides the features, or isn't one.
+    """
+    names = [f"TEST.{name}" for name in SCORING]
+    for key in opts[::2]:
+        if ".".join(key.split(".")[:2]) not in names:
+            raise ConfigError(
+                f"--opts {key}: can't be changed for features that are in a file."
+                f"{suggest(key, names)} Can be: {', '.join(names)}"
+            )
+    about = cached.about
+    return changed(
+        load_cfg("", opts),
+        ("MODEL.ANCHORS.FACTORS", list(about["anchors"])),
+        ("MODEL.WEIGHTS", about["checkpoint"]),
+        ("MODEL.DEVICE", "cuda" if "gpu" in about["machine"] else "cpu"),
+        ("TEST.FLIP.ENABLED", about["flip"]),
+    )
 
 
 # ---------------------------------------------------------------- extract or read

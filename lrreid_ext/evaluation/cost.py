@@ -42,19 +42,19 @@ def passes(module: nn.Module, part: str, *inputs: Any) -> bool:
         inputs: arguments of the network.
     """
     parts = [child for name, child in module.named_modules() if name.split(".")[-1] == part]
-    wanted = {id(p) for child in parts for p in child.parameters()}
-    watch = _Watch(wanted)
+    parameter_ids = {id(p) for child in parts for p in child.parameters()}
+    watch = _Watch(parameter_ids)
     with evaluating(module), watch:
         module(*inputs)
-    return bool(watch.seen) or not wanted
+    return bool(watch.seen) or not parameter_ids
 
 
 class _Watch(TorchFunctionMode):
     """Notes which of some tensors functions get; reading an attribute doesn't count."""
 
-    def __init__(self, wanted: set[int]) -> None:
+    def __init__(self, ids: set[int]) -> None:
         super().__init__()
-        self.wanted = wanted
+        self.ids = ids
         self.seen: set[int] = set()
 
     def __torch_function__(
@@ -62,7 +62,7 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") != "__get__":
-            self.seen.update(self.wanted & {id(x) for x in tree_leaves((args, kwargs))})
+            self.seen.update(self.ids & {id(x) for x in tree_leaves((args, kwargs))})
         return func(*args, **kwargs)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
 from collections import OrderedDict
 from typing import Any
-
-import numpy as np
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.resolution import check_native_size
@@ -18,23 +15,14 @@ from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.bootstrap import UNITS
 from lrreid_ext.evaluation.distance import METRICS
 from lrreid_ext.evaluation.features import FeatureCollector, Features
-from lrreid_ext.evaluation.figures import add_rates, figures_of, intervals_of
 from lrreid_ext.evaluation.fusion import check_fusion
 from lrreid_ext.evaluation.groups import check_bins, positions
-from lrreid_ext.evaluation.matching import Matching, check_multi_shot
-from lrreid_ext.evaluation.ranking import RankStatistics, rank_statistics
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.evaluation.sides import TIE_RULE, Side
-from lrreid_ext.evaluation.single_shot import DRAWS, SingleShot
-from lrreid_ext.evaluation.verification import NoPairsError, Verification, tar_at_far
+from lrreid_ext.evaluation.single_shot import DRAWS
 from lrreid_ext.registry import EVALUATOR_REGISTRY
 from lrreid_ext.results import (
     PROTOCOLS,
-    Counts,
-    Group,
     Results,
-    Training,
-    provenance,
     results_file,
 )
 from lrreid_ext.results.tables import tables
@@ -85,8 +73,8 @@ class CrossResolutionEvaluator(FeatureCollector):
 
         Returns:
             Figures in percent by ``protocol/group/figure``, such as ``single_shot/query/Rank-1``,
-            ``single_shot/query/Rank-1_std`` and ``multi_shot/x4/mAP``; those that no query bears
-            on are left out. On all processes but the first, an empty dict.
+            ``single_shot/query/Rank-1_std`` and ``multi_shot/x4/mAP``; those without any
+            query are left out. On all processes but the first, an empty dict.
 
         Raises:
             ConfigError: features that are not finite, or no query with a right answer.
@@ -98,10 +86,14 @@ class CrossResolutionEvaluator(FeatureCollector):
     def report(self, features: Features) -> Results:
         """Score features that are extracted already, print the table, and write the JSON.
 
-        Args and errors: see :meth:`score`.
+        Args:
+            features: of the test set's images, in their order.
+
+        Raises:
+            ConfigError: see :meth:`evaluate`.
         """
         start = time.perf_counter()
-        results = self.score(features)
+        results = Scored(self.cfg, self.test_set, features).results
         logger.info("Scored %s in %.1f s", self.test_set.name, time.perf_counter() - start)
         logger.info("%s\n%s", _headline(results), tables(results))
         if self.output_dir:
@@ -109,111 +101,6 @@ class CrossResolutionEvaluator(FeatureCollector):
             results.save(path)
             logger.info("Results written to %s", path)
         return results
-
-    def score(self, features: Features) -> Results:
-        """The results of features that are extracted already.
-
-        Args:
-            features: of the test set's images, in their order.
-
-        Raises:
-            ConfigError: see :meth:`evaluate`.
-        """
-        test, ci = self.cfg.TEST, intervals_of(self.cfg)
-        aqe, rerank = test.AQE, test.RERANK
-        scored = Scored(self.cfg, self.test_set, features)
-        gallery = scored.gallery
-        groups: dict[str, Group] = {name: Group(len(at)) for name, at in scored.groups.items()}
-        for name, index in scored.groups.items():
-            if "@" in name:
-                continue
-            query = scored.query(name)
-            # The whole group and its parts, by their positions among its queries.
-            parts = {
-                part: np.searchsorted(index, at)
-                for part, at in scored.groups.items()
-                if part == name or part.startswith(f"{name}@")
-            }
-            for protocol in test.PROTOCOLS:
-                statistics: SingleShot | RankStatistics
-                if protocol == "multi_shot":
-                    matching = scored.multi_shot(query)
-                    statistics = rank_statistics(matching)
-                else:
-                    statistics = scored.single_shot(query)
-                if name == QUERY and not statistics.valid.any():
-                    raise ConfigError(self._unanswerable(protocol, query, gallery))
-                for part, at in parts.items():
-                    pids, subset = query.pids[at], statistics.subset(at)
-                    if subset.unmatched:
-                        logger.warning(
-                            "%s, %s: %d of %d queries have no right answer in the gallery and are "
-                            "left out",
-                            *(part, protocol, subset.unmatched, len(at)),
-                        )
-                    figures = figures_of(subset, test.RANKS, pids, ci)
-                    if protocol == "multi_shot" and test.ROC.ENABLED:
-                        add_rates(figures, _rates(matching.part(at), test), test.ROC.FARS, pids, ci)
-                    groups[part].junk = int((pids < 0).sum())
-                    groups[part].protocols[protocol] = figures
-        info = plain_info(self.test_set)
-        return Results(
-            test_set=self.test_set.name,
-            manifest_hash=self.test_set.manifest_hash,
-            training=Training.from_json(info.pop("training", None)),
-            info=info,
-            protocols=list(test.PROTOCOLS),
-            trials=test.TRIALS,
-            seed=test.SEED,
-            draw=test.DRAW,
-            std="sample standard deviation over the trials",
-            ci=ci,
-            metric=test.METRIC,
-            flip=bool(test.FLIP.ENABLED),
-            aqe={"times": aqe.QE_TIME, "neighbours": aqe.QE_K, "alpha": aqe.ALPHA}
-            if aqe.ENABLED
-            else None,
-            rerank={"k1": rerank.K1, "k2": rerank.K2, "lambda": rerank.LAMBDA}
-            if rerank.ENABLED
-            else None,
-            fars=list(test.ROC.FARS) if test.ROC.ENABLED else None,
-            fusion=scored.fusion,
-            tie_rule=TIE_RULE,
-            counts=Counts(
-                gallery=int((~gallery.is_junk).sum()),
-                gallery_junk=int(gallery.is_junk.sum()),
-                distractors=int((gallery.pids == 0).sum()),
-                identities=len(np.unique(gallery.pids[gallery.pids > 0])),
-                gallery_lr=int((gallery.factors != 1).sum()),
-            ),
-            groups=groups,
-            **provenance(self.cfg.MODEL.WEIGHTS, self.cfg.MODEL.DEVICE),
-        )
-
-    def _unanswerable(self, protocol: str, query: Side, gallery: Side) -> str:
-        """Why no query has a right answer."""
-        common = np.intersect1d(query.pids[query.pids > 0], gallery.pids)
-        if len(common):
-            cameras = np.union1d(query.camids, gallery.camids)
-            seen = f"camera {cameras[0]} took" if len(cameras) == 1 else "its own camera took"
-            why = (
-                f"what the gallery holds of the queries' identities, {seen} as well, and the same "
-                "camera's images don't count"
-            )
-        else:
-            why = "none of the queries' identities is in the gallery"
-        return (
-            f"test set {self.test_set.name!r}: no query has a right answer in the gallery "
-            f"({protocol}): {why}. Check identities and cameras of the data set"
-        )
-
-
-def _rates(matching: Matching, test: CfgNode) -> Verification | None:
-    """True accept rates at TEST.ROC.FARS; None without genuine or impostor pairs."""
-    try:
-        return tar_at_far(matching, test.ROC.FARS)
-    except NoPairsError:
-        return None
 
 
 def _headline(results: Results) -> str:
@@ -286,11 +173,30 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError(f"TEST.CI.BY: {ci.BY!r} is none of {', '.join(UNITS)}")
 
 
-def plain_info(test_set: TestSet) -> dict[str, Any]:
-    """The test set's ``info`` in types that JSON has."""
+def check_multi_shot(cfg: CfgNode) -> None:
+    """Refuse settings of TEST.AQE, RERANK and ROC that can't be followed.
 
-    def plain(value: object) -> object:
-        return value.item() if isinstance(value, np.generic) else str(value)
-
-    info: dict[str, Any] = json.loads(json.dumps(test_set.info, default=plain))
-    return info
+    Raises:
+        ConfigError: names the key.
+    """
+    test = cfg.TEST
+    for key in ("AQE", "RERANK", "ROC"):
+        if test[key].ENABLED and "multi_shot" not in test.PROTOCOLS:
+            raise ConfigError(
+                f"TEST.{key}.ENABLED: is for the multi-shot protocol, which TEST.PROTOCOLS "
+                f"{list(test.PROTOCOLS)} lacks"
+            )
+    aqe, rerank = test.AQE, test.RERANK
+    if aqe.ENABLED and (aqe.QE_TIME < 1 or aqe.QE_K < 1 or aqe.ALPHA < 0):
+        raise ConfigError(
+            f"TEST.AQE: QE_TIME {aqe.QE_TIME} and QE_K {aqe.QE_K} must be at least 1, and ALPHA "
+            f"{aqe.ALPHA} at least 0"
+        )
+    if rerank.ENABLED and not (1 <= rerank.K2 <= rerank.K1 and 0 <= rerank.LAMBDA <= 1):
+        raise ConfigError(
+            f"TEST.RERANK: K2 {rerank.K2} must be from 1 to K1 {rerank.K1}, and LAMBDA "
+            f"{rerank.LAMBDA} from 0 to 1"
+        )
+    fars: Any = test.ROC.FARS
+    if test.ROC.ENABLED and (not fars or min(fars) <= 0 or max(fars) > 1):
+        raise ConfigError(f"TEST.ROC.FARS: {list(fars)} must be one or more numbers above 0, to 1")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lrreid_ext.config import CfgNode
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.evaluation.matching import Side
 
 __all__ = [
     "anchor_weights",
@@ -84,8 +84,8 @@ def check_fusion(cfg: CfgNode) -> None:
         ConfigError: names the key.
     """
     factors = [float(f) for f in cfg.MODEL.ANCHORS.FACTORS]
-    wanted = [float(f) for f in cfg.TEST.FUSION.ANCHORS]
-    if set(wanted) - set(factors) or len(set(wanted)) < len(wanted):
+    anchors = [float(f) for f in cfg.TEST.FUSION.ANCHORS]
+    if set(anchors) - set(factors) or len(set(anchors)) < len(anchors):
         raise ConfigError(
             f"TEST.FUSION.ANCHORS: {list(cfg.TEST.FUSION.ANCHORS)} must be different ones of "
             f"MODEL.ANCHORS.FACTORS {factors}"
@@ -115,8 +115,8 @@ def chosen_anchors(cfg: CfgNode, features: Tensor) -> list[int]:
             f"{features.shape[1]}"
         )
     trained = trained_anchors(features)
-    wanted = [factors.index(float(f)) for f in cfg.TEST.FUSION.ANCHORS]
-    missing = [f"x{factors[k]:g}" for k in wanted if k not in trained]
+    named = [factors.index(float(f)) for f in cfg.TEST.FUSION.ANCHORS]
+    missing = [f"x{factors[k]:g}" for k in named if k not in trained]
     if missing:
         logger.warning("TEST.FUSION.ANCHORS: not trained, and left out: %s", ", ".join(missing))
-    return [k for k in wanted if k in trained] or trained
+    return [k for k in named if k in trained] or trained

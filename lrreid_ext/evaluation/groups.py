@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, TestSet
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.sides import right_matches
+from lrreid_ext.evaluation.matching import right_matches
 
 __all__ = [
     "FACTOR_BINS",

@@ -18,9 +18,9 @@ from lrreid_ext.config import CfgNode
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Batch, TestSet, rows_of
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.evaluator import plain_info
 from lrreid_ext.evaluation.features import gather_rows
 from lrreid_ext.evaluation.groups import query_groups
+from lrreid_ext.evaluation.scored import plain_info
 from lrreid_ext.files import write_json
 from lrreid_ext.modeling.contract import Restores
 from lrreid_ext.registry import EVALUATOR_REGISTRY

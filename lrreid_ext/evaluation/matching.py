@@ -1,21 +1,109 @@
-"""Two sides and the distances between them, as TEST.METRIC, AQE and RERANK ask for them."""
+"""Two sides, the distances between them, and the rules by which their images match.
+
+* **Same camera** (Market-1501): gallery images of the query's identity *and* camera are left out.
+* **Distractors** (pid 0) are never a right match; **junk** (pid below 0) is left out.
+* **Ties**: a wrong match at exactly the distance of a right one ranks before it. So the figures
+  don't depend on the gallery's order, and a network that maps every image to one point scores 0.
+  The order among right matches at one distance changes nothing.
+* A query without a right match is counted as unmatched and has no part in the means.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from numpy.typing import ArrayLike
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.config import CfgNode
-from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.distance import chunk_rows, distance_chunks
-from lrreid_ext.evaluation.reranking import Jaccard, expand, k_reciprocal
-from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.distance import check_features, chunk_rows, distance_chunks
 
-__all__ = ["Matching", "check_multi_shot", "match"]
+if TYPE_CHECKING:
+    from lrreid_ext.evaluation.reranking import Jaccard
+
+__all__ = ["TIE_RULE", "Matching", "Pairs", "Side", "drawable", "right_matches"]
+
+TIE_RULE = "a wrong match at the distance of a right one ranks before it"
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One side of a match: queries or a gallery.
+
+    Attributes:
+        features: (N, D), or (N, K, D) of K models, of any number type; kept as float32 on their
+            device, where the distances are computed.
+        pids: (N,) identities; 0 is a distractor, below 0 junk.
+        camids: (N,) cameras.
+        name: what errors call the side.
+        native_size: (N, 2) height and width in pixels before resizing; None if unknown.
+        weights: (N, K), how much each model's distances count for each query; None: equal weights.
+        samples: (N,) the images; empty if unknown.
+
+    Raises:
+        ValueError: no features, features of another shape or not finite, or labels that are not
+            one per feature.
+    """
+
+    features: Tensor
+    pids: NDArray[np.int64]
+    camids: NDArray[np.int64]
+    name: str = "images"
+    native_size: Tensor | None = None
+    weights: Tensor | None = None
+    samples: Sequence[Sample] = ()
+
+    def __post_init__(self) -> None:
+        features = check_features(self.features, self.name)
+        object.__setattr__(self, "features", features)
+        for field, label in (("pids", "identities"), ("camids", "cameras")):
+            values = np.asarray(getattr(self, field), dtype=np.int64)
+            object.__setattr__(self, field, values)
+            if values.shape != (len(features),):
+                raise ValueError(
+                    f"{self.name}: {len(features)} features but {label} of shape {values.shape}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    @property
+    def factors(self) -> NDArray[np.float64]:
+        """(N,) how much each image is reduced; NaN if unknown."""
+        return np.array([sample.factor for sample in self.samples], dtype=np.float64)
+
+    @property
+    def is_junk(self) -> NDArray[np.bool_]:
+        """(N,) images that are left out."""
+        return self.pids < 0
+
+    def rows(self, index: ArrayLike) -> Side:
+        """Some of the images.
+
+        Args:
+            index: positions, or a mask (N,).
+        """
+        positions = np.arange(len(self))[np.asarray(index)]
+        at = torch.from_numpy(positions).to(self.features.device)
+        return self.updated(
+            features=self.features[at],
+            pids=self.pids[positions],
+            camids=self.camids[positions],
+            native_size=None if self.native_size is None else self.native_size[at.cpu()],
+            weights=None if self.weights is None else self.weights[at.to(self.weights.device)],
+            samples=[self.samples[i] for i in positions] if self.samples else (),
+        )
+
+    def updated(self, **fields: Any) -> Side:
+        """The same images with other fields, which are not checked again."""
+        side = copy(self)
+        side.__dict__.update(fields)
+        return side
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,57 +155,83 @@ class Matching:
         )
 
 
-def match(cfg: CfgNode, query: Side, gallery: Side) -> Matching:
-    """Match two sides under TEST.METRIC, after what TEST.AQE and TEST.RERANK ask for.
+def right_matches(
+    pid: ArrayLike, camid: ArrayLike, g_pids: NDArray[np.int64], g_camids: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """(G,) which gallery images are right matches of one query, or each of its own query."""
+    return (g_pids == pid) & (g_camids != camid) & (g_pids > 0)
+
+
+def drawable(gallery: Side, camera: int) -> NDArray[np.int64]:
+    """Positions of the gallery images that single-shot may draw for queries of a camera.
+
+    Distractors and junk are never drawn.
+    """
+    return np.flatnonzero((gallery.pids > 0) & (gallery.camids != camera))
+
+
+class Pairs:
+    """Which gallery images are right for a query, which are wrong, and which are left out.
+
+    Args:
+        query, gallery: the two sides.
 
     Raises:
-        ConfigError: settings that these features or so few images don't allow.
+        ValueError: the gallery is all junk.
     """
-    test = cfg.TEST
-    for key in ("AQE", "RERANK"):
-        if test[key].ENABLED and query.features.ndim == 3:
-            raise ConfigError(f"TEST.{key}.ENABLED: not available for features of several anchors")
-    if test.AQE.ENABLED:
-        aqe = test.AQE
-        images = int((~query.is_junk).sum() + (~gallery.is_junk).sum())
-        if images <= aqe.QE_K:
-            raise ConfigError(
-                f"TEST.AQE.QE_K: {aqe.QE_K} neighbours of {images} images are too many"
-            )
-        query, gallery = expand(query, gallery, aqe.QE_TIME, aqe.QE_K, aqe.ALPHA)
-    jaccard = None
-    if test.RERANK.ENABLED:
-        node = test.RERANK
-        jaccard = k_reciprocal(
-            query, gallery, k1=node.K1, k2=node.K2, weight=node.LAMBDA, metric=test.METRIC
+
+    def __init__(self, query: Side, gallery: Side) -> None:
+        self.query, self.gallery = query, gallery
+        # All images of a query's identity lie between two places of this order.
+        self._order = np.argsort(gallery.pids, kind="stable")
+        ordered = gallery.pids[self._order]
+        self._begin = np.searchsorted(ordered, query.pids, side="left")
+        self._count = np.searchsorted(ordered, query.pids, side="right") - self._begin
+        self._junk = np.flatnonzero(gallery.is_junk)
+        if len(self._junk) == len(gallery):
+            raise ValueError(f"{gallery.name}: all {len(gallery)} images are junk (pid below 0)")
+
+    def of_query(self, i: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The gallery positions that one query ranks, and which of them are right."""
+        pid, camid = self.query.pids[i], self.query.camids[i]
+        g_pids, g_camids = self.gallery.pids, self.gallery.camids
+        kept = np.flatnonzero((g_pids >= 0) & ~((g_pids == pid) & (g_camids == camid)))
+        return kept, right_matches(pid, camid, g_pids[kept], g_camids[kept])
+
+    def split(self, rows: slice, block: Tensor) -> Tensor:
+        """Take the right matches out of a chunk of distances.
+
+        Args:
+            rows: the queries.
+            block: (rows, G) distances. All but those of wrong matches become infinite: of right
+                matches, of junk on either side, and of the query's identity and camera.
+
+        Returns:
+            (rows, P) distances of right matches, ascending, infinite after a query's last.
+        """
+        count = self._count[rows]
+        local = np.repeat(np.arange(len(count)), count)
+        # Numbers 0, 1, 2 ... of the images of each query's identity.
+        within = np.arange(len(local)) - np.repeat(np.cumsum(count) - count, count)
+        same = self._order[np.repeat(self._begin[rows], count) + within]
+        is_right = right_matches(
+            self.query.pids[rows][local],
+            self.query.camids[rows][local],
+            self.gallery.pids[same],
+            self.gallery.camids[same],
         )
-    return Matching(query, gallery, test.METRIC, jaccard=jaccard)
+        same_rows, same_columns = _on(block, local), _on(block, same)
+        taken = block[same_rows, same_columns]
+        taken[_on(block, ~is_right)] = torch.inf
+        right = block.new_full((len(count), max(1, int(count.max(initial=0)))), torch.inf)
+        right[same_rows, _on(block, within)] = taken
+        block[same_rows, same_columns] = torch.inf
+        if len(self._junk):
+            block[:, _on(block, self._junk)] = torch.inf
+        if self.query.is_junk[rows].any():
+            block[_on(block, self.query.is_junk[rows])] = torch.inf
+        return right.sort(dim=1).values
 
 
-def check_multi_shot(cfg: CfgNode) -> None:
-    """Refuse settings of TEST.AQE, RERANK and ROC that can't be followed.
-
-    Raises:
-        ConfigError: names the key.
-    """
-    test = cfg.TEST
-    for key in ("AQE", "RERANK", "ROC"):
-        if test[key].ENABLED and "multi_shot" not in test.PROTOCOLS:
-            raise ConfigError(
-                f"TEST.{key}.ENABLED: is for the multi-shot protocol, which TEST.PROTOCOLS "
-                f"{list(test.PROTOCOLS)} lacks"
-            )
-    aqe, rerank = test.AQE, test.RERANK
-    if aqe.ENABLED and (aqe.QE_TIME < 1 or aqe.QE_K < 1 or aqe.ALPHA < 0):
-        raise ConfigError(
-            f"TEST.AQE: QE_TIME {aqe.QE_TIME} and QE_K {aqe.QE_K} must be at least 1, and ALPHA "
-            f"{aqe.ALPHA} at least 0"
-        )
-    if rerank.ENABLED and not (1 <= rerank.K2 <= rerank.K1 and 0 <= rerank.LAMBDA <= 1):
-        raise ConfigError(
-            f"TEST.RERANK: K2 {rerank.K2} must be from 1 to K1 {rerank.K1}, and LAMBDA "
-            f"{rerank.LAMBDA} from 0 to 1"
-        )
-    fars: Any = test.ROC.FARS
-    if test.ROC.ENABLED and (not fars or min(fars) <= 0 or max(fars) > 1):
-        raise ConfigError(f"TEST.ROC.FARS: {list(fars)} must be one or more numbers above 0, to 1")
+def _on(block: Tensor, array: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(array).to(block.device)

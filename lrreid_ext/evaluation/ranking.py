@@ -17,8 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from lrreid_ext.evaluation.matching import Matching
-from lrreid_ext.evaluation.sides import Pairs
+from lrreid_ext.evaluation.matching import Matching, Pairs
 
 __all__ = ["Matches", "RankStatistics", "cmc", "nearest", "rank_statistics"]
 
@@ -93,7 +92,7 @@ def cmc(first_ranks: ArrayLike, ranks: Sequence[int] = (1, 5, 10, 20)) -> NDArra
 
 
 def rank_statistics(matching: Matching) -> RankStatistics:
-    """Rank the gallery for every query, under the rules of :mod:`lrreid_ext.evaluation.sides`.
+    """Rank the gallery for every query, under the rules of :mod:`lrreid_ext.evaluation.matching`.
 
     Raises:
         ValueError: a gallery of junk alone, or sides that

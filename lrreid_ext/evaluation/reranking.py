@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lrreid_ext.evaluation.distance import EPSILON, check_pair, chunk_rows, squared_lengths, tiles
-from lrreid_ext.evaluation.sides import Side
+from lrreid_ext.evaluation.matching import Side
 
 __all__ = ["Jaccard", "expand", "k_reciprocal"]
 
@@ -255,10 +255,12 @@ def _products(features: Tensor, links: sparse.csr_matrix) -> NDArray[np.float32]
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-        wanted = torch.sparse_csr_tensor(
+        pattern = torch.sparse_csr_tensor(
             begins, index, features.new_zeros(len(index)), links.shape, check_invariants=False
         )
-    return torch.sparse.sampled_addmm(wanted, features, features.T, beta=0.0).values().cpu().numpy()
+    return (
+        torch.sparse.sampled_addmm(pattern, features, features.T, beta=0.0).values().cpu().numpy()
+    )
 
 
 def _weighted(features: Tensor, links: sparse.csr_matrix) -> sparse.csr_matrix:

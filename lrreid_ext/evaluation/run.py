@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,15 +14,17 @@ from torch import nn
 from lrreid_ext.config import CfgNode
 from lrreid_ext.data.loaders import build_test_loader, build_test_set
 from lrreid_ext.data.samples import TestSet
-from lrreid_ext.evaluation.cache import cached_features, feed
+from lrreid_ext.errors import ConfigError
+from lrreid_ext.evaluation.cache import cache_key, cached_features, feed, find_cache
 from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
 from lrreid_ext.evaluation.features import Features, extract
 from lrreid_ext.modeling.contract import Attaches
 from lrreid_ext.registry import EVALUATOR_REGISTRY, lookup
 from lrreid_ext.results import Results
-from lrreid_ext.trained import load_trained
+from lrreid_ext.results.provenance import tensors_hash
+from lrreid_ext.trained import load_trained, read_weights
 
-__all__ = ["evaluate", "evaluate_trained", "score", "score_features"]
+__all__ = ["evaluate", "evaluate_trained", "features_of", "score", "score_features"]
 
 
 def evaluate(
@@ -35,7 +38,7 @@ def evaluate(
         cfg: the config.
         model: the model.
         output_dir: where the results are written; "" is OUTPUT_DIR.
-        training: how the weights came about; results say so beside the figures.
+        training: how the weights were trained; results record it.
 
     Returns:
         ``{data set: {figure: value}}`` in the main process, empty dicts in the others.
@@ -118,3 +121,37 @@ def score_features(
         if not isinstance(evaluator, Attaches):
             feed(evaluator, features)
     return results
+
+
+def features_of(
+    cfg: CfgNode, data_set: str, cache: Path
+) -> tuple[CfgNode, TestSet, Features, bool]:
+    """A run's features of one data set, from the cache if they are there.
+
+    The network is built only if they aren't.
+
+    Returns:
+        The config with MODEL.WEIGHTS filled in, the test set, its features, and whether they were
+        read.
+
+    Raises:
+        ConfigError: TEST.INITIAL, which asks for weights that no training made.
+    """
+    if cfg.TEST.INITIAL:
+        raise ConfigError(
+            "TEST.INITIAL: the features kept here are those of trained weights; evaluate initial "
+            "ones by lrreid eval --config-file, with the same keys"
+        )
+    weights = read_weights(cfg)
+    test_set = build_test_set(weights.cfg, data_set)
+    if weights.training:
+        test_set = replace(test_set, info={**test_set.info, "training": weights.training})
+    cached = find_cache(
+        cache, cache_key(weights.cfg, tensors_hash(weights.state), test_set), test_set
+    )
+    if cached is not None:
+        return weights.cfg, test_set, cached.features, True
+    model = weights.build(data_set)
+    features = cached_features(model.cfg, model.module, test_set, cache)
+    assert features is not None  # this is the only process
+    return model.cfg, test_set, features, False

@@ -1,6 +1,6 @@
 """Single-shot evaluation: one gallery image per identity, drawn again in every trial.
 
-The rules are those of :mod:`lrreid_ext.evaluation.sides`; distractors and junk are never drawn.
+The rules are those of :mod:`lrreid_ext.evaluation.matching`; distractors and junk are never drawn.
 There are two ways to draw.
 
 ``shared``: the draw is made once per trial and shared by all queries. The gallery is shuffled, and
@@ -24,9 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import tiles
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side, drawable
 from lrreid_ext.evaluation.ranking import cmc
-from lrreid_ext.evaluation.sides import Side, drawable
 
 __all__ = ["DRAWS", "SingleShot", "draw_for_query", "draw_gallery", "single_shot"]
 

@@ -1,7 +1,7 @@
 """Verification: the share of right pairs accepted where few wrong pairs are (TAR at a given FAR).
 
 A pair is a query and a gallery image. It is genuine if both show one identity, and an impostor pair
-if not. By the rules of :mod:`lrreid_ext.evaluation.sides`, junk (pid below 0) on either side and
+if not. By the rules of :mod:`lrreid_ext.evaluation.matching`, junk (pid below 0) on either side and
 pairs of one identity and one camera are left out. So are pairs of two distractors (pid 0): nobody
 knows whether they are one person.
 
@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lrreid_ext.evaluation.distance import tiles
-from lrreid_ext.evaluation.matching import Matching
-from lrreid_ext.evaluation.sides import Pairs
+from lrreid_ext.evaluation.matching import Matching, Pairs
 
 __all__ = ["FARS", "NoPairsError", "Verification", "tar_at_far"]
 
@@ -119,11 +118,11 @@ def tar_at_far(matching: Matching, fars: Sequence[float] = FARS) -> Verification
     allowed = np.array([int(Fraction(repr(float(rate))) * total) for rate in rates])
     ends = upper.cumsum(0).cpu().numpy()
     bins = np.searchsorted(ends, allowed, side="right")  # where all are allowed: past the end
-    wanted = np.unique(bins[bins < _HALF])
-    lower = torch.zeros(len(wanted), _HALF, dtype=torch.int64, device=device)
-    for keys in impostors() if len(wanted) else ():
+    searched_bins = np.unique(bins[bins < _HALF])
+    lower = torch.zeros(len(searched_bins), _HALF, dtype=torch.int64, device=device)
+    for keys in impostors() if len(searched_bins) else ():
         above = keys >> 16
-        for k, bin_ in enumerate(wanted):
+        for k, bin_ in enumerate(searched_bins):
             inside = keys[above == int(bin_) - _HALF // 2]
             lower[k] += torch.bincount(inside & (_HALF - 1), minlength=_HALF)
     threshold = np.full(len(rates), np.inf, dtype=np.float32)
@@ -133,7 +132,7 @@ def tar_at_far(matching: Matching, fars: Sequence[float] = FARS) -> Verification
         if bin_ == _HALF:
             continue
         before = ends[bin_ - 1] if bin_ else 0
-        row = fine[np.searchsorted(wanted, bin_)]
+        row = fine[np.searchsorted(searched_bins, bin_)]
         low = int(np.searchsorted(row, allowed[i] - before, side="right"))
         threshold[i] = _unordered((int(bin_) - _HALF // 2) * _HALF + low)
         accepted[i] = before + (row[low - 1] if low else 0)
@@ -157,7 +156,7 @@ def tar_at_far(matching: Matching, fars: Sequence[float] = FARS) -> Verification
 
 
 def _ordered(values: Tensor) -> Tensor:
-    """Float32 numbers as int32 ones that are ordered alike; the two zeros become one."""
+    """Float32 numbers as int32 ones in the same order; the two zeros become one."""
     bits = (values + 0.0).view(torch.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 

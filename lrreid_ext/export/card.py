@@ -120,14 +120,14 @@ def _usage(run: TrainedModel) -> str:
 
 def _data(run: TrainedModel, results: Sequence[Results]) -> str:
     phases = phases_done(run.cfg, run.training.get("epochs"))
-    shown = {phase.name: _shown(phase_cfg(run.cfg, phase).INPUT.LR) for phase in phases}
-    if len(set(shown.values())) > 1:
-        images = "; ".join(f"in phase {name} {what}" for name, what in shown.items())
+    images_of = {phase.name: _training_images(phase_cfg(run.cfg, phase)) for phase in phases}
+    if len(set(images_of.values())) > 1:
+        images = "; ".join(f"in phase {name} {kinds}" for name, kinds in images_of.items())
     else:
-        images = next(iter(shown.values()), "none")
+        images = next(iter(images_of.values()), "none")
     manifests = {r.test_set: r.manifest_hash for r in results if r.manifest_hash}
     rows = {
-        "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not said",
+        "trained on": ", ".join(run.cfg.DATASETS.NAMES) or "not recorded",
         "identities trained on": run.cfg.MODEL.HEADS.NUM_CLASSES,
         "images shown in training": images,
         **{f"manifest of {name}": f"`{digest}`" for name, digest in manifests.items()},
@@ -135,8 +135,9 @@ def _data(run: TrainedModel, results: Sequence[Results]) -> str:
     return _list(rows)
 
 
-def _shown(lr: CfgNode) -> str:
-    """What a network learnt from, by INPUT.LR."""
+def _training_images(cfg: CfgNode) -> str:
+    """The kinds of training images, by INPUT.LR."""
+    lr = cfg.INPUT.LR
     if lr.TRAIN_ON == "hr":
         return "hr"
     drawn = ", ".join(f"{f:g}" for f in lr.FACTORS)
@@ -149,15 +150,16 @@ def _shown(lr: CfgNode) -> str:
 
 
 def _training(run: TrainedModel) -> str:
-    told = portable(run.training)
-    if not told:
-        return "The file that the weights come from doesn't say how they were made."
-    machine = told.get("machine", {})
+    training = portable(run.training)
+    if not training:
+        return "The file of the weights doesn't record how they were trained."
+    machine = training.get("machine", {})
+    epochs, total = training.get("epochs"), training.get("of")
     rows = {
-        "command": f"`{told['command']}`" if told.get("command") else "",
-        "commit": told.get("commit", ""),
-        "seed": told.get("seed"),
-        "epochs": f"{told.get('epochs')} of {told.get('of')}, phase {told.get('phase') or 'only'}",
+        "command": f"`{training['command']}`" if training.get("command") else "",
+        "commit": training.get("commit", ""),
+        "seed": training.get("seed"),
+        "epochs": f"{epochs} of {total}, phase {training.get('phase') or 'only'}",
         "machine": ", ".join(
             str(machine[key]) for key in ("gpu", "cpu", "torch") if machine.get(key)
         ),
@@ -170,12 +172,12 @@ def _figures(run: TrainedModel, results: Sequence[Results]) -> str:
         return "None: this run hasn't been evaluated."
     names = [run.name] * len(results)
     commands = dict.fromkeys(r.command for r in results)
-    made = "\n".join(c for c in commands if c)
+    block = "\n".join(c for c in commands if c)
     return (
         "MLR: low-resolution queries against a high-resolution gallery; x2, x4: all queries "
         "reduced by that factor. Measured here, not taken from a paper.\n\n"
         + results_table(results, names=names)
-        + (f"\n```\n{made}\n```" if made else "")
+        + (f"\n```\n{block}\n```" if block else "")
     )
 
 
@@ -200,7 +202,7 @@ def _limits(run: TrainedModel, results: Sequence[Results]) -> str:
 def _license(license: str) -> str:
     if license == "other":
         return (
-            "Not chosen by who published this model. The terms of the training sets named above "
+            "The publisher of this model chose none. The terms of the training sets named above "
             "bind in any case; many allow research only."
         )
     return f"`{license}`, for the weights. The terms of the training sets named above bind as well."

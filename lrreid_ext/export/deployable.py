@@ -27,20 +27,20 @@ __all__ = ["Deployable", "expected", "pack"]
 
 Crop = NDArray[np.uint8]
 
-# What evaluation needs of an architecture, whichever images come.
+# Parts of an architecture that evaluation needs for some images.
 PARTS = ("frontend", "backbone", "heads")
 
 
 class Deployable(nn.Module):
     """What the evaluator does to an image, in one graph.
 
-    Resize by bicubic interpolation, as Pillow does it; the model, told the native size and no
-    factor, so that images with fewer native rows than the input count as low-resolution; the mean
-    with the mirror image's features if TEST.FLIP says so; the unit length that the cosine metric
-    gives. Works on the CPU, in float32, on a copy of the model.
+    Resize by bicubic interpolation, as Pillow does it; the model, with native sizes and without
+    factors, so that images with fewer native rows than the input count as low-resolution; the mean
+    with the mirror image's features with TEST.FLIP; unit length with the cosine metric. Works on
+    the CPU, in float32, on a copy of the model.
 
-    Any module of the model may offer ``before_export(size)``, called once with the input's height
-    and width: what can't be computed inside a graph is computed there.
+    A module of the model may have ``before_export(size)``, called once with the input's height and
+    width, to compute what a graph can't.
 
     Args:
         cfg: the config of :func:`lrreid_ext.trained.load_trained`.
@@ -53,25 +53,22 @@ class Deployable(nn.Module):
         factors: of the anchors in the embedding (B, K, D), or None: the embedding is (B, D).
 
     Raises:
-        ConfigError: test images are cropped, or not resized to a fixed height and width.
+        ConfigError: test images are cropped, or the model gives no features.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, *, resized: bool = False) -> None:
         super().__init__()
         if cfg.INPUT.CROP.ENABLED:
             raise ConfigError("INPUT.CROP.ENABLED: a model whose images are cropped isn't exported")
-        if len(cfg.INPUT.SIZE_TEST) != 2 or min(cfg.INPUT.SIZE_TEST) < 1:
-            raise ConfigError(
-                f"INPUT.SIZE_TEST: {list(cfg.INPUT.SIZE_TEST)} must be height and width"
-            )
-        self.size = (int(cfg.INPUT.SIZE_TEST[0]), int(cfg.INPUT.SIZE_TEST[1]))
+        height, width = cfg.INPUT.SIZE_TEST
+        self.size = (int(height), int(width))
         self.resized = resized
         self.normalised = cfg.TEST.METRIC == "cosine"
         self.flip = bool(cfg.TEST.FLIP.ENABLED)
         self.height_first = pillow_may_begin_with_height()
-        own = copy.deepcopy(model).to("cpu", torch.float32)
-        own = own.to(memory_format=torch.contiguous_format)
-        self.model = own.eval().requires_grad_(False)
+        copied = copy.deepcopy(model).to("cpu", torch.float32)
+        copied = copied.to(memory_format=torch.contiguous_format)
+        self.model = copied.eval().requires_grad_(False)
         for module in self.model.modules():
             if isinstance(module, PreparesExport):
                 module.before_export(self.size)
@@ -79,7 +76,7 @@ class Deployable(nn.Module):
         self.factors: list[float] | None = None
         blank = {
             "images": torch.zeros(2, 3, *self.size),
-            # One that whatever routes by resolution passes on, and one that it doesn't.
+            # An HR and an LR image, so that both routes by resolution are called.
             "native_size": torch.tensor([self.size, (1, 1)]),
         }
         with torch.no_grad(), _called(self.model) as called:
@@ -139,7 +136,7 @@ def _called(model: nn.Module) -> Iterator[set[nn.Module]]:
 
 
 def _drop(model: nn.Module, called: set[nn.Module]) -> None:
-    """Leave out what only training needs: teachers, critics, decoders. Files hold no more of it."""
+    """Leave out what only training needs, such as teachers, critics and decoders."""
     for parent in [model, *(m for m in model.modules() if isinstance(m, Pipeline))]:
         for name, child in list(parent.named_children()):
             if name not in PARTS and not called.intersection(child.modules()):
@@ -171,7 +168,7 @@ def pack(crops: Sequence[Crop], size: Sequence[int] | None = None) -> tuple[Tens
 
 @torch.no_grad()
 def expected(cfg: CfgNode, model: nn.Module, crops: Sequence[Crop]) -> Tensor:
-    """What the project's own evaluation makes of crops, from Pillow to the compared features.
+    """The evaluation's features of crops, resized by Pillow.
 
     Args:
         cfg, model: of :func:`lrreid_ext.trained.load_trained`.

@@ -16,7 +16,7 @@ from torch import Tensor
 import lrreid_ext
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.export.deployable import Deployable
-from lrreid_ext.export.parity import Parity, traced_example
+from lrreid_ext.export.parity import Parity
 from lrreid_ext.files import atomic
 from lrreid_ext.results.portable import portable
 from lrreid_ext.results.provenance import config_hash, provenance, weights_hash
@@ -31,20 +31,20 @@ __all__ = [
     "write_torch",
 ]
 
-# Under this name a file holds what describe() says of it, as JSON.
+# A file holds what describe() returns as JSON under this name.
 METADATA_KEY = "lrreid_ext"
 INPUTS = ("images", "native_size")
 OUTPUT = "embedding"
 
 
 def describe(run: TrainedModel, deployable: Deployable) -> dict[str, Any]:
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Returns:
         ``format`` (1), ``lrreid_ext`` (version), ``architecture``, ``config_hash`` and
         ``weights_hash`` (SHA-256), ``inputs``, ``output``, ``metric`` (of the distances),
         ``fusion`` (anchors' factors and sigma, of a model with anchors), ``training`` (how the
-        weights came about) and ``export`` (command, commit and machine).
+        weights were trained) and ``export`` (command, commit and machine).
     """
     cfg = run.cfg
     height, width = deployable.size
@@ -88,7 +88,7 @@ def describe(run: TrainedModel, deployable: Deployable) -> dict[str, Any]:
 
 
 def dynamic_shapes(deployable: Deployable) -> tuple[dict[int, Any], dict[int, Any]]:
-    """The sides of both inputs that are free, as ``torch.export`` wants to know them."""
+    """The sides of both inputs that vary, as ``torch.export`` takes them."""
     batch = torch.export.Dim("batch")
     sides = {} if deployable.resized else {2: "height", 3: "width"}
     dims = {axis: torch.export.Dim(name) for axis, name in sides.items()}
@@ -96,30 +96,24 @@ def dynamic_shapes(deployable: Deployable) -> tuple[dict[int, Any], dict[int, An
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporters' own warnings, about their own code, off the screen."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+def _tracing(file: str) -> Iterator[None]:
+    """One ConfigError for PyTorch's errors in tracing, and no warnings of the exporters."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
-
-
-@contextmanager
-def _traced(what: str) -> Iterator[None]:
-    """PyTorch's errors in tracing, of a dozen kinds, as one that says what they mean."""
-    try:
-        yield
     except Exception as error:
         first = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"{what}: PyTorch can't make a graph of this model, nothing was written: {first} "
+            f"{file}: PyTorch can't make a graph of this model, nothing was written: {first} "
             f"({type(error).__name__}). Some networks compute with sizes of the batch outside of "
             "tensors; docs/deploy.md says which parts are known to be exported"
         ) from error
+    finally:
+        exporter.setLevel(level)
 
 
 def write_torch(
@@ -128,29 +122,25 @@ def write_torch(
     """Write ``torch.export``'s file, ``.pt2``.
 
     Returns:
-        The metadata, as written, with what :meth:`Parity.check` found in it as ``parity``.
+        The metadata with the result of :meth:`Parity.check` as ``parity``.
 
     Raises:
         ConfigError: a model that can't be traced.
         ParityError: the program computes something else; nothing is written.
     """
-    with _quiet(), _traced(path.name):
+    with _tracing(path.name):
         program = torch.export.export(
-            deployable,
-            traced_example(parity),
-            dynamic_shapes=dynamic_shapes(deployable),
-            strict=False,
+            deployable, parity.example, dynamic_shapes=dynamic_shapes(deployable), strict=False
         )
     for module in program.graph_module.modules():
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("stack_trace", None)  # it names folders of this machine
     with atomic(path) as temporary:
         torch.export.save(program, temporary)
-        found = parity.check(torch.export.load(temporary).module(), path.name)
-        metadata = {**metadata, "parity": found}
-        torch.export.save(
-            program, temporary, extra_files={f"{METADATA_KEY}.json": json.dumps(metadata)}
-        )
+        checked = parity.check(torch.export.load(temporary).module(), path.name)
+        metadata = {**metadata, "parity": checked}
+        extra = {f"{METADATA_KEY}.json": json.dumps(metadata)}
+        torch.export.save(program, temporary, extra_files=extra)
     return metadata
 
 
@@ -160,7 +150,7 @@ def write_onnx(
     """Write an ONNX file, weights included.
 
     Returns:
-        The metadata, as written, with what :meth:`Parity.check` found in it as ``parity``.
+        The metadata with the result of :meth:`Parity.check` as ``parity``.
 
     Raises:
         ConfigError: onnx, onnxscript or onnxruntime aren't installed, or a model that can't be
@@ -168,10 +158,10 @@ def write_onnx(
         ParityError: ONNX Runtime computes something else from it; nothing is written.
     """
     ort = runtime()
-    with _quiet(), _traced(path.name):
+    with _tracing(path.name):
         program = torch.onnx.export(
             deployable,
-            traced_example(parity),
+            parity.example,
             input_names=list(INPUTS),
             output_names=[OUTPUT],
             dynamic_shapes=dynamic_shapes(deployable),
@@ -215,19 +205,17 @@ def runtime() -> Any:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What an exported file, ``.onnx`` or ``.pt2``, says of itself.
+    """The metadata of an exported file, ``.onnx`` or ``.pt2``.
 
     Raises:
-        ConfigError: it says nothing; it isn't one of this project's.
+        ConfigError: it has none; it isn't one of this project's.
     """
-    text = ""
     if path.suffix == ".pt2":
         extra = {f"{METADATA_KEY}.json": ""}
         torch.export.load(path, extra_files=extra)
         text = extra[f"{METADATA_KEY}.json"]
     else:
-        options = runtime().SessionOptions()
-        session = runtime().InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        session = runtime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
         text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "")
     if not text:
         raise ConfigError(f"{path}: holds no metadata of lrreid_ext")

@@ -39,7 +39,7 @@ def save_pretrained(
     Args:
         run: the model.
         folder: made if need be; what it holds of an older model is replaced.
-        license: the hub's identifier of the license, such as ``mit``; it stands in the card.
+        license: the hub's identifier of the license, such as ``mit``, for the card.
 
     Raises:
         ConfigError: a license that can't be an identifier, or a file in the folder's place.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from lrreid_ext.config import CfgNode
@@ -19,7 +18,7 @@ __all__ = ["BATCHES", "Parity"]
 BATCHES = (1, 3, 8)
 # Native sizes as shares of the network's input: 1/8 to more than all of it, in turn.
 SHARES = (1 / 4, 1.0, 1 / 2, 1 / 8, 1.4, 1 / 3, 0.9, 1 / 6)
-# Largest difference that is let pass, as a share of the largest value.
+# Largest difference that is allowed, as a share of the largest value.
 TOLERANCE = 1e-4
 
 
@@ -29,7 +28,7 @@ class Parity:
     Args:
         cfg, model: of :func:`lrreid_ext.trained.load_trained`.
         resized: whether the exported model takes images at the network's input size.
-        tolerance: largest difference let pass, as a share of the largest value expected.
+        tolerance: largest difference allowed, as a share of the largest value expected.
         seed: of the crops' pixels, which are noise, and of their proportions.
 
     Attributes:
@@ -63,12 +62,18 @@ class Parity:
             images, native = pack(crops, (height, width) if resized else None)
             self.batches.append((images, native, expected(cfg, model, crops)))
 
-    def check(self, run: Callable[[Tensor, Tensor], Tensor], what: str) -> dict[str, Any]:
+    @property
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Images and native sizes to trace a model with: several, so that no size is fixed to 1."""
+        images, native, _ = next(batch for batch in self.batches if len(batch[1]) > 1)
+        return images, native.clone()
+
+    def check(self, run: Callable[[Tensor, Tensor], Tensor], name: str) -> dict[str, Any]:
         """Compare.
 
         Args:
             run: the exported model: images and native sizes to embeddings.
-            what: its name, for the message.
+            name: of its file, for messages.
 
         Returns:
             ``largest_difference`` (a share of the largest value), ``tolerance`` and ``batches``.
@@ -77,19 +82,20 @@ class Parity:
             ParityError: it differs by more than the tolerance, or gives another shape.
         """
         worst = 0.0
-        for images, native, wanted in self.batches:
-            got = run(images, native)
-            if got.shape != wanted.shape:
+        for images, native, embeddings in self.batches:
+            exported = run(images, native)
+            if exported.shape != embeddings.shape:
                 raise ParityError(
-                    f"{what}: embeddings {list(got.shape)} where the model gives "
-                    f"{list(wanted.shape)}; nothing was written"
+                    f"{name}: embeddings {list(exported.shape)} where the model gives "
+                    f"{list(embeddings.shape)}; nothing was written"
                 )
-            difference = float((got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-12))
+            scale = embeddings.abs().max().clamp(min=1e-12)
+            difference = float((exported - embeddings).abs().max() / scale)
             # NaN compares as less than anything.
             worst = max(worst, difference if difference == difference else float("inf"))
         if worst > self.tolerance:
             raise ParityError(
-                f"{what}: embeddings differ from the model's by {worst:.2g} of their largest "
+                f"{name}: embeddings differ from the model's by {worst:.2g} of their largest "
                 f"value, more than {self.tolerance:.2g}; nothing was written. A model that routes "
                 "images by what a tensor holds must do so by lrreid_ext.modeling.routing"
             )
@@ -98,9 +104,3 @@ class Parity:
             "tolerance": self.tolerance,
             "batches": [len(native) for _, native, _ in self.batches],
         }
-
-
-def traced_example(parity: Parity) -> tuple[Tensor, Tensor]:
-    """A batch to trace a model with: two images or more, so that no size is taken for a 1."""
-    images, native, _ = next(batch for batch in parity.batches if len(batch[1]) > 1)
-    return images, torch.clone(native)

@@ -1,6 +1,6 @@
 """Pillow's bicubic resize of 8-bit images in tensor operations, bit for bit.
 
-An exported graph has to see what the evaluator sees, and that is what Pillow makes of a crop. It
+An exported graph has to see the pixels that the evaluator sees, which Pillow resizes. Pillow
 resizes the width first and then the height, rounds to whole grey levels after each, and computes
 with coefficients rounded to 22 binary places. All of that is whole numbers, which float64 holds
 exactly. (Pillow 13 takes some images' height first.)
@@ -79,7 +79,7 @@ def resize_crops(
         images: (B, 3, H, W) uint8, each crop in the top left corner of its image.
         native_size: (B, 2) int64, height and width of each crop, at most H and W.
         height, width: of the result.
-        height_first: what :func:`pillow_may_begin_with_height` says of the Pillow to agree with.
+        height_first: :func:`pillow_may_begin_with_height` of the Pillow to agree with.
 
     Returns:
         (B, 3, height, width) float32 of whole numbers 0-255.

@@ -55,13 +55,13 @@ def with_num_classes(cfg: CfgNode, num_classes: int) -> CfgNode:
 
 
 def classes_in(state: Mapping[str, Tensor]) -> int:
-    """How many identities the classifier in a checkpoint tells apart.
+    """How many identities the classifier in a checkpoint has.
 
     Raises:
         ConfigError: there is no classifier of a known name.
     """
     for name, tensor in state.items():
-        # Of a model with anchors or a teacher, any: all tell the same identities apart.
+        # Of a model with anchors or a teacher, any: all have the same identities.
         if f".{name}".endswith((".heads.weight", ".heads.classifier.weight")):
             return tensor.shape[0]
     raise ConfigError("MODEL.HEADS.NUM_CLASSES: the checkpoint doesn't say how many; set it")

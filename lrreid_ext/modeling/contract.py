@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
+import torch
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
@@ -68,6 +69,10 @@ class StepOutput:
         if twice:
             raise ConfigError(f"losses of two optimisers have the same name: {', '.join(twice)}")
         return shares
+
+
+# So DistributedDataParallel sees which losses a step leaves out (SOLVER.FIND_UNUSED).
+torch.export.register_dataclass(StepOutput)
 
 
 # ------------------------------------------------------------------ architectures

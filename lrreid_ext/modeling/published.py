@@ -90,8 +90,8 @@ def init_weights(
             elif target in taken:
                 problems.append(f"{name} -> {target}, which another key maps to as well")
             elif expected[target].shape != tensor.shape:
-                there = list(expected[target].shape)
-                problems.append(f"{name} {list(tensor.shape)} -> {target} {there}")
+                shapes = list(tensor.shape), list(expected[target].shape)
+                problems.append(f"{name} {shapes[0]} -> {target} {shapes[1]}")
             else:
                 taken[target] = tensor
     if problems or not taken:

@@ -29,9 +29,9 @@ __all__ = [
     "Context",
     "Rows",
     "batch_of",
-    "factor_name",
     "figure_cell",
     "front_end",
+    "have_factor",
     "percent",
     "query_batch",
     "size_label",
@@ -107,7 +107,7 @@ def front_end(run: ScoredRun) -> str:
     It is "Identity" if the network has a front-end but does not use it, as PS-HRNet's teacher.
     """
     name = str(run.cfg.MODEL.SR.NAME)
-    if name == "Identity" or passes(run.run.module, "frontend", query_batch(run)):
+    if name == "Identity" or passes(run.model.module, "frontend", query_batch(run)):
         return name
     return "Identity"
 
@@ -124,11 +124,9 @@ def figure_cell(figure: Figure | None, best: float | None = None, runs: int = 1)
     return Cell(percent(figure), value, strong)
 
 
-def factor_name(factor: float) -> str:
-    """``HR``, ``x2``, or ``LR`` for an unknown factor."""
-    if math.isnan(factor):
-        return "LR"
-    return "HR" if factor == 1 else f"x{factor:g}"
+def have_factor(factors: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
+    """(N,) whether each factor is ``value``, which may be NaN, an unknown one."""
+    return np.isnan(factors) if math.isnan(value) else factors == value
 
 
 def size_label(image: Image.Image) -> str:

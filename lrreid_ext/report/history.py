@@ -16,16 +16,7 @@ from lrreid_ext.report.blocks import Block, Note, figure_of
 from lrreid_ext.report.context import Content, Context
 from lrreid_ext.report.plots import legends_below, line, new_figure
 
-__all__ = [
-    "METRICS_FILE",
-    "Curve",
-    "draw",
-    "phase_starts",
-    "read_history",
-    "smooth",
-    "training",
-    "until",
-]
+__all__ = ["METRICS_FILE", "Curve", "draw", "phase_starts", "read_history", "smooth", "training"]
 
 METRICS_FILE = "metrics.json"
 
@@ -58,12 +49,8 @@ def read_history(path: Path) -> dict[str, Curve]:
         for name, value in row.items():
             if name != "iteration" and isinstance(value, (int, float)):
                 logged.setdefault(name, {})[iteration] = float(value)
-    return {name: _sorted(values) for name, values in logged.items()}
-
-
-def _sorted(values: dict[int, float]) -> Curve:
-    order = sorted(values)
-    return np.array(order, dtype=np.float64), np.array([values[i] for i in order])
+    curves = {name: np.array(sorted(values.items())) for name, values in logged.items()}
+    return {name: (points[:, 0], points[:, 1]) for name, points in curves.items()}
 
 
 def phase_starts(cfg: CfgNode, last_iteration: float) -> list[tuple[str, float]]:
@@ -85,11 +72,11 @@ def phase_starts(cfg: CfgNode, last_iteration: float) -> list[tuple[str, float]]
 
 def until(history: Mapping[str, Curve], last: float) -> dict[str, Curve]:
     """Cut the curves after an iteration, and drop those that start later."""
-    cut = {
+    return {
         name: (iterations[iterations <= last], values[iterations <= last])
         for name, (iterations, values) in history.items()
+        if iterations[0] <= last
     }
-    return {name: curve for name, curve in cut.items() if len(curve[0])}
 
 
 def smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
@@ -105,55 +92,44 @@ def draw(history: Mapping[str, Curve], starts: list[tuple[str, float]], title: s
     """A matplotlib figure of losses, training accuracy and learning rate.
 
     Args:
-        history: of :func:`read_history`.
+        history: of :func:`read_history`, with ``total_loss``.
         starts: of :func:`phase_starts`.
         title: above the panels.
     """
     losses = [n for n in history if n.startswith(("loss", "total_loss"))]
     losses.sort(key=lambda n: not n.startswith("total_loss"))
-    panels = [("loss", losses)]
-    panels += [("accuracy in training (%)", [n for n in history if n.endswith("accuracy")])]
-    panels += [("learning rate", [n for n in history if n == "lr" or n.startswith("lr_")])]
-    panels = [(what, names) for what, names in panels if names]
-    figure, axes = new_figure(max(len(panels), 1))
-    for axis, (what, names) in zip(axes, panels, strict=False):
+    panels = {
+        "loss": losses,
+        "accuracy in training (%)": [n for n in history if n.endswith("accuracy")],
+        "learning rate": [n for n in history if n == "lr" or n.startswith("lr_")],
+    }
+    panels = {label: names for label, names in panels.items() if names}
+    figure, axes = new_figure(len(panels))
+    for axis, (label, names) in zip(axes, panels.items(), strict=True):
         for k, name in enumerate(names):
             iterations, values = history[name]
-            values = 100 * values if name.endswith("accuracy") else values
-            width = len(values) // 25
-            _curve(
-                axis,
-                iterations,
-                smooth(values, width),
-                name.removeprefix("loss_").replace("_", " "),
-                k,
+            values = smooth(
+                100 * values if name.endswith("accuracy") else values, len(values) // 25
             )
-        axis.set_title(what, fontsize="medium", pad=14 if starts else None)
+            line(axis, iterations, values, name.removeprefix("loss_").replace("_", " "), k)
+            # A few markers tell the curves apart without hiding them.
+            axis.lines[-1].set(markevery=max(len(values) // 6, 1), markersize=3.5)
+        axis.set_title(label, fontsize="medium", pad=14 if starts else None)
         axis.set_xlabel("iteration")
-        shown = np.concatenate([history[n][1] for n in names])
-        if what == "loss" and (shown > 0).all() and shown.max() > 30 * shown.min():
+        all_values = np.concatenate([history[n][1] for n in names])
+        if label == "loss" and all_values.min() > 0 and all_values.max() > 30 * all_values.min():
             axis.set_yscale("log")
-        _mark(axis, starts)
-    several = [axis for axis, (_, names) in zip(axes, panels, strict=False) if len(names) > 1]
+        for phase, start in starts:
+            axis.axvline(start, color="#888888", linewidth=0.7, linestyle=":")
+            axis.text(
+                start, 1.01, phase, fontsize="x-small", va="bottom", ha="left", color="#555555",
+                transform=axis.get_xaxis_transform(),
+            )  # fmt: skip
+    several = [axis for axis, names in zip(axes, panels.values(), strict=True) if len(names) > 1]
     legends_below(figure, several)
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
-
-
-def _curve(axis: Any, x: NDArray[Any], y: NDArray[Any], label: str, index: int) -> None:
-    line(axis, x, y, label, index)
-    # A few markers tell the curves apart without hiding them.
-    axis.lines[-1].set(markevery=max(len(x) // 6, 1), markersize=3.5)
-
-
-def _mark(axis: Any, starts: list[tuple[str, float]]) -> None:
-    for name, at in starts:
-        axis.axvline(at, color="#888888", linewidth=0.7, linestyle=":")
-        axis.text(
-            at, 1.01, name, fontsize="x-small", va="bottom", ha="left", color="#555555",
-            transform=axis.get_xaxis_transform(),
-        )  # fmt: skip
 
 
 # ---------------------------------------------------------------- section
@@ -163,10 +139,7 @@ def training(context: Context) -> Content:
     missing = []
     for k, run in enumerate(context.runs):
         path = Path(run.cfg.OUTPUT_DIR) / METRICS_FILE
-        if not path.is_file():
-            missing.append(run.name)
-            continue
-        curves = read_history(path)
+        curves = read_history(path) if path.is_file() else {}
         if "total_loss" not in curves:
             missing.append(run.name)
             continue
@@ -187,8 +160,7 @@ def training(context: Context) -> Content:
         blocks.append(figure_of(draw(curves, starts, run.name), f"training{k}", alt))
     if not blocks:
         return f"no {METRICS_FILE} in the runs' folders"
-    caption = "Smoothed over a twenty-fifth of the training. Dotted lines: a phase begins."
-    blocks.append(Note(caption))
+    blocks.append(Note("Smoothed over 1/25 of the training. Dotted lines: a phase begins."))
     if missing:
         blocks.append(Note(f"No {METRICS_FILE}: {', '.join(missing)}."))
     return blocks

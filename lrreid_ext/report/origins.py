@@ -19,10 +19,9 @@ __all__ = ["differences", "origins"]
 def differences(context: Context) -> Content:
     """Config keys in which the runs differ, or in which a single one differs from the defaults."""
     flat = {run.name: flat_config(run.cfg) for run in context.runs}
-    names = list(flat)
-    if len(names) == 1:
+    if len(flat) == 1:
         flat = {"default": flat_config(get_cfg()), **flat}
-        names = ["default", *names]
+    names = list(flat)
     keys = dict.fromkeys(key for keys in flat.values() for key in keys)
     skipped = ("OUTPUT_DIR", "MODEL.WEIGHTS", "TEST.HR", "TEST.FACTORS", "MODEL.DEVICE")
     rows = [
@@ -36,18 +35,18 @@ def differences(context: Context) -> Content:
     ]
     if not rows:
         return [Note("The runs' configs are the same."), *whole]
-    what = (
+    caption = (
         "Keys in which the runs' configs differ."
         if len(context.runs) > 1
         else "Keys in which the config differs from the defaults."
     )
-    return [Table(what, ["key", *names], rows, words=range(len(names) + 1)), *whole]
+    return [Table(caption, ["key", *names], rows, words=range(len(names) + 1)), *whole]
 
 
 def origins(context: Context) -> Content:
     """Data, code, machine and commands."""
     test_set = context.test_set
-    here = provenance()
+    page = provenance()
     facts: Rows = [
         ["test set", test_set.name],
         ["manifest", test_set.manifest_hash or "none"],
@@ -55,16 +54,16 @@ def origins(context: Context) -> Content:
         *([k, str(v)] for k, v in test_set.info.items() if k in ("recipe", "seed", "split")),
         ["distance", ", ".join(dict.fromkeys(run.results.metric for run in context.runs))],
         ["ties", context.runs[0].results.tie_rule],
-        ["this page: command", here["command"]],
-        ["this page: commit", here["commit"] or "unknown"],
-        ["this page: machine", _machine(here["machine"])],
+        ["this page: command", page["command"]],
+        ["this page: commit", page["commit"] or "unknown"],
+        ["this page: machine", _machine(page["machine"])],
     ]
     blocks: list[Block] = [Table("Data and this page.", ["what", "value"], facts, words=[1])]
     columns = [_origin(run) for run in context.runs]
-    rows: Rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
+    rows: Rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     names = [run.name for run in context.runs]
     blocks.append(
-        Table("How the weights came about.", ["what", *names], rows, words=range(len(names) + 1))
+        Table("How the weights were trained.", ["what", *names], rows, words=range(len(names) + 1))
     )
     return blocks
 
@@ -83,7 +82,7 @@ def _origin(run: ScoredRun) -> dict[str, str]:
         "machine": _machine(training.machine),
         "command": training.command,
     }
-    return {what: text or "unknown" for what, text in facts.items()}
+    return {name: text or "unknown" for name, text in facts.items()}
 
 
 def _machine(machine: Mapping[str, Any] | None) -> str:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lrreid_ext.files import atomic, write_json, write_text
+from lrreid_ext.results import Figure, factor_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
@@ -39,16 +39,11 @@ def new_figure(columns: int = 1) -> tuple[Any, list[Any]]:
 
     Returns:
         The matplotlib figure, and its axes from left to right.
-
-    Raises:
-        ValueError: no panels.
     """
+    from matplotlib import figure as matplotlib_figure
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    if columns < 1:
-        raise ValueError(f"a figure has at least one panel, not {columns}")
-    figure = Figure(figsize=(WIDTH * columns, HEIGHT), layout="constrained")
+    figure = matplotlib_figure.Figure(figsize=(WIDTH * columns, HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for axis in axes:
@@ -70,9 +65,9 @@ def line(
     """Draw one curve, with colour, marker and dash by its index.
 
     Args:
-        axis: where.
+        axis: the panel.
         x, y: (N,) the points; ``x`` may be words. Points whose ``y`` is NaN are left out.
-        label: what the legend calls it.
+        label: of the legend.
         index: its place, from 0; the first 70 curves all look different.
         spread: (N,) drawn as a band of this much to either side of the curve.
     """
@@ -97,8 +92,8 @@ def bars(axis: Any, labels: Sequence[str], values: ArrayLike, spread: ArrayLike)
     """Draw a bar for each label, the first on top, with its value beside it.
 
     Args:
-        axis: where.
-        labels: (N,) what each bar is.
+        axis: the panel.
+        labels: (N,) names of the bars.
         values: (N,) lengths.
         spread: (N,) drawn as a line of this much to either side of the bar's end.
     """
@@ -173,21 +168,6 @@ def _fixed() -> Any:
 
 
 # ---------------------------------------------------------------- figures that compare runs
-@dataclass(frozen=True)
-class Point:
-    """One run in the plane of cost and accuracy.
-
-    Attributes:
-        cost: GMACs.
-        accuracy: in percent.
-        spread: standard deviation of the accuracy, or None.
-    """
-
-    cost: float
-    accuracy: float
-    spread: float | None = None
-
-
 def cmc_figure(
     panels: Mapping[str, Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64] | None]]],
 ) -> Any:
@@ -236,16 +216,17 @@ def factor_figure(
     for k, (name, (mean, spread)) in enumerate(runs.items()):
         values = np.asarray(mean, dtype=np.float64)
         line(axis, factors, values, name, k, np.nan_to_num(np.asarray(spread, dtype=np.float64)))
-        far = np.isin(np.asarray(factors), list(unseen[name]))
+        untrained = np.isin(np.asarray(factors), list(unseen[name]))
         axis.plot(
-            np.asarray(factors)[far], values[far], linestyle="none", marker="o", markersize=10,
-            markerfacecolor="none", markeredgecolor=COLOURS[k % len(COLOURS)], markeredgewidth=0.9,
+            np.asarray(factors)[untrained], values[untrained], linestyle="none", marker="o",
+            markersize=10, markerfacecolor="none", markeredgecolor=COLOURS[k % len(COLOURS)],
+            markeredgewidth=0.9,
         )  # fmt: skip
-        ring = ring or ("ringed: not trained on" if far.any() else "")
+        ring = ring or ("ringed: not trained on" if untrained.any() else "")
     axis.set_xlabel("query reduced by")
     axis.set_ylabel("Rank-1 (%)")
     axis.set_ylim(bottom=0)
-    axis.set_xticks(list(factors), [_factor(f) for f in factors])
+    axis.set_xticks(list(factors), [factor_name(f) for f in factors])
     if ring:
         axis.plot(
             [], [], linestyle="none", marker="o", markersize=10, markerfacecolor="none",
@@ -255,27 +236,23 @@ def factor_figure(
     return figure
 
 
-def _factor(factor: float) -> str:
-    return "HR" if factor == 1 else f"x{factor:g}"
-
-
-def cost_figure(points: Mapping[str, Point], accuracy: str) -> Any:
+def cost_figure(points: Mapping[str, tuple[float, Figure]], accuracy: str) -> Any:
     """Accuracy against the cost of one image.
 
     Args:
-        points: by run.
-        accuracy: what the vertical axis is called.
+        points: GMACs and accuracy by run.
+        accuracy: label of the vertical axis.
     """
     figure, axes = new_figure(1)
     (axis,) = axes
     figure.set_size_inches(5.2, 3.2)
-    for k, (name, point) in enumerate(points.items()):
+    for k, (name, (cost, value)) in enumerate(points.items()):
         axis.errorbar(
-            [point.cost], [point.accuracy], yerr=point.spread, label=name, linestyle="none",
+            [cost], [value.value], yerr=value.std, label=name, linestyle="none",
             color=COLOURS[k % len(COLOURS)], marker=MARKERS[k % len(MARKERS)], markersize=7,
             capsize=3,
         )  # fmt: skip
-    costs = [point.cost for point in points.values()]
+    costs = [cost for cost, _ in points.values()]
     if min(costs) > 0 and max(costs) > 20 * min(costs):
         axis.set_xscale("log")
     else:

@@ -5,9 +5,6 @@ The ranking itself is :func:`lrreid_ext.evaluation.ranking.nearest`.
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,22 +15,15 @@ from PIL import Image
 
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.ranking import Matches, nearest, rank_statistics
-from lrreid_ext.evaluation.sides import Side
-from lrreid_ext.files import write_text
+from lrreid_ext.files import csv_text, write_text
 from lrreid_ext.report.blocks import Block, Gallery, Match, Note, Table, picture_of
-from lrreid_ext.report.context import PRIVACY, Content, Context, Rows, factor_name, size_label
+from lrreid_ext.report.context import PRIVACY, Content, Context, Rows, have_factor, size_label
 from lrreid_ext.report.plots import COLOURS, save
+from lrreid_ext.results import factor_name
 
-__all__ = [
-    "COLUMNS",
-    "draw",
-    "draw_queries",
-    "failures",
-    "galleries",
-    "hardest",
-    "table",
-]
+__all__ = ["COLUMNS", "draw", "draw_queries", "failures", "galleries", "hardest", "table"]
 
 #: Columns of the CSV.
 COLUMNS = (
@@ -62,7 +52,7 @@ def draw_queries(
     factor, allowed = np.asarray(factors, dtype=np.float64), np.asarray(valid, dtype=bool)
     generator = np.random.default_rng(seed)
     piles = [
-        list(generator.permutation(np.flatnonzero(allowed & _alike(factor, value))))
+        list(generator.permutation(np.flatnonzero(allowed & have_factor(factor, value))))
         for value in np.unique(factor[allowed])
     ]
     drawn: list[int] = []
@@ -71,10 +61,6 @@ def draw_queries(
             if pile and len(drawn) < count:
                 drawn.append(int(pile.pop()))
     return np.array(sorted(drawn, key=lambda i: (factor[i], i)), dtype=np.int64)
-
-
-def _alike(factors: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
-    return np.isnan(factors) if math.isnan(value) else factors == value
 
 
 def hardest(first_ranks: Sequence[ArrayLike], count: int) -> NDArray[np.int64]:
@@ -102,23 +88,21 @@ def table(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> str:
         query, gallery: the two sides, with their images.
         runs: each run's matches of these queries.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows = []
     for q, sample in enumerate(query.samples):
         for name, matches in runs.items():
             for rank, place in enumerate(matches.order[q], start=1):
                 if place < 0:
                     continue
                 match = gallery.samples[place]
-                writer.writerow(
+                rows.append(
                     [
                         Path(sample.path).name, sample.pid, sample.camid, f"{sample.factor:g}",
                         name, rank, Path(match.path).name, match.pid, match.camid,
                         f"{matches.distance[q, rank - 1]:.6g}", int(matches.right[q, rank - 1]),
                     ]
                 )  # fmt: skip
-    return out.getvalue()
+    return csv_text(COLUMNS, rows)
 
 
 def draw(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> Any:
@@ -140,7 +124,7 @@ def draw(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> Any:
     lines = [(q, name) for q in range(len(query)) for name in runs]
     for row, (q, name) in zip(axes, lines, strict=True):
         sample = query.samples[q]
-        _show(row[0], sample_image(sample), f"person {sample.pid}\n{_reduced(sample)}")
+        _show(row[0], sample_image(sample), f"person {sample.pid}\n{factor_name(sample.factor)}")
         row[0].text(
             -0.25, 0.5, name, rotation=90, ha="right", va="center", fontsize="small",
             transform=row[0].transAxes,
@@ -153,10 +137,6 @@ def draw(query: Side, gallery: Side, runs: Mapping[str, Matches]) -> Any:
             _show(row[k + 1], sample_image(match), f"{'✓' if right else '✗'} {match.pid}")
             _frame(row[k + 1], right)
     return figure
-
-
-def _reduced(sample: Sample) -> str:
-    return "LR" if math.isnan(sample.factor) else f"x{sample.factor:g}"
 
 
 def _show(axis: Any, image: Image.Image, title: str) -> None:
@@ -190,10 +170,10 @@ def galleries(context: Context) -> Content:
         return PRIVACY
     return [
         Note(
-            "LR queries drawn at random, each factor in its turn "
-            f"(seed {context.seed}), and the gallery images that each run ranks first. "
-            "✓ and a solid blue frame: the right person. ✗ and a dashed vermilion frame: another. "
-            "Numbers are distances; sizes are height x width."
+            f"LR queries, drawn at random from each factor in turn (seed {context.seed}), and the "
+            "gallery images that each run ranks first. ✓ and a solid blue frame: the right person. "
+            "✗ and a dashed vermilion frame: another person. Numbers are distances; sizes are "
+            "height x width."
         ),
         *rankings,
     ]
@@ -254,7 +234,7 @@ def _rankings(context: Context, name: str, index: NDArray[np.int64]) -> list[Blo
         small = sample_image(query)
         title = f"Person {query.pid}, camera {query.camid}, {factor_name(query.factor)}"
         size = size_label(small)
-        shown = picture_of(small, f"query: {title}, {size}", [size], lossless=True)
+        picture = picture_of(small, f"query: {title}, {size}", [size], lossless=True)
         runs = []
         for run_name, matches in nearest_of.items():
             row = [
@@ -268,15 +248,14 @@ def _rankings(context: Context, name: str, index: NDArray[np.int64]) -> list[Blo
                 row.append(_match(sample, rank, True, float(matches.first_distance[q])))
             note = f"right at rank {rank}" if rank else "no right match in the gallery"
             runs.append((run_name, note, row))
-        blocks.append(Gallery(title, shown, runs))
+        blocks.append(Gallery(title, picture, runs))
     return blocks
 
 
 def _match(sample: Sample, rank: int, right: bool, distance: float) -> Match:
     word = "right" if right else "wrong"
-    far = f"{distance:.3f}"
-    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}, distance {far}"
+    alt = f"rank {rank}, {word}: person {sample.pid}, camera {sample.camid}, distance "
     image = sample_image(sample)
     if image.height > 128:
         image = image.resize((max(round(image.width * 128 / image.height), 1), 128))
-    return Match(picture_of(image, alt), right, rank, far)
+    return Match(picture_of(image, f"{alt}{distance:.3f}"), right, rank, f"{distance:.3f}")

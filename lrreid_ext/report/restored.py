@@ -18,79 +18,64 @@ from lrreid_ext.data.samples import QUERY, QUERY_HR, Sample
 from lrreid_ext.evaluation.image_quality import psnr, ssim, twin_files
 from lrreid_ext.modeling.contract import Restores
 from lrreid_ext.modeling.inference import Isolated, Restoring
-from lrreid_ext.report.blocks import (
-    Cell,
-    Grid,
-    Note,
-    Picture,
-    Row,
-    Table,
-    picture_of,
-)
+from lrreid_ext.report.blocks import Cell, Grid, Note, Picture, Row, Table, picture_of
 from lrreid_ext.report.context import (
     PRIVACY,
     Content,
     Context,
     Rows,
     batch_of,
-    factor_name,
     front_end,
     size_label,
 )
 from lrreid_ext.report.ranked import draw_queries
 from lrreid_ext.report.scored import ScoredRun
-from lrreid_ext.results import group_label
+from lrreid_ext.results import factor_name, group_label
 
 __all__ = ["restored"]
 
 
 def restored(context: Context) -> Content:
     """LR image, bicubic enlargement, restored by each front-end, and the HR twin."""
-    able = [r for r in context.runs if isinstance(r.run.module, Restores)]
-    able = [r for r in able if front_end(r) != "Identity"]
-    if not able:
+    runs = [r for r in context.runs if isinstance(r.model.module, Restores)]
+    runs = [r for r in runs if front_end(r) != "Identity"]
+    if not runs:
         return "no run has a super-resolution front-end that its queries pass"
     twins = twin_files(context.test_set)
     index = _twinned(context, twins)
-    quality = _quality(context, able)
+    quality = _quality(context, runs)
     if not len(index):
-        return "the data set knows no HR twins to set restored images against"
+        return "the data set has no HR twins to compare restored images with"
     if not context.images:
         return [quality, Note(f"No pictures: {PRIVACY}.")] if quality else PRIVACY
-    samples = context.test_set.samples
-    results_of = {r.name: _restorations(r, index) for r in able}
-    hr = {r.name: _hr_images(r, [twins[i] for i in index]) for r in able}
-    given = {r.name: batch_of(r, index)["images"] for r in able}
-    first = able[0].name
+    images = [_restorations(r, index) for r in runs]
+    hr = [_hr_images(r, [twins[i] for i in index]) for r in runs]
+    bicubic = batch_of(runs[0], index)["images"]
     rows = []
     for k, i in enumerate(index):
-        sample = samples[i]
+        sample = context.test_set.samples[i]
         who = f"person {sample.pid}, camera {sample.camid}"
-        small = sample_image(sample)
+        small, twin = sample_image(sample), _image(hr[0][k])
         size = size_label(small)
-        pictures: list[Picture | None] = [
+        pictures = [
             picture_of(
                 small, f"{who}: as the camera delivered it, {size}", [size], lossless=True
             ),
-            _compared(given[first][k], hr[first][k], f"{who}: bicubic enlargement"),
+            _compared(bicubic[k], hr[0][k], f"{who}: bicubic enlargement"),
+            *(
+                _compared(images[n][k], hr[n][k], f"{who}: restored by {run.name}")
+                for n, run in enumerate(runs)
+            ),
+            picture_of(twin, f"{who}: HR", [size_label(twin)]),
         ]  # fmt: skip
-        pictures += [
-            _compared(results_of[r.name][k], hr[r.name][k], f"{who}: restored by {r.name}")
-            for r in able
-        ]
-        twin = _image(hr[first][k])
-        pictures.append(picture_of(twin, f"{who}: HR", [size_label(twin)]))
         rows.append(Row(f"{factor_name(sample.factor)}, {who}", pictures))
     caption = (
-        "PSNR (dB) and SSIM of each image against its own HR twin, at the network's input size. "
-        "Sizes are height x width. "
-        f"Persons drawn at random, seed {context.seed}. A front-end that is trained for "
-        "re-identification needn't please the eye."
+        "PSNR (dB) and SSIM of each image against its HR twin, at the network's input size. Sizes "
+        f"are height x width. Persons drawn at random, seed {context.seed}. A front-end that is "
+        "trained for re-identification needn't give pleasant images."
     )
-    grid = Grid(
-        ["LR", "bicubic", *(f"{r.name} ({r.cfg.MODEL.SR.NAME})" for r in able), "HR"], rows, caption
-    )
-    return [grid, *([quality] if quality else [])]
+    headers = ["LR", "bicubic", *(f"{r.name} ({r.cfg.MODEL.SR.NAME})" for r in runs), "HR"]
+    return [Grid(headers, rows, caption), *([quality] if quality else [])]
 
 
 def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
@@ -102,20 +87,21 @@ def _twinned(context: Context, twins: Mapping[int, str]) -> NDArray[np.int64]:
         factors = np.array([samples[i].factor for i in queries])
         valid = np.ones(len(queries), dtype=bool)
         return queries[draw_queries(factors, valid, context.queries, context.seed)]
-    shown = levels if len(levels) <= 3 else [levels[0], levels[len(levels) // 2], levels[-1]]
+    if len(levels) > 3:
+        levels = [levels[0], levels[len(levels) // 2], levels[-1]]
     by_file: dict[str, dict[float, int]] = {}
     for i, file in twins.items():
         if samples[i].group != QUERY:
             by_file.setdefault(file, {})[samples[i].factor] = i
     files = np.random.default_rng(context.seed).permutation(sorted(by_file))
-    count = max(context.queries // len(shown), 1)
-    chosen = [by_file[f][level] for f in files[:count] for level in shown]
+    count = max(context.queries // len(levels), 1)
+    chosen = [by_file[f][level] for f in files[:count] for level in levels]
     return np.array(chosen, dtype=np.int64)
 
 
 def _restorations(run: ScoredRun, index: NDArray[np.int64]) -> Tensor:
     with torch.no_grad():
-        images: Tensor = Isolated(Restoring(run.run.module))(batch_of(run, index)).images
+        images: Tensor = Isolated(Restoring(run.model.module))(batch_of(run, index)).images
     return images.float().cpu()
 
 
@@ -138,17 +124,17 @@ def _image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(values.numpy())
 
 
-def _quality(context: Context, able: Sequence[ScoredRun]) -> Table | None:
+def _quality(context: Context, runs: Sequence[ScoredRun]) -> Table | None:
     """Mean PSNR and SSIM from the files that ImageQualityEvaluator wrote beside the checkpoints."""
     rows: Rows = []
-    for run in able:
+    for run in runs:
         path = Path(run.cfg.OUTPUT_DIR) / f"quality_{context.test_set.name}.json"
         if not path.is_file():
             continue
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["manifest_hash"] != context.test_set.manifest_hash:
+        quality = json.loads(path.read_text(encoding="utf-8"))
+        if quality["manifest_hash"] != context.test_set.manifest_hash:
             continue
-        for group, entry in kept["groups"].items():
+        for group, entry in quality["groups"].items():
             digits = (("PSNR_input", 2), ("PSNR", 2), ("SSIM_input", 3), ("SSIM", 3))
             cells = [Cell(f"{entry[name]:.{n}f}", entry[name]) for name, n in digits]
             rows.append([run.name, group_label(group), str(entry["images"]), *cells])

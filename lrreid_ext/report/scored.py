@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 
 from lrreid_ext.config import changed
 from lrreid_ext.data.loaders import build_test_set
-from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import extract_features
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.results import Results, Training
+from lrreid_ext.results import Training
 from lrreid_ext.trained import TrainedModel
 
-__all__ = ["ScoredRun", "score_run", "score_runs"]
+__all__ = ["ScoredRun", "score_runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,84 +22,62 @@ class ScoredRun(Scored):
     """One run's features of one test set.
 
     Attributes:
-        run: the model; the test set was built by its config.
+        model: the run's; the test set was built by its config.
         data_set: its name in DATASETS.TESTS.
     """
 
-    run: TrainedModel
+    model: TrainedModel
     data_set: str
 
     @property
     def name(self) -> str:
         """Name of the run in tables and legends."""
-        return self.run.name
+        return self.model.name
 
     @property
     def training(self) -> Training:
         """How the weights were trained, as far as the checkpoint records it."""
-        return Training.from_json(self.run.training) or Training()
-
-    @cached_property
-    def results(self) -> Results:
-        """The results, as the evaluation writes them."""
-        return CrossResolutionEvaluator(self.cfg, self.test_set).score(self.features)
+        return Training.from_json(self.model.training) or Training()
 
 
-def score_run(
-    run: TrainedModel, data_set: str = "", factors: Sequence[float] | None = None
-) -> ScoredRun:
-    """Extract a run's features of one test set.
+def score_runs(
+    models: Sequence[TrainedModel], data_set: str = "", factors: Sequence[float] | None = None
+) -> list[ScoredRun]:
+    """Extract several models' features of the same images.
 
     Args:
-        run: the model.
-        data_set: name of the test set; "" is the first of the run's DATASETS.TESTS.
+        models: of the runs.
+        data_set: name of the test set; "" is the first of the first run's DATASETS.TESTS.
         factors: the queries' HR twins are reduced by each, if the set has such twins; None is
             TEST.FACTORS.
 
     Raises:
-        ConfigError: no test set, or a factor that isn't above 1.
+        ConfigError: no test set, a factor that isn't above 1, or runs whose test sets of that name
+            hold different images.
     """
-    if not data_set and not run.cfg.DATASETS.TESTS:
+    data_set = data_set or next(iter(models[0].cfg.DATASETS.TESTS), "")
+    if not data_set:
         raise ConfigError("DATASETS.TESTS: is empty; name a data set with --data-set")
     if bad := [f for f in factors or () if not f > 1]:
         raise ConfigError(f"--factors: a degradation factor is above 1, not {bad[0]:g}")
-    wanted = run.cfg.TEST.FACTORS if factors is None else list(factors)
-    cfg = changed(run.cfg, ("TEST.HR", True), ("TEST.FACTORS", wanted))
-    data_set = data_set or cfg.DATASETS.TESTS[0]
-    test_set = build_test_set(cfg, data_set)
-    features = extract_features(cfg, run.module, test_set)
-    assert features is not None  # this is the only process
-    run = TrainedModel(run.name, cfg, run.module, run.training)
-    return ScoredRun(cfg, test_set, features, run, data_set)
-
-
-def score_runs(
-    runs: Sequence[TrainedModel], data_set: str = "", factors: Sequence[float] | None = None
-) -> list[ScoredRun]:
-    """Extract several runs' features of the same images.
-
-    Args:
-        runs, data_set, factors: see :func:`score_run`; without a data set, that of the first run.
-
-    Raises:
-        ConfigError: runs whose test sets of that name hold different images.
-    """
-    scored_runs: list[ScoredRun] = []
-    for run in runs:
-        scored = score_run(run, data_set, factors)
-        data_set = scored.data_set
-        if scored_runs and scored.test_set.samples != scored_runs[0].test_set.samples:
-            first = scored_runs[0]
-            raise ConfigError(
-                f"{scored.test_set.name}: the runs {first.name!r} and {run.name!r} know it with "
-                f"different images ({_short(first.test_set)} and {_short(scored.test_set)}), so "
-                "that they can't be compared; name another --data-set, give all the same options "
-                f"(--opts DATASETS.OPTIONS.{scored.data_set}.KEY VALUE), or look at them one by one"
+    runs: list[ScoredRun] = []
+    for model in models:
+        test_factors = model.cfg.TEST.FACTORS if factors is None else list(factors)
+        cfg = changed(model.cfg, ("TEST.HR", True), ("TEST.FACTORS", test_factors))
+        check_config(cfg)
+        test_set = build_test_set(cfg, data_set)
+        features = extract_features(cfg, model.module, test_set)
+        assert features is not None  # this is the only process
+        runs.append(ScoredRun(cfg, test_set, features, replace(model, cfg=cfg), data_set))
+        if test_set.samples != runs[0].test_set.samples:
+            first, second = (
+                f"{run.name!r} ({run.test_set.manifest_hash[:12] or 'no manifest'}, "
+                f"{len(run.test_set.samples)} images)"
+                for run in (runs[0], runs[-1])
             )
-        scored_runs.append(scored)
-    return scored_runs
-
-
-def _short(test_set: TestSet) -> str:
-    known = test_set.manifest_hash[:12] or "no manifest"
-    return f"{known}, {len(test_set.samples)} images"
+            raise ConfigError(
+                f"{test_set.name}: the images of the runs {first} and {second} differ, so that "
+                "they can't be compared; name another --data-set, give all the same options "
+                f"(--opts DATASETS.OPTIONS.{data_set}.KEY VALUE), or make a page of each run"
+            )
+    return runs

@@ -19,17 +19,17 @@ from lrreid_ext.report.context import (
     Content,
     Context,
     Rows,
-    factor_name,
     figure_cell,
     front_end,
     percent,
     query_batch,
 )
-from lrreid_ext.report.plots import Point, cmc_figure, cost_figure, factor_figure
+from lrreid_ext.report.plots import cmc_figure, cost_figure, factor_figure
 from lrreid_ext.results import (
     FigureName,
     Results,
     default_columns,
+    factor_name,
     group_label,
     results_file,
     stored_results,
@@ -49,8 +49,8 @@ PROTOCOLS = {"single_shot": "single-shot", "multi_shot": "multi-shot"}
 
 def results(context: Context) -> Content:
     """Headline figures, a table of the runs, and a comparison with the stored results."""
-    headline = FigureName(context.protocol, QUERY, "Rank-1")
-    tiles = []
+    headline, tiles = FigureName(context.protocol, QUERY, "Rank-1"), []
+    single = context.protocol == "single_shot"
     for run in context.runs:
         beside = [
             f"{c.label(run.results.lr_gallery)} {percent(run.results.figure(c))}"
@@ -72,21 +72,18 @@ def results(context: Context) -> Content:
         for run in context.runs
     ]
     # Runs may be measured with different distances or draws: then the caption names each.
-    ways: dict[str, list[str]] = {}
+    runs_by: dict[str, list[str]] = {}
     for run in context.runs:
-        ways.setdefault(run.results.measured, []).append(run.name)
+        runs_by.setdefault(run.results.measured, []).append(run.name)
     measured = " ".join(
-        way if len(ways) == 1 else f"{', '.join(names)}: {way}" for way, names in ways.items()
+        text if len(runs_by) == 1 else f"{', '.join(names)}: {text}"
+        for text, names in runs_by.items()
     )
     blocks: list[Block] = [
         Note(
             "The large figure is Rank-1 of low-resolution queries: how often the right person "
-            "ranks first, in percent; mean and standard deviation over the draws of the gallery."
-        )
-        if context.protocol == "single_shot"
-        else Note(
-            "The large figure is Rank-1 of low-resolution queries: how often the right person "
-            "ranks first, in percent."
+            "ranks first, in percent"
+            + ("; mean and standard deviation over the draws of the gallery." if single else ".")
         ),
         Tiles(tiles),
         Table(
@@ -100,20 +97,20 @@ def results(context: Context) -> Content:
     if len(context.runs) > 1:
         blocks.append(
             Note(
-                "± is what the draw of the gallery changes, not what training again would: "
-                "differences of that size say nothing, and one training of each run is no proof."
+                "± is the deviation over draws of the gallery, not over trainings: differences of "
+                "that size mean nothing, and one training of each run proves nothing."
             )
         )
     spreads = _spreads(context)
     if spreads and not any(spreads):
         blocks.append(
             Note(
-                "± 0.0: every person has one gallery image, so that all draws are the same; it "
-                "doesn't say how far off the figures are."
+                "± 0.0: every person has one gallery image, so that all draws are the same; it is "
+                "no measure of the figures' error."
             )
         )
     blocks += _unfinished(context) + _stored(context)
-    every = [_every(context, protocol, what) for protocol, what in PROTOCOLS.items()]
+    every = [_every(context, protocol, title) for protocol, title in PROTOCOLS.items()]
     every.append(_rates(context))
     return [*blocks, Details("All figures", blocks=[table for table in every if table.rows])]
 
@@ -144,7 +141,7 @@ def _unfinished(context: Context) -> list[Block]:
     return notes
 
 
-def _every(context: Context, protocol: str, what: str) -> Table:
+def _every(context: Context, protocol: str, title: str) -> Table:
     """All figures of one protocol, a row for each run and kind of queries."""
     runs = [run for run in context.runs if protocol in run.results.protocols]
     names = dict.fromkeys(
@@ -160,7 +157,7 @@ def _every(context: Context, protocol: str, what: str) -> Table:
         for run in runs
         for group, entry in run.results.groups.items()
     ]  # fmt: skip
-    caption = f"All {what} figures, in percent."
+    caption = f"All {title} figures, in percent."
     return Table(caption, ["run", "queries", "images", *names], rows, words=[1])
 
 
@@ -200,21 +197,22 @@ def _stored(context: Context) -> list[Block]:
             notes.append(f"{run.name}: {error}.")
             continue
         if not stored:
-            what = f"{name} is of {others[name]}" if others else f"no {name} to compare with"
-            notes.append(f"{run.name}: {what}, beside the checkpoint.")
+            reason = f"{name} is of {others[name]}" if others else f"no {name} to compare with"
+            notes.append(f"{run.name}: {reason}, beside the checkpoint.")
             continue
-        kept = stored[name]
-        if kept.manifest_hash != run.results.manifest_hash:
+        before = stored[name]
+        if before.manifest_hash != run.results.manifest_hash:
             notes.append(f"{run.name}: the {name} beside the checkpoint is of other images.")
             continue
-        pairs = [(c, kept.figure(c), run.results.figure(c)) for c in default_columns([kept])]
-        far = [
-            f"{c.label()} {percent(there)} there, {percent(here)} here"
-            for c, there, here in pairs
-            if there and here and abs(there.value - here.value) > TOLERANCE
+        pairs = [(c, before.figure(c), run.results.figure(c)) for c in default_columns([before])]
+        differences = [
+            f"{c.label()} {percent(old)} there, {percent(new)} here"
+            for c, old, new in pairs
+            if old and new and abs(old.value - new.value) > TOLERANCE
         ]
-        if far:
-            notes.append(f"{run.name}: {name} beside the checkpoint differs: {'; '.join(far)}.")
+        if differences:
+            text = "; ".join(differences)
+            notes.append(f"{run.name}: {name} beside the checkpoint differs: {text}.")
         else:
             agree.append(run.name)
     blocks: list[Block] = []
@@ -231,10 +229,10 @@ def _stored(context: Context) -> list[Block]:
 def cmc(context: Context) -> Content:
     """Cumulative match characteristics of LR queries and of their HR twins."""
     single = context.protocol == "single_shot"
-    wanted = [g for g in (QUERY, QUERY_HR) if g in context.runs[0].groups]
     panels: dict[str, dict[str, Any]] = {}
-    for group in wanted:
-        title = "LR queries" if group == QUERY else "the same queries at HR"
+    for group, title in ((QUERY, "LR queries"), (QUERY_HR, "the same queries at HR")):
+        if group not in context.runs[0].groups:
+            continue
         panel = panels.setdefault(title, {})
         for run in context.runs:
             if single:
@@ -246,7 +244,7 @@ def cmc(context: Context) -> Content:
                 statistics = rank_statistics(matching)
                 ranks = range(1, min(CMC_RANKS, statistics.gallery) + 1)
                 panel[run.name] = (statistics.cmc(ranks), None)
-    said = "; ".join(
+    summary = "; ".join(
         f"{name}: {100 * mean[0]:.1f} % at rank 1, {100 * mean[min(9, len(mean) - 1)]:.1f} % at "
         f"rank {min(10, len(mean))}"
         for name, (mean, _) in panels["LR queries"].items()
@@ -256,7 +254,7 @@ def cmc(context: Context) -> Content:
         + ("Single-shot, mean over the trials; bands: a standard deviation to either side."
            if single else "Multi-shot, over the whole gallery.")
     )  # fmt: skip
-    return [figure_of(cmc_figure(panels), "cmc", f"CMC curves of LR queries. {said}", caption)]
+    return [figure_of(cmc_figure(panels), "cmc", f"CMC curves of LR queries. {summary}", caption)]
 
 
 def seen_factors(
@@ -290,8 +288,8 @@ def by_factor(context: Context) -> Content:
     groups = [g for g in context.runs[0].groups if g.startswith("x") or g == QUERY_HR]
     if len(groups) < 2:
         return (
-            "the data set knows no HR twins of its queries, so that they can't be reduced by "
-            "several factors"
+            "the data set has no HR twins of its queries, so that they can't be reduced by several "
+            "factors"
         )
     factors = {g: 1.0 if g == QUERY_HR else float(g[1:]) for g in groups}
     groups.sort(key=lambda g: factors[g])
@@ -321,7 +319,7 @@ def by_factor(context: Context) -> Content:
             ]
         )  # fmt: skip
     drawn = factor_figure([factors[g] for g in groups], curves, unseen)
-    said = "; ".join(
+    summary = "; ".join(
         f"{name}: {values[0]:.1f} % at HR, {values[-1]:.1f} % at x{factors[groups[-1]]:g}"
         for name, (values, _) in curves.items()
     )
@@ -330,7 +328,7 @@ def by_factor(context: Context) -> Content:
         "deviation over the trials. Ringed: factors that the run wasn't trained on."
     )
     return [
-        figure_of(drawn, "factor", f"Rank-1 against the factor. {said}", caption),
+        figure_of(drawn, "factor", f"Rank-1 against the factor. {summary}", caption),
         Table(
             "Rank-1 in percent; *: a factor that the run wasn't trained on.",
             ["run", "trained on", *("HR" if g == QUERY_HR else g for g in groups)],
@@ -384,7 +382,7 @@ def cost(context: Context) -> Content:
     points = {}
     rows: Rows = []
     for run in context.runs:
-        model, batch = run.run.module, query_batch(run)
+        model, batch = run.model.module, query_batch(run)
         used = parameters_used(model, batch) / 1e6
         macs = gmacs(model, batch)
         seconds = latency(model, batch, repeats=10)
@@ -398,15 +396,15 @@ def cost(context: Context) -> Content:
             ]
         )  # fmt: skip
         if value:
-            points[run.name] = Point(macs, value.value, value.std)
+            points[run.name] = (macs, value)
     label = f"{headline.label()} (%)"
-    said = "; ".join(f"{n}: {p.cost:.2f} GMACs, {p.accuracy:.1f} %" for n, p in points.items())
+    summary = "; ".join(f"{n}: {c:.2f} GMACs, {v.value:.1f} %" for n, (c, v) in points.items())
     threads = torch.get_num_threads()
     where = context.runs[0].cfg.MODEL.DEVICE
     where += f", {threads} thread{'s' * (threads > 1)}" if where == "cpu" else ""
     return [
         figure_of(
-            cost_figure(points, label), "cost", f"Accuracy against cost. {said}",
+            cost_figure(points, label), "cost", f"Accuracy against cost. {summary}",
             "One LR query through front-end, backbone and head; bars: a standard deviation over "
             "the trials.",
         ),

@@ -3,41 +3,30 @@
 Van der Maaten and Hinton, "Visualizing Data using t-SNE", by scikit-learn. It shows
 neighbourhoods and measures nothing: distances between clusters, their sizes and the axes have no
 meaning. It starts from the principal components, not from random points, so the same images give
-the same figure.
+the same figure; the seed matters only to the search for those components.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from numpy.typing import NDArray
 
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import comparable
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.files import write_text
+from lrreid_ext.files import csv_text, write_text
 from lrreid_ext.report.blocks import Block, Note, figure_of
-from lrreid_ext.report.context import PEOPLE, Content, Context, factor_name
+from lrreid_ext.report.context import PEOPLE, Content, Context, have_factor
 from lrreid_ext.report.plots import COLOURS, MARKERS, new_figure, save
+from lrreid_ext.results import factor_name
 
-__all__ = [
-    "COLUMNS",
-    "Embedding",
-    "chosen_images",
-    "draw",
-    "embed",
-    "feature_space",
-    "flatten",
-    "table",
-]
+__all__ = ["COLUMNS", "Embedding", "chosen_images", "draw", "embed", "feature_space", "table"]
 
 #: Columns of the CSV.
 COLUMNS = ("run", "person", "camera", "group", "factor", "x", "y")
@@ -46,22 +35,8 @@ COLUMNS = ("run", "person", "camera", "group", "factor", "x", "y")
 _PERPLEXITY = 30.0
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """Images as points of a plane.
-
-    Attributes:
-        points: (N, 2) float64.
-        pids, camids: (N,) identities and cameras.
-        groups: (N,) of the test set.
-        factors: (N,) by how much each image is reduced, NaN for unknown.
-    """
-
-    points: NDArray[np.float64]
-    pids: NDArray[np.int64]
-    camids: NDArray[np.int64]
-    groups: tuple[str, ...]
-    factors: NDArray[np.float64]
+#: Images, and their points (N, 2) in the plane.
+Embedding = tuple[Side, NDArray[np.float64]]
 
 
 def chosen_images(scored: Scored, people: int = PEOPLE, seed: int = 0) -> NDArray[np.int64]:
@@ -94,80 +69,52 @@ def chosen_images(scored: Scored, people: int = PEOPLE, seed: int = 0) -> NDArra
     )
 
 
-def flatten(features: Tensor | ArrayLike, seed: int = 0) -> NDArray[np.float64]:
-    """t-SNE of features in two dimensions, started from their principal components.
-
-    Args:
-        features: (N, D), compared by L2 distance.
-        seed: of the search for those components, where there are many images.
-
-    Returns:
-        (N, 2).
-
-    Raises:
-        ValueError: fewer than four images.
-    """
+def embed(scored: Scored, people: int = PEOPLE, seed: int = 0) -> Embedding:
+    """t-SNE of one run's features of :func:`chosen_images`."""
     from sklearn.manifold import TSNE
 
-    values = np.asarray(features, dtype=np.float64)
-    if len(values) < 4:
-        raise ValueError(f"t-SNE needs at least four images, not {len(values)}")
-    perplexity = min(_PERPLEXITY, (len(values) - 1) / 3)
-    init = "pca" if min(values.shape) >= 2 else "random"
-    points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(values)
-    return np.asarray(points, dtype=np.float64)
-
-
-def embed(scored: Scored, people: int = PEOPLE, seed: int = 0) -> Embedding:
-    """Embed one run's features; see :func:`chosen_images` and :func:`flatten`."""
     images = scored.images(chosen_images(scored, people, seed))
-    points = flatten(comparable(images.features, scored.cfg.TEST.METRIC), seed)
-    groups = tuple(sample.group for sample in images.samples)
-    return Embedding(points, images.pids, images.camids, groups, images.factors)
+    features = comparable(images.features, scored.cfg.TEST.METRIC).double().numpy()
+    perplexity = min(_PERPLEXITY, (len(features) - 1) / 3)
+    points = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    return images, np.asarray(points, dtype=np.float64)
 
 
 # ---------------------------------------------------------------- files
 def table(runs: dict[str, Embedding]) -> str:
     """CSV with a row per run and image."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, e in runs.items():
-        images = zip(e.pids, e.camids, e.groups, e.factors, e.points, strict=True)
-        for pid, camera, group, factor, (x, y) in images:
-            writer.writerow([name, pid, camera, group, f"{factor:g}", f"{x:.5g}", f"{y:.5g}"])
-    return out.getvalue()
+    return csv_text(
+        COLUMNS,
+        (
+            [name, s.pid, s.camid, s.group, f"{s.factor:g}", f"{x:.5g}", f"{y:.5g}"]
+            for name, (images, points) in runs.items()
+            for s, (x, y) in zip(images.samples, points, strict=True)
+        ),
+    )
 
 
 def draw(embedding: Embedding, title: str = "") -> Any:
     """A matplotlib figure of two panels: the same points by identity and by factor.
 
     Every identity and every factor has its own pair of colour and marker.
-
-    Args:
-        embedding: the points.
-        title: above the panels.
     """
+    images, points = embedding
     figure, axes = new_figure(2)
     figure.set_size_inches(9, 3.4)
-    people = [(f"{pid}", embedding.pids == pid) for pid in np.unique(embedding.pids)]
-    values = np.unique(embedding.factors)
-    reduced = [(factor_name(v), _of_factor(embedding.factors, v)) for v in values]
-    for axis, what, parts in ((axes[0], "person", people), (axes[1], "factor", reduced)):
-        _scatter(axis, embedding.points, parts)
-        axis.set_title(f"by {what}", fontsize="medium")
+    people = [(f"{pid}", images.pids == pid) for pid in np.unique(images.pids)]
+    factors = images.factors
+    reduced = [(factor_name(f), have_factor(factors, f)) for f in np.unique(factors)]
+    for axis, label, parts in ((axes[0], "person", people), (axes[1], "factor", reduced)):
+        _scatter(axis, points, parts)
+        axis.set_title(f"by {label}", fontsize="medium")
         columns = math.ceil(len(parts) / 12)
         axis.legend(
-            title=what, fontsize="x-small", title_fontsize="x-small", frameon=False, ncols=columns,
+            title=label, fontsize="x-small", title_fontsize="x-small", frameon=False, ncols=columns,
             loc="center left", bbox_to_anchor=(1, 0.5),
         )  # fmt: skip
     if title:
         figure.suptitle(title, fontsize="medium")
     return figure
-
-
-def _of_factor(factors: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
-    return np.isnan(factors) if math.isnan(value) else factors == value
 
 
 def _scatter(
@@ -188,10 +135,7 @@ def _scatter(
 # ---------------------------------------------------------------- section
 def feature_space(context: Context) -> Content:
     """t-SNE by identity and by factor."""
-    try:
-        embeddings = {r.name: embed(r, context.people, context.seed) for r in context.runs}
-    except ValueError as error:
-        return str(error)
+    embeddings = {r.name: embed(r, context.people, context.seed) for r in context.runs}
     blocks: list[Block] = []
     for k, (name, embedding) in enumerate(embeddings.items()):
         figure = draw(embedding, name)
@@ -199,8 +143,8 @@ def feature_space(context: Context) -> Content:
             for ending in ("svg", "png"):
                 save(figure, context.files / f"tsne_{name.replace('/', '_')}.{ending}")
         alt = (
-            f"t-SNE of {name}: {len(embedding.points)} images of "
-            f"{len(np.unique(embedding.pids))} persons, once by person and once by factor"
+            f"t-SNE of {name}: {len(embedding[0])} images of "
+            f"{len(np.unique(embedding[0].pids))} persons, once by person and once by factor"
         )
         blocks.append(figure_of(figure, f"tsne{k}", alt))
     if context.files:
@@ -208,9 +152,9 @@ def feature_space(context: Context) -> Content:
     blocks.append(
         Note(
             "Each point is an image: gallery, and the queries at each factor, of persons drawn at "
-            f"random (seed {context.seed}). Where resolution does not disturb a network, a "
-            "person's points lie together whatever their factor. t-SNE shows neighbourhoods alone: "
-            "axes, sizes and distances of clusters mean nothing."
+            f"random (seed {context.seed}). If resolution does not disturb a network, a person's "
+            "points lie together whatever their factor. t-SNE shows only neighbourhoods: axes, "
+            "sizes and distances of clusters mean nothing."
         )
     )
     return blocks

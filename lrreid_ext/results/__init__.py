@@ -5,6 +5,7 @@ from lrreid_ext.results.names import (
     PROTOCOLS,
     RESULTS_FILES,
     FigureName,
+    factor_name,
     group_label,
     results_file,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Results",
     "Training",
     "default_columns",
+    "factor_name",
     "group_label",
     "group_table",
     "mean_of",

@@ -12,8 +12,7 @@ from lrreid_ext.errors import ResultsError
 from lrreid_ext.results.provenance import provenance
 from lrreid_ext.results.results import Figure, Figures, Group, Part, Results
 
-# What must agree for figures to be averaged, in the results and in what they say of their data and
-# weights.
+# What must agree for figures to be averaged: fields of the results, of their info and training.
 _SHARED = (
     *("test_set", "protocols", "trials", "seed", "metric", "draw", "flip", "aqe", "fusion"),
     "rerank",
@@ -99,7 +98,7 @@ def mean_of(results: Mapping[str, Results]) -> Results:
 
 
 def _compared(other: Results, first: Results) -> Iterator[tuple[str, Any, Any]]:
-    """What must be equal: its name, and both values."""
+    """Names and both values of what must agree."""
     for key in _SHARED:
         yield key, getattr(other, key), getattr(first, key)
     for key in _SHARED_INFO:

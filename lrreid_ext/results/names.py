@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lrreid_ext.data.samples import QUERY, QUERY_HR
@@ -29,6 +30,13 @@ def group_label(group: str, lr_gallery: bool = False) -> str:
     if group == QUERY_HR:
         return "HR queries" if lr_gallery else "HR -> HR"
     return group.replace(f"{QUERY}@", "MLR @") if group != QUERY else "MLR"
+
+
+def factor_name(factor: float) -> str:
+    """``HR``, ``x2``, or ``LR`` for an unknown factor."""
+    if math.isnan(factor):
+        return "LR"
+    return "HR" if factor == 1 else f"x{factor:g}"
 
 
 @dataclass(frozen=True)

@@ -223,7 +223,7 @@ class Part:
     """One of the results that a mean was taken over.
 
     Attributes:
-        name: how messages call it.
+        name: for messages.
         split: of the recipe, if it has splits.
         training: how its weights were trained.
         manifest_hash, checkpoint, commit, machine: as in :class:`Results`.
@@ -250,7 +250,7 @@ class Results:
         seed: of the trials.
         metric: distance, ``cosine`` or ``euclidean``.
         groups: figures by group of queries: ``query``, ``query_hr``, ``x2``, ``query@2`` ...
-        info: what the test set says of itself: recipe, options, split, mixed gallery ...
+        info: the test set's: recipe, options, split, mixed gallery ...
         training: how the weights were trained; None if unknown.
         draw: how single-shot galleries were drawn, ``shared`` or ``per_query``.
         std: what the standard deviations are over.
@@ -331,7 +331,7 @@ class Results:
             ResultsError: it is no results file.
         """
         if isinstance(content, Mapping):
-            # The file has the training among what the test set says of itself.
+            # In the file, the training is part of the info.
             info = dict(content.get("info") or {})
             training = info.pop("training", None) or None
             content = {**content, "info": info, "training": training}
@@ -409,23 +409,23 @@ class Results:
     @property
     def measured(self) -> str:
         """What was measured, on one line: data, manifest, protocols, distance."""
-        how = []
+        parts = []
         if "single_shot" in self.protocols:
-            how.append(f"single-shot, {self.draw_label}, seed {self.seed}")
+            parts.append(f"single-shot, {self.draw_label}, seed {self.seed}")
         if "multi_shot" in self.protocols:
             over = f", {len(self.parts)} {self.over}" if self.parts else ""
-            how.append(f"{self.multi_shot_label}{over}")
-        how.append(f"{self.metric} distance")
-        how += ["flip"] if self.flip else []
+            parts.append(f"{self.multi_shot_label}{over}")
+        parts.append(f"{self.metric} distance")
+        parts += ["flip"] if self.flip else []
         trained = (self.training and self.training.data_sets) or []
         if trained and not any(self.test_set.startswith(name) for name in trained):
-            how.append(f"trained on {', '.join(trained)}")
+            parts.append(f"trained on {', '.join(trained)}")
         if mixed := self.info.get("mixed_gallery"):
             factors = ", ".join(f"{f:g}" for f in mixed["factors"])
-            how.append(f"{100 * mixed['share']:g} % of the gallery reduced by {factors}")
+            parts.append(f"{100 * mixed['share']:g} % of the gallery reduced by {factors}")
         if self.ci:
-            how.append(self.ci.label)
-        return f"{self.data_label}: {'; '.join(how)}; percent."
+            parts.append(self.ci.label)
+        return f"{self.data_label}: {'; '.join(parts)}; percent."
 
 
 def stored_results(

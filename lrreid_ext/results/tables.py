@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from tabulate import tabulate
 
 from lrreid_ext.data.samples import QUERY, QUERY_HR
 from lrreid_ext.results.names import FigureName, group_label
-from lrreid_ext.results.results import Figure, Figures, Results
-
-STYLES = ("markdown", "plain")
+from lrreid_ext.results.results import Figures, Results
 
 _SHORT = {"single_shot": "1-shot", "multi_shot": "multi"}
 
@@ -53,7 +52,7 @@ def interval_table(results: Results) -> str:
     headers = ["query"] + [f"{_SHORT[protocol]}\n{name}" for protocol, name in columns]
     rows = [
         [group_label(group, results.lr_gallery)]
-        + [_interval(entry.protocols[protocol].named[name]) for protocol, name in columns]
+        + [f.interval if (f := entry.protocols[p].named[name]) else "" for p, name in columns]
         for group, entry in results.groups.items()
     ]
     return f"{results.ci.label}:\n{_table(rows, headers)}"
@@ -83,7 +82,7 @@ def results_table(
     columns: Sequence[str] | None = None,
     *,
     names: Sequence[str],
-    style: str = "markdown",
+    style: Literal["markdown", "plain"] = "markdown",
 ) -> str:
     """Compare runs: a row for each, a column for each figure, and a line on what was measured.
 
@@ -98,17 +97,12 @@ def results_table(
         they have them. The cell of a figure that was not measured is empty.
 
     Raises:
-        ValueError: no runs, an unknown style, or not one name for each run.
         ConfigError: a column of another form.
     """
-    if style not in STYLES:
-        raise ValueError(f"style {style!r} is none of {', '.join(STYLES)}")
-    if not results or len(names) != len(results):
-        raise ValueError(f"{len(results)} results and {len(names)} names")
     figures = [FigureName.parse(c) for c in columns or map(str, default_columns(results))]
     lr_gallery = any(run.lr_gallery for run in results)
     headers = ["run"] + [figure.label(lr_gallery) for figure in figures]
-    # Figures of different data or draws can't be compared, so each row says which it has.
+    # Figures of different data or draws can't be compared, so each row has a reference to a note.
     notes = list(dict.fromkeys(run.measured for run in results))
     headers += ["data"] * (len(notes) > 1)
     sign = "±" if style == "markdown" else "+-"
@@ -159,10 +153,6 @@ def _cell(results: Results, name: FigureName, sign: str = "+-", interval: bool =
     if figure is None:
         return ""
     return f"{figure.text(sign)} {figure.interval if interval else ''}".strip()
-
-
-def _interval(figure: Figure | None) -> str:
-    return figure.interval if figure else ""
 
 
 def _table(rows: list[list[str]], headers: list[str], style: str = "simple") -> str:

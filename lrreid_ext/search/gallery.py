@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,34 +14,30 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from lrreid_ext.config import CfgNode
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.data.resolution import native_size as size_of
 from lrreid_ext.errors import GalleryError, ImageError
 from lrreid_ext.evaluation.distance import METRICS, check_features
-from lrreid_ext.evaluation.fusion import anchor_weights, areas, check_fusion, chosen_anchors
+from lrreid_ext.evaluation.fusion import anchor_weights, areas, chosen_anchors
 from lrreid_ext.registry import suggest
 from lrreid_ext.results.provenance import config_hash, weights_hash
-from lrreid_ext.search.adding import Change, add_stored
 from lrreid_ext.search.images import (
-    Entry,
+    Change,
     Labels,
     Paths,
-    content_hash,
+    add_stored,
     each_path,
-    failure,
     find_images,
     read_content,
     read_labels,
 )
-from lrreid_ext.search.index import KINDS
+from lrreid_ext.search.index import KINDS, Floats, Queries
 from lrreid_ext.search.milvus import SCHEME, MilvusStore
-from lrreid_ext.search.space import Floats, Queries
 from lrreid_ext.search.sqlite import SqliteStore
-from lrreid_ext.search.store import Settings, Store
+from lrreid_ext.search.store import Entry, Settings, Store
 from lrreid_ext.trained import TrainedModel
 
-__all__ = ["Answer", "Change", "Gallery", "Match"]
+__all__ = ["Answer", "Gallery", "Match"]
 
 
 @dataclass(frozen=True)
@@ -62,16 +58,6 @@ class Match:
     right: bool | None
     same_file: bool
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "rank": self.rank,
-            "distance": round(self.distance, 6),
-            "right": self.right,
-            "same_file": self.same_file,
-            **self.entry.plain(),
-        }
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -89,10 +75,14 @@ class Answer:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
+        matches = [asdict(match) for match in self.matches]
         return {
-            "query": self.query.plain(),
-            "weights": {k: round(v, 6) for k, v in self.weights.items()},
-            "matches": [m.plain() for m in self.matches],
+            "query": asdict(self.query),
+            "weights": {factor: round(weight, 6) for factor, weight in self.weights.items()},
+            "matches": [
+                {**match, "distance": round(match["distance"], 6), **match.pop("entry")}
+                for match in matches
+            ],
         }
 
 
@@ -162,7 +152,7 @@ class Gallery:
             labels: see :func:`~lrreid_ext.search.images.read_labels`.
             kind: of index: ``exact``, ``hnsw``, or ``auto``, which chooses by size at every change.
             recall: share, 0 to 1, of the ten nearest neighbours that HNSW must find; see
-                :meth:`~lrreid_ext.search.space.Space.probes`. If it can't, the search is exact, and
+                :meth:`~lrreid_ext.search.index.Space.probes`. If it can't, the search is exact, and
                 a warning says so.
             batch_size: images at a time.
             run: where the model was loaded from, to find it again.
@@ -177,11 +167,14 @@ class Gallery:
             raise GalleryError(f"kind {kind!r} is none of auto, {', '.join(KINDS)}")
         if not 0 < recall <= 1:
             raise GalleryError(f"recall {recall} must be above 0 and at most 1")
-        files, label = find_images(images), read_labels(labels)
-        settings = _settings(model, files, kind, recall, run, opts)
-        gallery = cls(_store_class(where).create(where, settings, replace), model)
+        files, labels_of = find_images(images), read_labels(labels)
+        settings = Settings(
+            **_of_features(model), kind=kind, recall=recall, run=run, opts=tuple(opts)
+        )
+        gallery = cls(_store_class(where).create(where, settings, replace))
+        gallery._model = model
         try:
-            return gallery, gallery._add(files, label, batch_size, at_once=replace)
+            return gallery, gallery._add(files, labels_of, batch_size, at_once=replace)
         except BaseException:
             gallery.close()
             raise
@@ -215,57 +208,58 @@ class Gallery:
         """See :meth:`add`; ``at_once`` stores nothing before all is embedded."""
         change = Change()
         fresh = add_stored(self.store, files, labels, change)
-        waiting: list[tuple[list[Entry], Floats]] = []
-        with tqdm(total=len(fresh), desc="features", unit="image", disable=None) as bar:
-            for start in range(0, len(fresh), batch_size):
-                part = fresh[start : start + batch_size]
-                waiting.append(self._embedded(part, labels, change))
-                bar.update(len(part))
-                if at_once and start + batch_size < len(fresh):
-                    continue
-                entries = [entry for batch, _ in waiting for entry in batch]
-                vectors = np.concatenate([values for _, values in waiting])
-                waiting.clear()
-                if entries:
-                    change.replaced += [e.file for e in self.store.put(entries, vectors)]
-                    change.added += len(entries)
+        batches = self._embedded(fresh, labels, batch_size, change)
+        if at_once:
+            parts = list(batches)
+            entries = [entry for part, _ in parts for entry in part]
+            batches = iter([(entries, np.concatenate([v for _, v in parts]))] if parts else [])
+        for entries, vectors in batches:
+            change.replaced += [e.file for e in self.store.put(entries, vectors)]
+            change.added += len(entries)
         # Copies of fresh contents have lost what they held, unless they can't be read.
-        outdated = self.store.with_files([file for file, _ in change.duplicates])
+        outdated = self.store.matching([file for file, _ in change.duplicates])
         self.store.remove(outdated)
         change.replaced += [e.file for e in outdated]
         self.store.refresh()
         if not len(self):
-            first = "; {}: {}".format(*change.damaged[0]) if change.damaged else ""
+            first = f"; {change.damaged[0]}" if change.damaged else ""
             raise GalleryError(f"{self.store.where}: no image can be used{first}")
         return change
 
     def _embedded(
-        self, fresh: Sequence[tuple[str, list[str]]], labels: Labels, change: Change
-    ) -> tuple[list[Entry], Floats]:
-        """Entries and vectors of contents and their files."""
-        entries, pictures = [], []
-        for sha256, files in fresh:
-            try:
-                picture = read_picture(files[0])
-            except ImageError as error:
-                reason = failure(files[0], error)[1]
-                change.damaged += [(file, reason) for file in files]
-                continue
-            pictures.append(picture)
-            entries.append(
-                Entry(sha256, files[0], *self._size(picture), *labels.of(Path(files[0])))
-            )
-            change.duplicates += [(file, files[0]) for file in files[1:]]
-        return entries, self._vectors(pictures, entries)
+        self, contents: dict[str, list[str]], labels: Labels, batch_size: int, change: Change
+    ) -> Iterator[tuple[list[Entry], Floats]]:
+        """Entries and vectors of contents, a batch at a time.
 
-    def _size(self, picture: Image.Image) -> tuple[int, int]:
-        return size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
+        Args:
+            contents: the files that hold each, by hash.
+            labels: of the files.
+            batch_size: contents at a time.
+            change: receives duplicates and damaged files.
+        """
+        hashes = list(contents)
+        with tqdm(total=len(hashes), desc="features", unit="image", disable=None) as bar:
+            for start in range(0, len(hashes), batch_size):
+                pictures, entries = [], []
+                for sha256 in hashes[start : start + batch_size]:
+                    file, *copies = contents[sha256]
+                    try:
+                        picture = read_picture(file)
+                    except ImageError as error:
+                        reason = str(error).removeprefix(file)
+                        change.damaged += [f"{name}{reason}" for name in (file, *copies)]
+                        continue
+                    size = size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
+                    pictures.append(picture)
+                    entries.append(Entry(sha256, file, *size, *labels.of(Path(file))))
+                    change.duplicates += [(copy, file) for copy in copies]
+                if entries:
+                    yield entries, self._vectors(pictures, entries)
+                bar.update(min(batch_size, len(hashes) - start))
 
     def _vectors(self, pictures: Sequence[Image.Image], entries: Sequence[Entry]) -> Floats:
         """(N, K * D), to be stored, of images and their entries."""
         settings, cfg = self.store.settings, self.model.cfg
-        if not entries:
-            return np.empty((0, settings.space.dim), np.float32)
         sizes = [(e.height, e.width) for e in entries]
         features = self.model.embed(list(pictures), sizes, len(pictures), settings.flip)
         if settings.anchors:
@@ -277,16 +271,16 @@ class Gallery:
             raise GalleryError(str(error)) from error
 
     # ------------------------------------------------------------------ removing
-    def remove(self, which: Callable[[Entry], bool]) -> list[Entry]:
-        """Remove the entries for which ``which`` is true, and their features.
+    def remove(self, condition: Callable[[Entry], bool]) -> list[Entry]:
+        """Remove the entries for which ``condition`` is true, and their features.
 
         Returns:
             The removed entries.
         """
-        gone = [entry for entry in self.store.entries() if which(entry)]
-        self.store.remove(gone)
+        removed = [entry for entry in self.store.entries() if condition(entry)]
+        self.store.remove(removed)
         self.store.refresh()
-        return gone
+        return removed
 
     def remove_files(self, files: Paths) -> list[Entry]:
         """Remove files by path, all below a folder, or by the first 8 or more digits of their hash.
@@ -296,24 +290,23 @@ class Gallery:
                 similar one); nothing is removed then.
         """
         entries = self.store.entries()
-        gone: dict[str, Entry] = {}
-        for given in each_path(files):
-            text = str(given)
+        listed: set[str] = set()
+        for text in map(str, each_path(files)):
             if not text.strip():  # such as a shell variable that isn't set
                 raise GalleryError("remove: an empty path; name a file or folder")
-            path = str(Path(given).resolve())
+            path = str(Path(text).resolve())
             below = os.path.join(path, "")
-            matching = [e for e in entries if e.file == path or e.file.startswith(below)]
+            matching = [e.file for e in entries if e.file == path or e.file.startswith(below)]
             if not matching and len(text) >= 8:
-                matching = [e for e in entries if e.sha256.startswith(text.lower())]
+                matching = [e.file for e in entries if e.sha256.startswith(text.lower())]
             if not matching:
                 self.store.refresh()  # complete a removal that was interrupted
                 hint = suggest(path, [e.file for e in entries])
                 raise GalleryError(
                     f"{self.store.where}: holds no {text}.{hint} Nothing was removed"
                 )
-            gone |= {e.file: e for e in matching}
-        return self.remove(lambda entry: entry.file in gone)
+            listed.update(matching)
+        return self.remove(lambda entry: entry.file in listed)
 
     # ------------------------------------------------------------------ searching
     def search(
@@ -324,7 +317,7 @@ class Gallery:
         native_size: tuple[int, int] | None = None,
         labels: str = "none",
         batch_size: int = 64,
-        on_damaged: Callable[[str, str], None] | None = None,
+        on_damaged: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """Rank the gallery for query image files.
 
@@ -339,8 +332,8 @@ class Gallery:
                 their spectra.
             labels: of the queries; see :func:`~lrreid_ext.search.images.read_labels`.
             batch_size: images at a time.
-            on_damaged: called with the name of a query that can't be used, and the reason; the
-                other queries are answered then.
+            on_damaged: called with the name of a query that can't be used, and the reason, as one
+                text; the other queries are answered then.
 
         Raises:
             ImageError: a query that can't be read (without ``on_damaged``), or none that can.
@@ -352,41 +345,43 @@ class Gallery:
             raise GalleryError(f"native size {native_size}: at least 1 pixel each way is needed")
         if not len(self):
             raise GalleryError(f"{self.store.where}: the gallery is empty")
-        files, label = find_images(queries), read_labels(labels)
+        files, labels_of = find_images(queries), read_labels(labels)
         entries, vectors = [], []
         for start in range(0, len(files), batch_size):
             pictures, batch = [], []
             for path in files[start : start + batch_size]:
                 try:
-                    content = read_content(path)
+                    content, sha256 = read_content(path)
                     picture = read_picture(path, content)
                 except ImageError as error:
                     if on_damaged is None:
                         raise
-                    on_damaged(*failure(path, error))
+                    on_damaged(str(error))
                     continue
-                size = native_size or self._size(picture)
+                size = native_size or size_of(picture, self.model.cfg.INPUT.NATIVE_SIZE)
                 pictures.append(picture)
-                batch.append(Entry(content_hash(content), str(path), *size, *label.of(path)))
+                batch.append(Entry(sha256, str(path), *size, *labels_of.of(path)))
             if batch:
                 entries += batch
                 vectors.append(self._vectors(pictures, batch))
         if not entries:
             raise ImageError("no query can be read as an image")
-        weights = self._weights(entries)
-        found = self.store.search(Queries(np.concatenate(vectors), weights.numpy()), k)
+        weights = self._weights(entries).numpy()
+        neighbours = self.store.search(Queries(np.concatenate(vectors), weights), k)
         anchors = [f"x{f:g}" for f in self.store.settings.anchors]
         return [
             Answer(
                 query,
-                dict(zip(anchors, own.tolist(), strict=False)),
-                [_match(query, n, entry, d) for n, (entry, d) in enumerate(near, start=1)],
+                dict(zip(anchors, query_weights, strict=False)),
+                [_match(query, n, entry, d) for n, (entry, d) in enumerate(ranked, start=1)],
             )
-            for query, own, near in zip(entries, weights, found, strict=True)
+            for query, query_weights, ranked in zip(
+                entries, weights.tolist(), neighbours, strict=True
+            )
         ]
 
     def _weights(self, queries: Sequence[Entry]) -> Tensor:
-        """(Q, K) float32."""
+        """(Q, K) float32; ones without anchors."""
         anchors = self.store.settings.anchors
         if not anchors:
             return torch.ones(len(queries), 1)
@@ -400,7 +395,7 @@ class Gallery:
         store = self.store
         entries = store.entries()
         sizes = sorted((e.height, e.width) for e in entries)
-        recall, settings = store.recall, asdict(store.settings)
+        settings, recall = asdict(store.settings), asdict(store.recall)
         return {
             "gallery": store.where,
             "images": len(entries),
@@ -408,16 +403,10 @@ class Gallery:
             "cameras": len({e.camera for e in entries if e.camera}),
             "native sizes": [list(s) for s in (sizes[0], sizes[-1])] if sizes else [],
             "dimension": store.settings.space.dim,
-            "index": recall.kind,
-            "recall": {
-                "asked": settings.pop("recall"),
-                "measured": round(recall.measured, 4),
-                "setting": recall.setting,
-                "queries": recall.queries,
-                "neighbours": recall.neighbours,
-            },
             "bytes": store.size(),
-            **{key: value for key, value in settings.items() if key != "width"},
+            "index": recall.pop("kind"),
+            "recall": {"asked": settings.pop("recall"), **recall},
+            **settings,
         }
 
 
@@ -426,63 +415,31 @@ def _store_class(where: str) -> type[SqliteStore] | type[MilvusStore]:
         return MilvusStore
     if "://" in where:
         raise GalleryError(f"{where}: for a Milvus server write {SCHEME}{where}")
-    scheme, colon, _ = where.partition(":")
-    if colon and (hint := suggest(scheme, [SCHEME[:-1]])):
-        raise GalleryError(f"{where}: isn't a folder's name.{hint}")
     return SqliteStore
 
 
 def _match(query: Entry, rank: int, entry: Entry, distance: float) -> Match:
-    known = bool(query.identity) and bool(entry.identity)
-    right = query.identity == entry.identity if known else None
+    labelled = bool(query.identity) and bool(entry.identity)
+    right = query.identity == entry.identity if labelled else None
     return Match(rank, distance, entry, right, query.sha256 == entry.sha256)
 
 
-def _metric_and_flip(cfg: CfgNode) -> tuple[str, bool]:
+def _of_features(model: TrainedModel) -> dict[str, Any]:
+    """The settings that decide a gallery's features; see :class:`Settings`."""
+    cfg = model.cfg
     if cfg.TEST.METRIC not in METRICS:
         raise GalleryError(f"TEST.METRIC: {cfg.TEST.METRIC!r} is none of {', '.join(METRICS)}")
-    return cfg.TEST.METRIC, bool(cfg.TEST.FLIP.ENABLED)
-
-
-def _settings(
-    model: TrainedModel,
-    files: Sequence[Path],
-    kind: str,
-    recall: float,
-    run: str,
-    opts: Sequence[str],
-) -> Settings:
-    """Settings of a gallery of these files; the first that can be read shows the features."""
-    metric, flip = _metric_and_flip(model.cfg)
-    for path in files:
-        try:
-            features = model.embed(path)
-        except ImageError:
-            continue
-        break
-    else:
-        raise GalleryError(f"{files[0]}: can't be read as an image, nor can any other")
-    return Settings(
-        model=model.hash,
-        weights=weights_hash(model.module),
-        config=config_hash(model.cfg),
-        run=run,
-        metric=metric,
-        anchors=_anchors(model, features),
-        width=features.shape[-1],
-        flip=flip,
-        kind=kind,
-        recall=recall,
-        opts=tuple(opts),
-    )
-
-
-def _anchors(model: TrainedModel, features: Tensor) -> tuple[float, ...]:
-    """Factors of the anchors that a model's features (N, K, D) are fused of; () of (N, D)."""
-    if features.ndim == 2:
-        return ()
-    factors = model.cfg.MODEL.ANCHORS.FACTORS
-    return tuple(float(factors[i]) for i in chosen_anchors(model.cfg, features))
+    # Those of any image show which anchors are trained.
+    features = model.embed(np.zeros((64, 32, 3), np.uint8), native_size=(64, 32))
+    anchors = chosen_anchors(cfg, features) if features.ndim == 3 else []
+    return {
+        "weights": weights_hash(model.module),
+        "config": config_hash(cfg),
+        "metric": cfg.TEST.METRIC,
+        "flip": bool(cfg.TEST.FLIP.ENABLED),
+        "anchors": tuple(sorted(float(cfg.MODEL.ANCHORS.FACTORS[i]) for i in anchors)),
+        "width": features.shape[-1],
+    }
 
 
 def _check_model(store: Store, model: TrainedModel) -> None:
@@ -491,34 +448,19 @@ def _check_model(store: Store, model: TrainedModel) -> None:
     Raises:
         GalleryError: names what differs.
     """
-    settings = store.settings
-    if model.hash != settings.model:
-        differ = [
-            what
-            for what, own, stored in (
-                ("weights", weights_hash(model.module), settings.weights),
-                ("config", config_hash(model.cfg), settings.config),
-            )
-            if own != stored
-        ]
+    stored, other = asdict(store.settings), _of_features(model)
+    differences = [key for key, value in other.items() if stored[key] != value]
+    hashes = [key for key in differences if key in ("weights", "config")]
+    if hashes:
         raise GalleryError(
-            f"{store.where}: was made by another model ({settings.run or settings.model[:12]}); "
-            f"its {' and '.join(differ)} differ. Features of two models can't be compared: use "
-            "that one, or build the gallery again"
+            f"{store.where}: was made by another model ({store.settings.run or 'unnamed'}); its "
+            f"{' and '.join(hashes)} differ. Features of two models can't be compared: use that "
+            "one, or build the gallery again"
         )
-    metric, flip = _metric_and_flip(model.cfg)
-    check_fusion(model.cfg)
-    anchors = {float(f) for f in model.cfg.TEST.FUSION.ANCHORS}
-    if settings.anchors and anchors != set(settings.anchors):
-        # Anchors that are named and not trained are left out, as they were in the build.
-        anchors = set(_anchors(model, model.embed(np.zeros((8, 4, 3), np.uint8))))
-    for key, stored, own in (
-        ("TEST.METRIC", settings.metric, metric),
-        ("TEST.FLIP.ENABLED", settings.flip, flip),
-        ("TEST.FUSION.ANCHORS", sorted(settings.anchors), sorted(anchors)),
-    ):
-        if stored != own:
-            raise GalleryError(
-                f"{store.where}: was made with {key} {stored}, the model's config says {own}; "
-                "override it, or build the gallery again"
-            )
+    names = {"metric": "METRIC", "flip": "FLIP.ENABLED", "anchors": "FUSION.ANCHORS"}
+    for key in differences:
+        before, now = (list(v) if key == "anchors" else v for v in (stored[key], other[key]))
+        raise GalleryError(
+            f"{store.where}: was made with TEST.{names[key]} {before}, the model's config says "
+            f"{now}; override it, or build the gallery again"
+        )

@@ -1,26 +1,25 @@
-"""Image files, their contents and their labels."""
+"""Image files and their labels, and what adding them changes in a gallery."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lrreid_ext.data.labels import market_label, read_table
 from lrreid_ext.data.recipes.sources import IMAGE_SUFFIXES
 from lrreid_ext.errors import GalleryError, ImageError
+from lrreid_ext.search.store import Entry, Store
 
 __all__ = [
-    "Entry",
-    "Label",
+    "Change",
     "Labels",
     "Paths",
-    "content_hash",
+    "add_stored",
     "each_path",
-    "failure",
     "find_images",
     "read_content",
     "read_labels",
@@ -30,46 +29,9 @@ __all__ = [
 Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
 # Identity and camera of an image file; "" is unknown.
 Label = tuple[str, str]
+UNKNOWN: Label = ("", "")
 
 LABEL_COLUMNS = ("path", "identity", "camera")
-# Bytes of UTF-8. Milvus needs a limit.
-LONGEST_LABEL = 256
-
-
-class Labels(NamedTuple):
-    """Where identities and cameras come from.
-
-    Attributes:
-        of: the label of an image file.
-        overrule: whether these labels replace those that a gallery has.
-    """
-
-    of: Callable[[Path], Label]
-    overrule: bool = False
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image of a gallery.
-
-    Attributes:
-        sha256: hash of the file's bytes.
-        file: absolute path.
-        height, width: native size in pixels: the file's, or the estimate from the image's spectrum
-            with INPUT.NATIVE_SIZE estimated.
-        identity, camera: from the file name or the table; "" is unknown.
-    """
-
-    sha256: str
-    file: str
-    height: int
-    width: int
-    identity: str = ""
-    camera: str = ""
-
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def each_path(paths: Paths) -> list[str | os.PathLike[str]]:
@@ -109,45 +71,52 @@ def find_images(paths: Paths) -> list[Path]:
     return list(files)
 
 
-def read_content(path: str | os.PathLike[str]) -> bytes:
-    """A file's bytes.
+def read_content(path: str | os.PathLike[str]) -> tuple[bytes, str]:
+    """A file's bytes, and their SHA-256 in hexadecimal.
 
     Raises:
-        ImageError: the file can't be read, or its name can't be stored; begins with the name.
+        ImageError: the file can't be read, or its name isn't in UTF-8; names it.
     """
-    if any(letter < " " and letter not in "\t\n\r\f\b" for letter in str(path)):
-        # Milvus can't store one.
-        raise ImageError(f"{path!r}: its name holds a control character; rename it")
     try:
         str(path).encode()
-        return Path(path).read_bytes()
+        content = Path(path).read_bytes()
     except UnicodeEncodeError as error:
-        raise ImageError(f"{_printable(path)}: its name isn't in UTF-8; rename it") from error
+        # Bytes that aren't UTF-8 as escapes, such as \xe9.
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise ImageError(f"{name}: its name isn't in UTF-8; rename it") from error
     except OSError as error:
         raise ImageError(f"{path}: can't be read: {error.strerror}") from error
+    return content, hashlib.sha256(content).hexdigest()
 
 
-def content_hash(content: bytes) -> str:
-    """SHA-256 in hexadecimal."""
-    return hashlib.sha256(content).hexdigest()
+class Labels(NamedTuple):
+    """Where identities and cameras come from.
+
+    Attributes:
+        of: the label of an image file.
+        overrule: whether these labels replace those that a gallery has.
+    """
+
+    of: Callable[[Path], Label]
+    overrule: bool = False
+
+    def update(self, entry: Entry, file: str) -> Label:
+        """The label of an entry whose content is in ``file`` now.
+
+        A table's label counts, or else the entry's. An entry that is moved, and that had its label
+        from its old name or had none, takes that of the new name.
+        """
+        label = entry.identity, entry.camera
+        moved = file != entry.file and label in (UNKNOWN, self.of(Path(entry.file)))
+        new = self.of(Path(file))
+        return new if any(new) and (self.overrule or moved) else label
 
 
-def failure(path: str | os.PathLike[str], error: ImageError) -> tuple[str, str]:
-    """A file's printable name, and the error's message without that name."""
-    name = _printable(path)
-    return name, str(error).removeprefix(f"{name}: ")
-
-
-def _printable(path: str | os.PathLike[str]) -> str:
-    """A path with bytes that aren't UTF-8 as escapes, such as ``\\xe9``."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def read_labels(how: str) -> Labels:
+def read_labels(source: str) -> Labels:
     """Where identities and cameras come from.
 
     Args:
-        how: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, where other names
+        source: ``none``; ``market``, from names like ``0002_c1s1_000451_03.jpg``, where other names
             have no label; or the path of a CSV file (UTF-8) with the columns ``path`` (relative to
             the CSV file, or absolute), ``identity`` and ``camera``. Other columns are ignored. A
             table replaces a gallery's labels, except in lines with neither identity nor camera.
@@ -155,31 +124,124 @@ def read_labels(how: str) -> Labels:
     Raises:
         GalleryError: a table that can't be read; names the line.
     """
-    if how == "none":
-        return Labels(lambda path: ("", ""))
-    if how == "market":
+    if source == "none":
+        return Labels(lambda path: UNKNOWN)
+    if source == "market":
         return Labels(_market)
-    table = Path(how)
+    table = Path(source)
     if not table.is_file():
-        raise GalleryError(f"--labels {how}: is neither none, market nor an existing CSV file")
-    labels = _table(table)
-    return Labels(lambda path: labels.get(path, ("", "")), overrule=True)
+        raise GalleryError(f"--labels {source}: is neither none, market nor an existing CSV file")
+    labels: dict[Path, Label] = {}
+    for number, (name, identity, camera) in read_table(table, LABEL_COLUMNS):
+        if not name:
+            raise GalleryError(f"{table}, line {number}: no path")
+        label = identity, camera
+        if labels.setdefault((table.parent / name).resolve(), label) != label:
+            raise GalleryError(
+                f"{table}, line {number}: {name} has other labels in an earlier line"
+            )
+    return Labels(lambda path: labels.get(path, UNKNOWN), overrule=True)
 
 
 def _market(path: Path) -> Label:
     label = market_label(path.name)
-    return (str(label[0]), str(label[1])) if label else ("", "")
+    return (str(label[0]), str(label[1])) if label else UNKNOWN
 
 
-def _table(table: Path) -> dict[Path, Label]:
-    labels: dict[Path, Label] = {}
-    for number, (name, identity, camera) in read_table(table, LABEL_COLUMNS):
-        where = f"{table}, line {number}"
-        if not name:
-            raise GalleryError(f"{where}: no path")
-        if max(len(identity.encode()), len(camera.encode())) > LONGEST_LABEL:
-            raise GalleryError(f"{where}: a label has more than {LONGEST_LABEL} bytes")
-        path = (table.parent / name).resolve()
-        if labels.setdefault(path, (identity, camera)) != (identity, camera):
-            raise GalleryError(f"{where}: {name} has other labels in an earlier line")
-    return labels
+@dataclass
+class Change:
+    """What adding images did.
+
+    Attributes:
+        added: number of entries added.
+        moved: old and new file of contents whose old file no longer holds them. Features stay.
+        relabelled: files whose labels the table changed.
+        replaced: files whose earlier content was dropped, since they hold another.
+        duplicates: files left out, each with the file that has the same content.
+        unchanged: number of files that were stored already.
+        junk: files that their names or the table call bad detections; left out.
+        discarded: stored files dropped because they are junk now.
+        damaged: for each file that can't be used, its name and the reason; left out. Their earlier
+            content stays.
+    """
+
+    added: int = 0
+    moved: list[tuple[str, str]] = field(default_factory=list)
+    relabelled: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    unchanged: int = 0
+    junk: list[str] = field(default_factory=list)
+    discarded: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)
+
+
+def add_stored(
+    store: Store, files: Sequence[Path], labels: Labels, change: Change
+) -> dict[str, list[str]]:
+    """Give stored contents their present files and labels, and drop junk.
+
+    A content belongs to one file: the stored one while that holds it, or else the first of
+    ``files`` that does. So files may be renamed, swapped and moved, and nothing is embedded again.
+    A content that no file holds is dropped, if its own file is among ``files`` and can be read.
+
+    Args:
+        store: what is there.
+        files: absolute paths, each once.
+        labels: of the files.
+        change: receives what there is to report.
+
+    Returns:
+        Hashes of contents that aren't stored, and the files that hold each.
+    """
+    usable: dict[str, str] = {}
+    junk: dict[str, str] = {}
+    for path in files:
+        # Market-1501's convention for bad detections.
+        is_junk = labels.of(path)[0].startswith("-")
+        try:
+            (junk if is_junk else usable)[str(path)] = read_content(path)[1]
+        except ImageError as error:
+            change.damaged.append(str(error))
+    change.junk += junk
+    entries = store.matching({**usable, **junk}, {*usable.values(), *junk.values()})
+    stored = {entry.sha256: entry for entry in entries}
+    owners = {e.sha256: e.file for e in entries if e.file not in junk and _is_held(e, usable)}
+    fresh: dict[str, list[str]] = {}
+    changed = []
+    for file, sha256 in usable.items():
+        owner = owners.setdefault(sha256, file)
+        entry = stored.get(sha256)
+        if entry is None:
+            fresh.setdefault(sha256, []).append(file)
+            continue
+        if file != owner:
+            change.duplicates.append((file, owner))
+            continue
+        identity, camera = labels.update(entry, file)
+        updated = replace(entry, file=file, identity=identity, camera=camera)
+        if updated == entry:
+            change.unchanged += 1
+            continue
+        changed.append(updated)
+        if file == entry.file:
+            change.relabelled.append(file)
+        else:
+            change.moved.append((entry.file, file))
+    if changed:
+        store.put(changed)
+    # A fresh content takes its file's place once it is embedded.
+    dropped = [e for e in entries if e.sha256 not in owners and usable.get(e.file) not in fresh]
+    for entry in dropped:
+        is_junk = entry.file in junk or entry.sha256 in junk.values()
+        (change.discarded if is_junk else change.replaced).append(entry.file)
+    store.remove(dropped)
+    return fresh
+
+
+def _is_held(entry: Entry, contents: dict[str, str]) -> bool:
+    """Whether an entry's file still holds its content; ``contents`` has those read already."""
+    try:
+        return (contents.get(entry.file) or read_content(entry.file)[1]) == entry.sha256
+    except ImageError:
+        return False

@@ -6,14 +6,14 @@ over several calls: an interrupted write may be half done, and repeating it comp
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,10 @@ import numpy as np
 
 from lrreid_ext.errors import GalleryError
 from lrreid_ext.files import make_folder
-from lrreid_ext.search.images import LONGEST_LABEL, Entry
-from lrreid_ext.search.index import EF_BUILD, LINKS, Recall, choose_kind, measure, warn_exact
-from lrreid_ext.search.space import Floats, Ids, Queries
-from lrreid_ext.search.store import FORMAT, Answers, Settings
+from lrreid_ext.search.index import EF_BUILD, LINKS, Floats, Ids, Queries, Recall, Search, fit
+from lrreid_ext.search.store import Answers, Entry, Settings
 
-__all__ = ["MilvusStore"]
+__all__ = ["SCHEME", "MilvusStore"]
 
 SCHEME, DEFAULT_NAME = "milvus:", "gallery"
 # What Milvus calls the kinds of index, and how they are built.
@@ -51,9 +49,10 @@ class MilvusStore:
     def __init__(self, where: str, client: Any, settings: Settings, new: bool) -> None:
         self.where = where
         self.settings = settings
+        self.space = settings.space
         self.recall = Recall()
         self._client = client
-        self._name = _parsed(where)[1]
+        self._uri, self._name = _parsed(where)
         self._new = new
         self._area = 0.0
         # Whether a write has begun and not ended.
@@ -67,14 +66,11 @@ class MilvusStore:
             GalleryError: there is none, Milvus can't be reached, or it isn't installed.
         """
         uri, name = _parsed(where)
-        if "://" not in uri and not Path(uri).exists():
+        client = _client(where, uri) if "://" in uri or Path(uri).exists() else None
+        meta = _read_meta(where, client, name) if client else None
+        if client is None or meta is None:
             raise GalleryError(f"{where}: no gallery is there; build one first")
-        client = _client(where, uri)
-        meta = _read_meta(where, client, name)
-        if meta is None:
-            client.close()
-            raise GalleryError(f"{where}: no gallery is there; build one first")
-        store = cls(where, client, Settings.from_plain(meta["settings"]), False)
+        store = cls(where, client, _settings(where, meta), False)
         store._take(meta)
         if client.list_indexes(name):  # a write may have been interrupted between two
             client.load_collection(name)
@@ -100,12 +96,9 @@ class MilvusStore:
                 "use TEST.METRIC cosine, one of TEST.FUSION.ANCHORS, or a folder"
             )
         client = _client(where, uri)
-        ours = client.has_collection(_meta_name(name))
-        if ours and not replace and _read_meta(where, client, name):
-            client.close()
+        if not replace and _read_meta(where, client, name):
             raise GalleryError(f"{where}: is a gallery already; add to it, or replace it")
-        if client.has_collection(name) and not ours:
-            client.close()
+        if client.has_collection(name) and not client.has_collection(_meta_name(name)):
             raise GalleryError(f"{where}: collection {name} is no gallery; name another")
         return cls(where, client, settings, True)
 
@@ -114,89 +107,77 @@ class MilvusStore:
         return 0 if self._new else int(self._query("", ["count(*)"])[0]["count(*)"])
 
     def entries(self) -> list[Entry]:
-        return sorted(map(_entry, self._all(_COLUMNS)), key=lambda entry: entry.file)
+        pages = self._pages(_COLUMNS)
+        return sorted((_entry(row) for rows in pages for row in rows), key=lambda e: e.file)
 
-    def with_contents(self, hashes: Collection[str]) -> list[Entry]:
-        return [_entry(row) for row in self._where("id", [_id(h) for h in hashes], _COLUMNS)]
-
-    def with_files(self, files: Collection[str]) -> list[Entry]:
-        return [_entry(row) for row in self._where("file", files, _COLUMNS)]
+    def matching(self, files: Collection[str] = (), contents: Collection[str] = ()) -> list[Entry]:
+        rows = [*self._having("place", map(_place, files)), *self._having("id", map(_id, contents))]
+        return list({row["id"]: _entry(row) for row in rows}.values())
 
     def mean_area(self) -> float:
         return self._area
 
     def size(self) -> int:
-        path = Path(_parsed(self.where)[0])
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+        return sum(p.stat().st_size for p in Path(self._uri).rglob("*") if p.is_file())
 
     def close(self) -> None:
         self._client.close()
 
-    def _where(self, column: str, values: Collection[Any], columns: list[str]) -> Iterator[Any]:
+    def _having(
+        self, column: str, values: Iterable[int], columns: list[str] = _COLUMNS
+    ) -> Iterator[Any]:
         """Rows with one of the values in a column."""
         listed = [] if self._new else list(values)
         for start in range(0, len(listed), _BATCH):
-            part = json.dumps(listed[start : start + _BATCH], ensure_ascii=False)
-            yield from self._query(f"{column} in {part}", columns)
+            yield from self._query(f"{column} in {listed[start : start + _BATCH]}", columns)
 
     def _query(self, condition: str, columns: list[str]) -> Any:
-        return self._client.query(
-            self._name, filter=condition, output_fields=columns, consistency_level="Strong"
-        )
+        return self._client.query(self._name, filter=condition, output_fields=columns)
 
     def _pages(self, columns: list[str]) -> Iterator[list[Any]]:
         """All rows, in any order, some at a time."""
         if self._new:
             return
         pages = self._client.query_iterator(
-            self._name, batch_size=_PAGE, filter="", output_fields=columns,
-            consistency_level="Strong",
-        )  # fmt: skip
+            self._name, batch_size=_PAGE, filter="", output_fields=columns
+        )
         while page := pages.next():
             yield list(page)
         pages.close()
 
-    def _all(self, columns: list[str]) -> Iterator[Any]:
-        return chain.from_iterable(self._pages(columns))
-
     # ------------------------------------------------------------------ vectors, for the index
     def ids(self) -> Ids:
-        return np.sort(np.array([row["id"] for row in self._all(["id"])], np.int64))
+        rows = [row["id"] for page in self._pages(["id"]) for row in page]
+        return np.sort(np.array(rows, np.int64))
 
     def blocks(self, after: int = 0) -> Iterator[tuple[Ids, Floats]]:
-        for page in self._pages(["id", "vector"]):
-            yield self._arrays(page)
+        """All of them: Milvus has its own index."""
+        return map(_arrays, self._pages(["id", "vector"]))
 
     def take(self, ids: Ids) -> tuple[Ids, Floats]:
-        return self._arrays(list(self._where("id", ids.tolist(), ["id", "vector"])))
-
-    def _arrays(self, rows: list[Any]) -> tuple[Ids, Floats]:
-        rows = sorted(rows, key=lambda row: row["id"])
-        values = np.array([row["vector"] for row in rows], np.float32)
-        return np.array([row["id"] for row in rows], np.int64), values
+        return _arrays(list(self._having("id", ids.tolist(), ["id", "vector"])))
 
     # ------------------------------------------------------------------ searching
     def search(self, queries: Queries, k: int) -> Answers:
-        cosine = self.settings.metric == "cosine"
-        answers: Answers = []
-        for row, weights in zip(self._hits(queries, k, _COLUMNS), queries.weights, strict=True):
-            total = float(weights.sum())
-            # Milvus gives inner products, or squared lengths.
-            answers.append(
-                [(_entry(hit["entity"]), total - d if cosine else max(d, 0.0) ** 0.5)
-                 for hit in row for d in [float(hit["distance"])]]
-            )  # fmt: skip
-        return answers
+        def distance(score: float, weight: float) -> float:
+            """From what Milvus gives: an inner product, or a squared length."""
+            return weight - score if self.space.metric == "cosine" else max(score, 0.0) ** 0.5
 
-    def _hits(self, queries: Queries, k: int, columns: list[str], setting: int = 0) -> list[Any]:
-        visited = setting or self.recall.setting
-        params = {"params": {"ef": max(visited, k)} if visited else {}}
-        vectors = list(self.settings.space.index_queries(queries))
+        rows = self._hits(queries, k, self.recall.setting, _COLUMNS)
+        weights = queries.weights.sum(axis=1).tolist()
+        return [
+            [(_entry(hit["entity"]), distance(hit["distance"], weight)) for hit in hits]
+            for hits, weight in zip(rows, weights, strict=True)
+        ]
+
+    def _hits(self, queries: Queries, k: int, setting: int, columns: list[str]) -> list[Any]:
+        params = {"params": {"ef": max(setting, k)} if setting else {}}
+        vectors = list(self.space.index_queries(queries))
         hits: list[Any] = []
         for start in range(0, len(vectors), _QUERIES):
             hits += self._client.search(
                 self._name, data=vectors[start : start + _QUERIES], limit=k,
-                output_fields=columns, search_params=params, consistency_level="Strong",
+                output_fields=columns, search_params=params,
             )  # fmt: skip
         return hits
 
@@ -204,18 +185,19 @@ class MilvusStore:
     def put(self, entries: Sequence[Entry], vectors: Floats | None = None) -> list[Entry]:
         self._begin()
         ids = [_id(e.sha256) for e in entries]
-        stored = [e for e in self.with_files([e.file for e in entries]) if _id(e.sha256) not in ids]
+        before = self.matching([e.file for e in entries])
         if vectors is None:
             order, values = self.take(np.array(ids, np.int64))
             vectors = values[np.searchsorted(order, ids)]
         rows = [
-            {"id": i, **asdict(entry), "vector": vector}
+            {"id": i, "place": _place(entry.file), **asdict(entry), "vector": vector}
             for i, entry, vector in zip(ids, entries, vectors, strict=True)
         ]
         for start in range(0, len(rows), _BATCH):
             self._client.upsert(self._name, rows[start : start + _BATCH])
-        self.remove(stored)
-        return stored
+        dropped = [e for e in before if _id(e.sha256) not in ids]
+        self.remove(dropped)
+        return dropped
 
     def remove(self, entries: Sequence[Entry]) -> None:
         for start in range(0, len(entries), _BATCH):
@@ -228,86 +210,75 @@ class MilvusStore:
         if self._unfinished:
             return
         if self._new:
-            self._make_collections()
-            self._new, self._unfinished = False, True
-            self._save()
-            return
-        meta = _read_meta(self.where, self._client, self._name)
-        if meta is None or Settings.from_plain(meta["settings"]) != self.settings:
-            raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
-        self._take(meta)
+            self._make_collection(_meta_name(self._name), 2)
+            self._make_collection(self._name, self.space.dim)
+            self._new = False
+        else:
+            meta = _read_meta(self.where, self._client, self._name)
+            if meta is None or _settings(self.where, meta) != self.settings:
+                raise GalleryError(f"{self.where}: was replaced meanwhile; open it again")
+            self._take(meta)
         self._unfinished = True
         self._save()
 
     def refresh(self) -> None:
         if not self._unfinished:
             return
-        if not self._client.list_indexes(self._name):
-            self._index("exact")
         self._client.flush(self._name)
-        sizes = np.array([(r["height"], r["width"]) for r in self._all(["height", "width"])])
-        self._area = float(sizes.astype(np.float64).prod(axis=1).mean()) if len(sizes) else 0.0
-        self.recall = self._fitted(len(sizes))
+        areas = [r["height"] * r["width"] for p in self._pages(["height", "width"]) for r in p]
+        self._area = float(np.mean(areas)) if areas else 0.0
+        self.recall = fit(
+            self, self.settings.kind, self.settings.recall, self._build_hnsw, self.where
+        )
+        if self.recall.kind == "exact":
+            self._index("exact")
         self._unfinished = False
         self._save()
 
-    def _fitted(self, count: int) -> Recall:
-        """Give the collection the right kind of index, and measure its recall."""
-        settings = self.settings
-        present = self._client.describe_index(self._name, "vector")["index_type"]
-        kind = choose_kind(settings.kind, count, settings.space)
-        if present != _INDEXES[kind][0]:
-            self._index(kind)
-        if kind == "exact":
-            return Recall()
+    def _build_hnsw(self, _: Ids) -> Search:
+        self._index("hnsw")
 
         def search(queries: Queries, k: int, setting: int) -> Ids:
             ids = np.full((len(queries.vectors), k), -1, np.int64)
-            for own, row in zip(ids, self._hits(queries, k, ["id"], setting), strict=True):
-                own[: len(row)] = [hit["id"] for hit in row]
+            for row, hits in zip(ids, self._hits(queries, k, setting, ["id"]), strict=True):
+                row[: len(hits)] = [hit["id"] for hit in hits]
             return ids
 
-        recall = measure(settings.space, self, settings.recall, search)
-        if recall.measured < settings.recall:
-            warn_exact(self.where, recall, settings.recall)
-            self._index("exact")
-            return Recall()
-        return recall
+        return search
 
     def _index(self, kind: str) -> None:
+        """Give the collection a kind of index, if it has another."""
+        has_index = bool(self._client.list_indexes(self._name))
+        if has_index:
+            present = self._client.describe_index(self._name, "vector")["index_type"]
+            if present == _INDEXES[kind][0]:
+                return
         self._client.release_collection(self._name)
-        if self._client.list_indexes(self._name):
+        if has_index:
             self._client.drop_index(self._name, "vector")
         self._client.create_index(self._name, self._params(kind))
         self._client.load_collection(self._name)
 
     def _params(self, kind: str) -> Any:
-        index_type, params = _INDEXES[kind]
-        metric = "IP" if self.settings.metric == "cosine" else "L2"
-        out = self._client.prepare_index_params()
-        out.add_index("vector", index_type=index_type, metric_type=metric, params=params)
-        return out
+        index_type, build_params = _INDEXES[kind]
+        metric = "IP" if self.space.metric == "cosine" else "L2"
+        params = self._client.prepare_index_params()
+        params.add_index("vector", index_type=index_type, metric_type=metric, params=build_params)
+        return params
 
-    def _make_collections(self) -> None:
+    def _make_collection(self, name: str, dim: int) -> None:
+        """In place of one that is there. Other columns than these take any JSON."""
         from pymilvus import DataType, MilvusClient
 
-        texts = {"sha256": 64, "file": 4096, "identity": LONGEST_LABEL, "camera": LONGEST_LABEL}
+        if self._client.has_collection(name):
+            self._client.drop_collection(name)
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
+        schema.add_field("id", DataType.INT64, is_primary=True)
         # Milvus keeps no collection without a vector.
-        tables: list[tuple[str, dict[str, int], list[str], int]] = [
-            (_meta_name(self._name), {"content": 65535}, [], 2),
-            (self._name, texts, ["height", "width"], self.settings.space.dim),
-        ]
-        for name, texts, numbers, dim in tables:
-            if self._client.has_collection(name):
-                self._client.drop_collection(name)
-            schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-            schema.add_field("id", DataType.INT64, is_primary=True)
-            for column, length in texts.items():
-                schema.add_field(column, DataType.VARCHAR, max_length=length)
-            for column in numbers:
-                schema.add_field(column, DataType.INT64)
-            schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
-            self._client.create_collection(name, schema=schema, index_params=self._params("exact"))
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+        self._client.create_collection(
+            name, schema=schema, index_params=self._params("exact"), consistency_level="Strong"
+        )
 
     def _take(self, meta: dict[str, Any]) -> None:
         self.recall = Recall(**meta["recall"])
@@ -315,7 +286,7 @@ class MilvusStore:
 
     def _save(self) -> None:
         content = {
-            "format": FORMAT, "settings": asdict(self.settings), "recall": asdict(self.recall),
+            "settings": self.settings.plain(), "recall": asdict(self.recall),
             "area": self._area, "unfinished": self._unfinished,
         }  # fmt: skip
         row = {"id": 0, "content": json.dumps(content), "vector": [0.0, 0.0]}
@@ -328,8 +299,19 @@ def _id(sha256: str) -> int:
     return int(sha256[:15], 16)
 
 
+def _place(file: str) -> int:
+    """A path's number. Milvus's filters don't take every path."""
+    return _id(hashlib.sha256(file.encode()).hexdigest())
+
+
 def _entry(row: Any) -> Entry:
     return Entry(*(row[column] for column in _COLUMNS))
+
+
+def _arrays(rows: list[Any]) -> tuple[Ids, Floats]:
+    rows = sorted(rows, key=lambda row: row["id"])
+    vectors = np.array([row["vector"] for row in rows], np.float32)
+    return np.array([row["id"] for row in rows], np.int64), vectors
 
 
 def _parsed(where: str) -> tuple[str, str]:
@@ -353,21 +335,16 @@ def _meta_name(name: str) -> str:
 
 
 def _read_meta(where: str, client: Any, name: str) -> dict[str, Any] | None:
+    """None before the first write, and if that was interrupted."""
     if not client.has_collection(_meta_name(name)):
         return None
     client.load_collection(_meta_name(name))
-    rows = client.query(
-        _meta_name(name), filter="", limit=1, output_fields=["content"], consistency_level="Strong"
-    )
-    if not rows:
-        return None  # the first write was interrupted
-    meta: dict[str, Any] = json.loads(rows[0]["content"])
-    if meta["format"] != FORMAT:
-        raise GalleryError(
-            f"{where}: has format {meta['format']}, this version reads {FORMAT}; build the gallery "
-            "again with --replace"
-        )
-    return meta
+    rows = client.query(_meta_name(name), filter="", limit=1, output_fields=["content"])
+    return json.loads(rows[0]["content"]) if rows else None
+
+
+def _settings(where: str, meta: dict[str, Any]) -> Settings:
+    return Settings.from_plain(meta["settings"], where, "build the gallery again with --replace")
 
 
 class _Client:

@@ -14,12 +14,12 @@ from tabulate import tabulate
 from lrreid_ext.data.pictures import read_picture
 from lrreid_ext.errors import ImageError
 from lrreid_ext.search.gallery import Answer, Match
-from lrreid_ext.search.images import Entry
+from lrreid_ext.search.store import Entry
 
 __all__ = ["html_page", "screen"]
 
-# Height in pixels that images are shown at; larger ones are reduced for the page.
-SHOWN = 160
+# Greatest height in pixels of the page's images; larger ones are reduced.
+HEIGHT = 160
 
 # Right and wrong differ in sign and line, not by colour alone.
 _STYLE = """
@@ -79,7 +79,7 @@ def html_page(answers: Sequence[Answer], about: dict[str, Any]) -> str:
 
     Args:
         answers: the queries and their matches.
-        about: what stands below the heading, by name.
+        about: facts to list below the heading, by name.
     """
     facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in about.items())
     sections = "\n".join(_section(answer) for answer in answers)
@@ -97,12 +97,12 @@ def html_page(answers: Sequence[Answer], about: dict[str, Any]) -> str:
 def _section(answer: Answer) -> str:
     query = answer.query
     caption = f"query<br>{query.height}x{query.width}"
-    shown = [f'<figure class="query">{_image(query)}<figcaption>{caption}</figcaption></figure>']
-    shown += [_figure(match) for match in answer.matches]
-    figures = "\n".join(shown)
+    figures = [f'<figure class="query">{_image(query)}<figcaption>{caption}</figcaption></figure>']
+    figures += [_figure(match) for match in answer.matches]
     return (
-        f'<section>\n<h2>{escape(_title(answer))}</h2>\n<div class="row">\n{figures}\n'
-        "</div>\n</section>"
+        f'<section>\n<h2>{escape(_title(answer))}</h2>\n<div class="row">\n'
+        + "\n".join(figures)
+        + "\n</div>\n</section>"
     )
 
 
@@ -128,8 +128,8 @@ def _image(entry: Entry) -> str:
         picture = read_picture(entry.file)
     except ImageError:
         return f'<div class="gone">{name}: is gone or damaged</div>'
-    if picture.height > SHOWN:
-        picture = picture.resize((max(1, round(picture.width * SHOWN / picture.height)), SHOWN))
+    if picture.height > HEIGHT:
+        picture = picture.resize((max(1, round(picture.width * HEIGHT / picture.height)), HEIGHT))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()

@@ -1,19 +1,40 @@
-"""Where a gallery is kept: what SQLite and Milvus have in common."""
+"""What a gallery keeps, and what its stores (SQLite, Milvus) have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
-from lrreid_ext.search.images import Entry
-from lrreid_ext.search.index import Recall
-from lrreid_ext.search.space import Floats, Queries, Space
+from lrreid_ext.errors import GalleryError
+from lrreid_ext.search.index import Floats, Queries, Recall, Space
 
-__all__ = ["FORMAT", "Answers", "Settings", "Store"]
+__all__ = ["FORMAT", "Answers", "Entry", "Settings", "Store"]
 
-# Of what a gallery's files hold. Format 1 had a folder of generations.
-FORMAT = 2
+# Of what a gallery's files hold. Format 1 had a folder of generations, format 2 a file of the
+# index's state.
+FORMAT = 3
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of a gallery, or a query.
+
+    Attributes:
+        sha256: hash of the file's bytes.
+        file: absolute path.
+        height, width: native size in pixels: the file's, or the estimate from the image's spectrum
+            with INPUT.NATIVE_SIZE estimated.
+        identity, camera: from the file name or the table; "" is unknown.
+    """
+
+    sha256: str
+    file: str
+    height: int
+    width: int
+    identity: str = ""
+    camera: str = ""
+
 
 # Each query's nearest entries with their distances.
 Answers = list[list[tuple[Entry, float]]]
@@ -24,28 +45,27 @@ class Settings:
     """How a gallery was built. They never change.
 
     Attributes:
-        model: hash of the weights and of the part of the config that decides features.
-        weights, config: the two hashes that ``model`` combines.
-        run: where the model was loaded from.
+        weights: hash of the model's weights.
+        config: hash of the part of its config that decides features.
         metric: of the distances.
+        flip: whether features are averaged with those of the mirror image.
         anchors: factors of the anchors whose features are kept; () for other models.
         width: values of the features of one anchor or model.
-        flip: whether features are averaged with those of the mirror image.
         kind: of index: ``auto``, ``exact`` or ``hnsw``.
         recall: that HNSW must reach, 0 to 1.
+        run: where the model was loaded from.
         opts: the config overrides that the model was loaded with.
     """
 
-    model: str
     weights: str
     config: str
-    run: str
     metric: str
+    flip: bool
     anchors: tuple[float, ...]
     width: int
-    flip: bool
-    kind: str
-    recall: float
+    kind: str = "auto"
+    recall: float = 0.95
+    run: str = ""
     opts: tuple[str, ...] = ()
 
     @property
@@ -54,10 +74,23 @@ class Settings:
         return Space(self.metric, max(1, len(self.anchors)), self.width)
 
     @classmethod
-    def from_plain(cls, values: dict[str, Any]) -> Settings:
-        """From what JSON makes of the fields."""
+    def from_plain(cls, values: dict[str, Any], where: str, advice: str) -> Settings:
+        """From JSON: the fields and ``format``.
+
+        Raises:
+            GalleryError: another format; names the gallery and gives the advice.
+        """
+        values = dict(values)
+        if (number := values.pop("format")) != FORMAT:
+            raise GalleryError(
+                f"{where}: has format {number}, this version reads {FORMAT}; {advice}"
+            )
         settings = cls(**values)
         return replace(settings, anchors=tuple(settings.anchors), opts=tuple(settings.opts))
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON; see :meth:`from_plain`."""
+        return {"format": FORMAT, **asdict(self)}
 
 
 class Store(Protocol):
@@ -80,14 +113,10 @@ class Store(Protocol):
         """Number of images."""
 
     def entries(self) -> list[Entry]:
-        """All of them."""
+        """All entries."""
 
-    def with_contents(self, hashes: Collection[str]) -> list[Entry]:
-        """The entries of those contents that are stored."""
-
-    def with_files(self, files: Collection[str]) -> list[Entry]:
-        """The entries of those files that are stored. After an interrupted write a file may have
-        several."""
+    def matching(self, files: Collection[str] = (), contents: Collection[str] = ()) -> list[Entry]:
+        """Entries of these files, and those with these contents (hashes), each once."""
 
     def put(self, entries: Sequence[Entry], vectors: Floats | None = None) -> list[Entry]:
         """Store entries. Each replaces the entries of its content and of its file.

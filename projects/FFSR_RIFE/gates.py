@@ -7,11 +7,9 @@ degradation.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import QUERY_HR, Batch, Sample, TestSet, factor_group
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import extract_features
+from lrreid_ext.files import csv_text
 from lrreid_ext.modeling.backbones import DualStream
 from lrreid_ext.report.plots import legends_below, line, new_figure
 from lrreid_ext.results.provenance import provenance
@@ -141,18 +140,18 @@ def dual_stream_of(model: nn.Module) -> DualStream:
     Raises:
         ConfigError: there is none, there are several, or its weights are equal.
     """
-    found = [module for module in model.modules() if isinstance(module, DualStream)]
-    if len(found) != 1:
+    backbones = [module for module in model.modules() if isinstance(module, DualStream)]
+    if len(backbones) != 1:
         raise ConfigError(
             "MODEL.BACKBONE.NAME: a model with one build_dual_stream_backbone is needed, not with "
-            f"{len(found)}"
+            f"{len(backbones)}"
         )
-    if not found[0].learned:
+    if not backbones[0].learned:
         raise ConfigError(
             "MODEL.BACKBONE.DUAL.GATES: the streams of this model have equal weights; there are no "
             "gates to look at"
         )
-    return found[0]
+    return backbones[0]
 
 
 class _Reader(nn.Module):
@@ -201,11 +200,11 @@ def read_gates(cfg: CfgNode, model: nn.Module, test_set: TestSet) -> GateRecords
         ConfigError: another backbone, equal gates, or a widest image that isn't known.
     """
     backbone = dual_stream_of(model)
-    found = extract_features(cfg, _Reader(model), test_set)
-    assert found is not None  # this is the only process
-    r = backbone.resolution(found.native_size.to(backbone.widest.device)).cpu()
+    extracted = extract_features(cfg, _Reader(model), test_set)
+    assert extracted is not None  # this is the only process
+    r = backbone.resolution(extracted.native_size.to(backbone.widest.device)).cpu()
     factors = np.array([sample.factor for sample in test_set.samples], dtype=np.float64)
-    return GateRecords(found.features.numpy(), r.numpy(), factors)
+    return GateRecords(extracted.features.numpy(), r.numpy(), factors)
 
 
 # ---------------------------------------------------------------- figures
@@ -278,7 +277,7 @@ def _spearman(r: NDArray[Any], weights: NDArray[Any]) -> float | None:
     return float(spearmanr(r, weights).statistic)
 
 
-def verdict(found: Sequence[Trend]) -> str:
+def verdict(trends: Sequence[Trend]) -> str:
     """One line that says in which blocks the gates learned."""
 
     def figure(value: float | None) -> str:
@@ -286,41 +285,36 @@ def verdict(found: Sequence[Trend]) -> str:
 
     blocks = "; ".join(
         f"block {t.block} {'yes' if t.learned else 'NO'} (wL {figure(t.low)}, wH {figure(t.high)})"
-        for t in found
+        for t in trends
     )
-    count = sum(t.learned for t in found)
-    return f"Gates learned (wL falls, wH rises with r) in {count} of {len(found)} blocks: {blocks}"
+    count = sum(t.learned for t in trends)
+    return f"Gates learned (wL falls, wH rises with r) in {count} of {len(trends)} blocks: {blocks}"
 
 
-def table(found: Sequence[GateRow]) -> str:
+def table(rows: Sequence[GateRow]) -> str:
     """The rows as CSV text, with a line of names."""
-    out = io.StringIO()
-    names = [field.name for field in fields(GateRow)]
-    writer = csv.DictWriter(out, names, lineterminator="\n")
-    writer.writeheader()
-    for row in found:
-        writer.writerow(
-            {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
-        )
-    return out.getvalue()
+    return csv_text(
+        [field.name for field in fields(GateRow)],
+        [[f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row)] for row in rows],
+    )
 
 
-def draw(found: Sequence[GateRow]) -> Any:
+def draw(rows: Sequence[GateRow]) -> Any:
     """A matplotlib figure: a panel for wL and one for wH against r, a line per block.
 
     Bands are a deviation to either side; the grey line is the target, 1 - r and r.
     """
     figure, axes = new_figure(columns=2)
     low, high = axes
-    span = [min(row.r for row in found), max(row.r for row in found)]
+    span = [min(row.r for row in rows), max(row.r for row in rows)]
     low.plot(span, [1 - r for r in span], color="#888888", linewidth=3, alpha=0.5, label="1 - r")
     high.plot(span, span, color="#888888", linewidth=3, alpha=0.5, label="r")
-    for index, block in enumerate(sorted({row.block for row in found})):
-        own = sorted((row for row in found if row.block == block), key=lambda row: row.r)
-        r = [row.r for row in own]
+    for index, block in enumerate(sorted({row.block for row in rows})):
+        points = sorted((row for row in rows if row.block == block), key=lambda row: row.r)
+        r = [row.r for row in points]
         name = f"block {block}"
-        line(low, r, [w.wL for w in own], name, index, [w.wL_std for w in own])
-        line(high, r, [w.wH for w in own], name, index, [w.wH_std for w in own])
+        line(low, r, [w.wL for w in points], name, index, [w.wL_std for w in points])
+        line(high, r, [w.wH for w in points], name, index, [w.wH_std for w in points])
     for axis, title in ((low, "low stream, wL"), (high, "high stream, wH")):
         axis.set_title(f"weight of the {title}", fontsize="medium")
         axis.set_xlabel("resolution r")

@@ -23,8 +23,6 @@ Where the paper is silent, or its formula could mean two things:
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +34,7 @@ from torch import Tensor
 
 from lrreid_ext.data.samples import GALLERY, QUERY, QUERY_HR, Sample, TestSet
 from lrreid_ext.errors import ConfigError
+from lrreid_ext.files import csv_text
 from lrreid_ext.report.plots import line, new_figure
 
 __all__ = [
@@ -105,32 +104,20 @@ def objective(
         first: (N, D) features of the images at r1, as :func:`comparable` gives them.
         second: (N, D) features of the same images at r2, in the same order.
         pids, camids: (N,) identities and cameras.
-        same_camera: whether pairs of one person and one camera count.
-
-    Raises:
-        ValueError: lengths that differ, or no pair of one person or of different persons.
+        same_camera: whether pairs of one person and one camera count. At least one pair of one
+            person and one of different persons must count (:func:`pair_counts`).
     """
     people, cameras = np.asarray(pids), np.asarray(camids)
-    count = len(people)
-    if first.shape != second.shape or first.ndim != 2 or {len(first), len(cameras)} != {count}:
-        raise ValueError(
-            f"features {tuple(first.shape)} and {tuple(second.shape)}, {count} identities and "
-            f"{len(cameras)} cameras don't fit"
-        )
     person, left_out = _groups(people, cameras, same_camera)
     same_pairs, different_pairs = pair_counts(people, cameras, same_camera=same_camera)
-    if not same_pairs or not different_pairs:
-        kind = "different persons" if same_pairs else "one person"
-        hint = "" if same_pairs or same_camera else " in two cameras"
-        raise ValueError(f"among the {count} images no two are of {kind}{hint}")
     # The origin changes no distance, and near the data the sums lose no digits.
     origin = (first.double().mean(0) + second.double().mean(0)) / 2
-    everything = _pair_sum(first, second, np.zeros(count, np.int64), origin)
-    own = _pair_sum(first, second, person, origin)
-    out = _pair_sum(first, second, left_out, origin)
+    everything = _pair_sum(first, second, np.zeros_like(person), origin)
+    within = _pair_sum(first, second, person, origin)
+    uncounted = _pair_sum(first, second, left_out, origin)
     return Objective(
-        max(own - out, 0.0) / same_pairs,
-        max(everything - own, 0.0) / different_pairs,
+        max(within - uncounted, 0.0) / same_pairs,
+        max(everything - within, 0.0) / different_pairs,
         same_pairs,
         different_pairs,
     )
@@ -146,8 +133,8 @@ def pair_counts(
         same_camera: whether pairs of one person and one camera count.
     """
     person, left_out = _groups(np.asarray(pids), np.asarray(camids), same_camera)
-    own, out = (int(np.square(np.bincount(group)).sum()) for group in (person, left_out))
-    return own - out, len(person) ** 2 - own
+    within, uncounted = (int(np.square(np.bincount(group)).sum()) for group in (person, left_out))
+    return within - uncounted, len(person) ** 2 - within
 
 
 def _groups(
@@ -200,18 +187,18 @@ def hr_images(test_set: TestSet, limit: int = 0, seed: int = 0) -> list[Sample]:
     Raises:
         ConfigError: a set without HR images.
     """
-    found: dict[str, Sample] = {}
+    by_path: dict[str, Sample] = {}
     for sample in test_set.samples:
-        shown = sample.group in (QUERY, GALLERY, QUERY_HR) and sample.degrade == 1
+        undegraded = sample.group in (QUERY, GALLERY, QUERY_HR) and sample.degrade == 1
         # A factor that isn't known (NaN) is that of a genuinely small image.
-        if shown and sample.factor == 1 and sample.pid > 0:
-            found.setdefault(sample.path, sample)
-    if not found:
+        if undegraded and sample.factor == 1 and sample.pid > 0:
+            by_path.setdefault(sample.path, sample)
+    if not by_path:
         raise ConfigError(
             f"DATASETS.TESTS: {test_set.name} has no HR images that could be reduced (TEST.HR must "
             "be True)"
         )
-    images = [found[path] for path in sorted(found)]
+    images = [by_path[path] for path in sorted(by_path)]
     return _limited(images, limit, seed) if 0 < limit < len(images) else images
 
 
@@ -234,12 +221,7 @@ def reduced(images: Sequence[Sample], resolution: float, kernel: str, name: str)
         resolution: r, above 0 and at most 1.
         kernel: degradation kernel.
         name: the set's name.
-
-    Raises:
-        ValueError: a resolution outside that range.
     """
-    if not 0 < resolution <= 1:
-        raise ValueError(f"resolution {resolution}: must be above 0 and at most 1")
     factor = 1 / resolution
     return TestSet(
         name, [Sample(s.path, s.pid, s.camid, QUERY, factor, factor, kernel) for s in images]
@@ -264,19 +246,16 @@ def curves(
 
     Returns:
         For each of :data:`PANELS`, an :class:`Objective` per resolution.
-
-    Raises:
-        ValueError: no pairs to compare.
     """
     pids = [sample.pid for sample in images]
     camids = [sample.camid for sample in images]
     full = features_at(1.0)
-    found: dict[str, list[Objective]] = {panel: [] for panel in PANELS}
+    panels: dict[str, list[Objective]] = {panel: [] for panel in PANELS}
     for r in resolutions:
         at = full if r == 1 else features_at(r)
         for panel, second in (("r1=r2", at), ("r2=1", full)):
-            found[panel].append(objective(at, second, pids, camids, same_camera=same_camera))
-    return found
+            panels[panel].append(objective(at, second, pids, camids, same_camera=same_camera))
+    return panels
 
 
 # ---------------------------------------------------------------- what is written
@@ -287,15 +266,16 @@ def table(runs: Mapping[str, Mapping[str, Sequence[Objective]]], resolutions: Ar
         runs: :func:`curves` of each run, by name.
         resolutions: the values of r.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for run, panels in runs.items():
-        for panel, values in panels.items():
-            for r, o in zip(np.asarray(resolutions).tolist(), values, strict=True):
-                numbers = [f"{v:.6g}" for v in (r, o.value, o.same, o.different)]
-                writer.writerow([run, panel, *numbers, o.same_pairs, o.different_pairs])
-    return out.getvalue()
+    rows = [
+        [
+            run, panel, *(f"{v:.6g}" for v in (r, o.value, o.same, o.different)),
+            o.same_pairs, o.different_pairs,
+        ]
+        for run, panels in runs.items()
+        for panel, values in panels.items()
+        for r, o in zip(np.asarray(resolutions).tolist(), values, strict=True)
+    ]  # fmt: skip
+    return csv_text(COLUMNS, rows)
 
 
 def draw(runs: Mapping[str, Mapping[str, Sequence[Objective]]], resolutions: ArrayLike) -> Any:

@@ -19,8 +19,8 @@ def gate_weights(context: Context) -> Content:
     whys = []
     for k, run in enumerate(context.runs):
         try:
-            dual_stream_of(run.run.module)
-            rows, _, verdict = measure(run.cfg, run.run.module, run.data_set, FACTORS, IMAGES)
+            dual_stream_of(run.model.module)
+            rows, _, verdict = measure(run.cfg, run.model.module, run.data_set, FACTORS, IMAGES)
         except ConfigError as error:
             whys.append(str(error))
             continue

@@ -8,10 +8,8 @@ averaged, and the sigma of the highest mean is chosen. The test set is never loo
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -21,10 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from lrreid_ext.data.samples import GALLERY, QUERY, TestSet
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import weighed
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side
 from lrreid_ext.evaluation.ranking import rank_statistics
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.evaluation.single_shot import single_shot
+from lrreid_ext.files import csv_text
 from lrreid_ext.report.plots import line, new_figure
 
 __all__ = [
@@ -67,52 +65,25 @@ class Curves:
 
     @classmethod
     def mean(cls, folds: Sequence[Curves]) -> Curves:
-        """The mean over folds that were scored alike.
-
-        Raises:
-            ValueError: no folds, or folds scored at other sigmas, subsets or ranks.
-        """
-        if not folds:
-            raise ValueError("no folds to average")
-        first = folds[0]
-        for fold in folds[1:]:
-            same = (fold.sigmas, fold.subsets, fold.ranks) == (
-                first.sigmas,
-                first.subsets,
-                first.ranks,
-            )
-            if not same:
-                raise ValueError("folds scored at different sigmas, subsets or ranks")
-        return cls(
-            first.sigmas,
-            first.subsets,
-            first.ranks,
-            np.mean([fold.cmc for fold in folds], axis=0),
-            np.mean([fold.mean_ap for fold in folds], axis=0),
-        )
+        """The mean over folds that were scored at the same sigmas, subsets and ranks."""
+        cmc = np.mean([fold.cmc for fold in folds], axis=0)
+        return replace(folds[0], cmc=cmc, mean_ap=np.mean([fold.mean_ap for fold in folds], axis=0))
 
 
-def fold_of(found: Features, test_set: TestSet, metric: str = "cosine") -> Matching:
+def fold_of(features: Features, test_set: TestSet, metric: str = "cosine") -> Matching:
     """A fold, the left-out identities as a model with K anchors sees them.
 
     Args:
-        found: features (N, K, D).
+        features: (N, K, D).
         test_set: with groups ``query`` and ``gallery``; junk has no part.
         metric: ``cosine`` or ``euclidean``.
-
-    Raises:
-        ValueError: a model without anchors.
     """
-    if found.features.ndim != 3:
-        raise ValueError(
-            f"features {tuple(found.features.shape)} are of one model; fusion needs (N, K, D)"
-        )
     samples = test_set.samples
     pids = np.array([sample.pid for sample in samples], dtype=np.int64)
     camids = np.array([sample.camid for sample in samples], dtype=np.int64)
     groups = np.array([sample.group for sample in samples])
     query, gallery = (
-        Side(found.features[at], pids[at], camids[at], group, found.native_size[at])
+        Side(features.features[at], pids[at], camids[at], group, features.native_size[at])
         for group in (QUERY, GALLERY)
         for at in [np.flatnonzero((groups == group) & (pids >= 0))]
     )
@@ -150,15 +121,8 @@ def fold_curves(
         sigmas: values to try, each >= 0; 0 weighs all anchors alike.
         ranks: k of the single-shot Rank-k.
         trials, seed: of the single-shot draws.
-
-    Raises:
-        ValueError: factors that aren't one per anchor, a negative sigma, or features that can't
-            be ranked.
     """
-    count = fold.query.features.shape[1]
-    if len(factors) != count:
-        raise ValueError(f"{count} anchors but {len(factors)} factors")
-    subsets = anchor_subsets(count)
+    subsets = anchor_subsets(len(factors))
     cmc = np.empty((len(sigmas), len(subsets), len(ranks)))
     mean_ap = np.empty((len(sigmas), len(subsets)))
     for a, subset in enumerate(subsets):
@@ -186,15 +150,10 @@ def best_sigma(sigmas: ArrayLike, scores: ArrayLike) -> float:
 
     Args:
         sigmas: (S,) values, each >= 0.
-        scores: (S,) higher is better.
-
-    Raises:
-        ValueError: nothing to choose from, or scores that are not finite.
+        scores: (S,) finite; higher is better.
     """
-    values, found = np.asarray(sigmas, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if not len(values) or values.shape != found.shape or not np.isfinite(found).all():
-        raise ValueError("every sigma needs a finite score")
-    good = values[found >= found.max() - 1e-6]
+    values, scores = np.asarray(sigmas), np.asarray(scores)
+    good = values[scores >= scores.max() - 1e-6]
     return 0.0 if 0 in good else float(good.max())
 
 
@@ -209,17 +168,16 @@ def table(folds: dict[str, Curves], factors: Sequence[float]) -> str:
     Returns:
         Figures in percent.
     """
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     mean = Curves.mean(list(folds.values()))
-    writer.writerow(["fold", "anchors", "sigma", *(f"Rank-{k}" for k in mean.ranks), "mAP"])
-    for name, curves in {**folds, "mean": mean}.items():
-        for a, subset in enumerate(curves.subsets):
-            for s, sigma in enumerate(curves.sigmas):
-                figures = [*curves.cmc[s, a], curves.mean_ap[s, a]]
-                percent = [f"{100 * figure:.4f}" for figure in figures]
-                writer.writerow([name, subset_name(subset, factors), f"{sigma:g}", *percent])
-    return out.getvalue()
+    header = ["fold", "anchors", "sigma", *(f"Rank-{k}" for k in mean.ranks), "mAP"]
+    rows = [
+        [name, subset_name(subset, factors), f"{sigma:g}"]
+        + [f"{100 * figure:.4f}" for figure in (*curves.cmc[s, a], curves.mean_ap[s, a])]
+        for name, curves in {**folds, "mean": mean}.items()
+        for a, subset in enumerate(curves.subsets)
+        for s, sigma in enumerate(curves.sigmas)
+    ]
+    return csv_text(header, rows)
 
 
 def draw(mean: Curves, factors: Sequence[float], chosen: float) -> Any:

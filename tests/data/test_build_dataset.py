@@ -10,7 +10,7 @@ from PIL import Image
 
 from lrreid_ext.cli import main
 from lrreid_ext.data.recipes import RECIPE_REGISTRY, build_recipe, load_manifest
-from lrreid_ext.registry import DATASET_REGISTRY, names
+from lrreid_ext.registry import DATASET_REGISTRY, names, unregister
 
 
 @pytest.fixture
@@ -154,10 +154,8 @@ def test_plugin_brings_its_recipe(
         " train_identities=2, kernel='lanczos'))\n"
     )
     out = tmp_path / "out"
-    try:
-        args = ["tiny_cuhk", "--plugin", str(plugin), "--source", str(source), "--out", str(out)]
-        assert main(["build", *args]) == 0
-        assert load_manifest(out).options["kernel"] == "lanczos"
-    finally:
-        RECIPE_REGISTRY._obj_map.pop("tiny_cuhk", None)
-        DATASET_REGISTRY._obj_map.pop("tiny_cuhk", None)
+    args = ["tiny_cuhk", "--plugin", str(plugin), "--source", str(source), "--out", str(out)]
+    assert main(["build", *args]) == 0
+    for registry in (RECIPE_REGISTRY, DATASET_REGISTRY):
+        unregister(registry, "tiny_cuhk")
+    assert load_manifest(out).options["kernel"] == "lanczos"

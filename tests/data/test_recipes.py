@@ -7,7 +7,6 @@ import io
 import json
 import os
 import shutil
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
@@ -22,18 +21,15 @@ from fastreid.data.datasets.bases import ImageDataset
 from mini_sets import plan, quiet, tree_bytes, write
 from PIL import Image
 
-from lrreid_ext.data import recipes
+from lrreid_ext.data import recipes, synth
 from lrreid_ext.data.degrade import degrade
 from lrreid_ext.data.recipes import (
-    MarketRecipe,
-    add_recipe,
+    SourceImage,
     build,
     build_recipe,
     builder,
-    preset,
     verify,
 )
-from lrreid_ext.data.recipes import synth as synth_recipe
 from lrreid_ext.data.recipes.builder import JOURNAL_FILE, encode_png
 from lrreid_ext.data.recipes.dataset import build_command, find_source, test_set_of
 from lrreid_ext.data.recipes.manifest import MANIFEST_FILE
@@ -95,98 +91,141 @@ def test_unknown_names_and_options_are_answered_with_the_known() -> None:
         build_recipe("mlr_cuhk01", {"factor": 2})
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [
-        ("kernel", "cubic", "Did you mean 'bicubic'"),
-        ("factor_mode", "per_person", "per_identity"),
-        ("encoding", "webp", "png, jpeg"),
-        ("rounding", "up", "nearest"),
-        ("factors", [2, 0.5], "0.5"),
-        ("factors", "many", "valid number"),
-        ("factors", [], "empty"),
-        ("span", [3], "low <= high"),
-        ("span", [4, 2], "low <= high"),
-        ("lr_camera", "first", "'random'"),
-        ("lr_camera", 1.5, "valid integer"),
-        ("seed", "x", "valid integer"),
-        ("split", -1, "greater than or equal to 0"),
-        ("kernel", 3, "valid string"),
-        ("train_identities", 971, "empty"),
-    ],
-)
-def test_bad_option_values_are_named(option: str, value: object, message: str) -> None:
-    with pytest.raises(RecipeError, match=f"mlr_cuhk01, option .*{option}.*{message}"):
-        build_recipe("mlr_cuhk01", {option: value})
-
-
 def test_spellings_of_one_option_are_one() -> None:
     as_yaml = build_recipe("mlr_cuhk01", {"factors": [2, 4], "lr_camera": 1})
-    assert as_yaml == build_recipe("mlr_cuhk01", {"factors": (2.0, 4.0), "lr_camera": 1.0})
+    assert as_yaml == build_recipe("mlr_cuhk01", {"factors": (2.0, 4.0), "lr_camera": 1})
     assert as_yaml.folder().startswith("mlr_cuhk01-")
     assert as_yaml.folder() != build_recipe("mlr_cuhk01", {"factors": [2, 3]}).folder()
     assert build_recipe("mlr_cuhk01", {"factors": [2, 3, 4]}).folder() == "mlr_cuhk01"
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("mlr_cuhk01", "kernel", "cubic", "Did you mean 'bicubic'"),
+        ("mlr_cuhk01", "kernel", 3, "valid string"),
+        ("mlr_cuhk01", "factor_mode", "per_person", "per_identity"),
+        ("mlr_cuhk01", "encoding", "webp", "png, jpeg"),
+        ("mlr_cuhk01", "rounding", "up", "nearest"),
+        ("mlr_cuhk01", "factors", [2, 0.5], "0.5"),
+        ("mlr_cuhk01", "factors", [True, 2], "valid number"),
+        ("mlr_cuhk01", "factors", "many", "valid number"),
+        ("mlr_cuhk01", "factors", [], "empty"),
+        ("mlr_cuhk01", "span", [3], "low <= high"),
+        ("mlr_cuhk01", "span", [4, 2], "low <= high"),
+        ("mlr_cuhk01", "lr_camera", "first", "'random'"),
+        ("mlr_cuhk01", "lr_camera", 1.5, "valid integer"),
+        ("mlr_cuhk01", "lr_camera", True, "valid integer"),
+        ("mlr_cuhk01", "seed", "x", "valid integer"),
+        ("mlr_cuhk01", "seed", True, "valid integer, not True"),
+        ("mlr_cuhk01", "split", -1, "greater than or equal to 0"),
+        ("mlr_cuhk01", "train_identities", 971, "empty"),
+        ("mlr_cuhk03", "split", 20, "less than 20"),
+        ("mlr_cuhk03", "boxes", "both", "merged, labeled, detected"),
+        ("salr_viper", "lr_camera", "random", "valid integer"),
+        ("salr_viper", "ratios", [0, 0.5], "0 < low <= high <= 1"),
+        ("salr_viper", "ratios", [0.5, 0.1], "0 < low <= high <= 1"),
+        ("salr_viper", "ratios", [0.5, 1.5], "0 < low <= high <= 1"),
+        ("salr_viper", "ratios", [], "0 < low <= high <= 1"),
+        ("vr_market1501", "widths", [8], "1 <= low < high"),
+        ("vr_market1501", "widths", [8, 8], "1 <= low < high"),
+        ("vr_market1501", "widths", [0, 4], "1 <= low < high"),
+        ("vr_market1501", "widths", [8, 12.5], "valid integer"),
+        ("synth_pedestrians", "identities", 4, "greater than 4"),
+        ("synth_pedestrians", "cameras", 1, "greater than or equal to 2"),
+        ("synth_pedestrians", "shots", 0, "greater than 0"),
+        ("synth_pedestrians", "height", 2, "greater than or equal to 32"),
+        ("synth_pedestrians", "train_fraction", 1.0, "less than 1"),
+        ("synth_pedestrians", "seed", -1, "greater than or equal to 0"),
+    ],
+)
+def test_bad_option_values_are_named(name: str, option: str, value: object, message: str) -> None:
+    with pytest.raises(RecipeError, match=f"{name}, option .*{option}.*{message}"):
+        build_recipe(name, {option: value})
+
+
 # ---------------------------------------------------------------------- Market-1501
 
 
-def test_market_default_roles(market: Path, tmp_path: Path) -> None:
-    manifest = quiet(build_recipe("mlr_market1501"), market, tmp_path / "out")
-    queries = manifest.of_role("query")
+def test_market_roles(market: Path) -> None:
+    planned = plan(build_recipe("mlr_market1501"), market)
+    roles = defaultdict(Counter)
+    for item in planned:
+        roles[item.role][item.image.path.split("/")[0], item.image.pid, item.image.camid] += 1
     # Camera 1's images in query/: identity 4 has none there.
-    assert [(q.pid, q.camid) for q in queries] == [(1, 1), (3, 1)]
-    assert {q.source.split("/")[0] for q in queries} == {"query"}
-    gallery = Counter((g.pid, g.camid) for g in manifest.of_role("gallery"))
-    expected = {(pid, cam): 2 for pid in (1, 3, 4) for cam in (2, 3)}
-    assert gallery == {**expected, (0, 2): 1, (0, 12): 1}  # no junk, nothing of camera 1
-    assert all(g.source.startswith("bounding_box_test/") for g in manifest.of_role("gallery"))
-    train = manifest.of_role("train")
-    assert sorted({t.pid for t in train}) == [2, 7, 1600]
-    assert len(train) == 9
-    assert {t.factor for t in train} == {1.0}
-    assert manifest.counts() == {
-        "gallery": 14,
-        "query": 2,
-        "query_hr": 2,
-        "train": 9,
-        "train_identities": 3,
-        "test_identities": 3,
-    }
-
-
-def test_query_is_the_degraded_twin(market: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = quiet(build_recipe("mlr_market1501", {"kernel": "area"}), market, out)
-    for small, twin in zip(manifest.of_role("query"), manifest.of_role("query_hr"), strict=True):
-        assert small.source == twin.source
-        assert small.factor in (2.0, 3.0, 4.0)
-        assert (twin.factor, twin.kernel, twin.size) == (1.0, "none", (16, 8))
-        assert small.kernel == "area"
-        source = Image.open(market / small.source).convert("RGB")
-        assert np.array_equal(np.asarray(Image.open(out / twin.file)), np.asarray(source))
-        stored = np.asarray(Image.open(out / small.file))
-        assert np.array_equal(stored, np.asarray(degrade(source, small.factor, "area")))
-        assert small.size == stored.shape[:2]
+    assert roles["query"] == {("query", 1, 1): 1, ("query", 3, 1): 1}
+    test = "bounding_box_test"
+    gallery = {(test, pid, camera): 2 for pid in (1, 3, 4) for camera in (2, 3)}
+    # No junk, nothing of camera 1.
+    assert roles["gallery"] == {**gallery, (test, 0, 2): 1, (test, 0, 12): 1}
+    assert sum(roles["train"].values()) == 9 and {key[1] for key in roles["train"]} == {2, 7, 1600}
+    assert {item.factor for item in planned if item.role == "query"} <= {2.0, 3.0, 4.0}
+    assert {item.factor for item in planned if item.role != "query"} == {1.0}
+    third = plan(build_recipe("mlr_market1501_c3"), market)
+    assert {item.image.camid for item in third if item.role == "query"} == {3}
 
 
 def test_prpr_preset_takes_all_of_camera_one_and_stores_jpeg(market: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = quiet(build_recipe("mlr_market1501_prpr"), market, out)
+    manifest = quiet(build_recipe("mlr_market1501_prpr"), market, tmp_path)
     queries = manifest.of_role("query")
     # 2 of query/ and 2 each of 3 identities of bounding_box_test; no distractor.
-    assert len(queries) == 8
-    assert {q.camid for q in queries} == {1}
-    assert {q.pid for q in queries} == {1, 3, 4}
+    assert Counter((q.pid, q.camid) for q in queries) == {(1, 1): 3, (3, 1): 3, (4, 1): 2}
     assert {g.camid for g in manifest.of_role("gallery")} == {2, 3, 12}
-    query = queries[0]
-    assert query.kernel == "cv2-linear"
-    assert query.file.endswith(".jpg")
-    source = Image.open(market / query.source).convert("RGB")
+    source = Image.open(market / queries[0].source).convert("RGB")
     buffer = io.BytesIO()
-    degrade(source, query.factor, "cv2-linear").save(buffer, "JPEG", quality=95)
-    assert (out / query.file).read_bytes() == buffer.getvalue()
+    degrade(source, queries[0].factor, "cv2-linear").save(buffer, "JPEG", quality=95)
+    assert queries[0].file.endswith(".jpg")
+    assert (tmp_path / queries[0].file).read_bytes() == buffer.getvalue()
     assert manifest.of_role("query_hr")[0].file.endswith(".png")
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "distinct"),
+    [
+        ("per_identity", lambda image: image.pid, 3),
+        ("per_camera", lambda image: image.camid, 1),
+        ("per_image", lambda image: image.path, 9),
+    ],
+)
+def test_factor_modes(
+    mode: str, key: Callable[[SourceImage], object], distinct: int, market: Path
+) -> None:
+    options = {"factor_mode": mode, "span": [1, 8], "queries": "all", "lr_camera": 2}
+    factors = defaultdict(set)
+    for item in plan(build_recipe("mlr_market1501", options), market):
+        if item.role == "query":
+            assert 1 <= item.factor < 8
+            factors[key(item.image)].add(item.factor)
+    assert len(factors) == len(set.union(*factors.values())) == distinct
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "change", "message"),
+    [
+        ("mlr_market1501", {"lr_camera": 5}, lambda root: None,
+         r"camera 5 has no query.*1 \(2\), 2 \(3\), 3 \(3\)"),
+        ("mlr_market1501", {}, lambda root: write(root / "query" / "holiday.jpg"),
+         r"holiday\.jpg: not named as Market"),
+        ("mlr_market1501", {}, lambda root: [f.unlink() for f in (root / "query").iterdir()],
+         "query: holds no image"),
+        ("mlr_cuhk01", MINI_CUHK, lambda root: (root / "0004003.png").unlink(),
+         "identity 0004 has 3 files"),
+        ("mlr_cuhk01", MINI_CUHK, lambda root: write(root / "0004003.png", 128, 64),
+         r"0004003\.png: 128 x 64 pixels"),
+        ("mlr_cuhk01", MINI_CUHK, lambda root: write(root / "portrait.png"),
+         r"portrait\.png: not a CUHK01 name"),
+    ],
+)  # fmt: skip
+def test_sources_that_do_not_fit_are_named(
+    name: str, options: dict, change: Callable[[Path], object], message: str,
+    market: Path, cuhk: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    copy = tmp_path / "copy"
+    shutil.copytree(cuhk if name == "mlr_cuhk01" else market, copy)
+    change(copy)
+    with pytest.raises(RecipeError, match=message):
+        quiet(build_recipe(name, options), copy, tmp_path / "out")
+    assert not (tmp_path / "out" / MANIFEST_FILE).exists()
 
 
 def test_per_identity_preset_draws_one_camera_for_each(market: Path) -> None:
@@ -210,51 +249,6 @@ def test_per_identity_preset_draws_one_camera_for_each(market: Path) -> None:
     assert cameras[4] == {2, 3}  # has no query of camera 1
 
 
-def test_factor_modes(market: Path) -> None:
-    def factors(mode: str, key: Callable) -> dict:
-        found = defaultdict(set)
-        options = {"factor_mode": mode, "span": [1, 8], "queries": "all", "lr_camera": 2}
-        recipe = build_recipe("mlr_market1501", options)
-        for item in plan(recipe, market):
-            if item.role == "query":
-                assert 1 <= item.factor < 8
-                found[key(item.image)].add(item.factor)
-        return found
-
-    assert all(len(f) == 1 for f in factors("per_identity", lambda i: i.pid).values())
-    assert len(set.union(*factors("per_identity", lambda i: i.pid).values())) == 3
-    assert all(len(f) == 1 for f in factors("per_camera", lambda i: i.camid).values())
-    assert len(set.union(*factors("per_image", lambda i: i.pid).values())) == 9
-
-
-def test_c3_preset_and_a_camera_without_queries(market: Path) -> None:
-    recipe = build_recipe("mlr_market1501_c3")
-    planned = plan(recipe, market)
-    assert {p.image.camid for p in planned if p.role == "query"} == {3}
-    recipe = build_recipe("mlr_market1501", {"lr_camera": 5})
-    with pytest.raises(RecipeError, match=r"camera 5 has no query.*1 \(2\), 2 \(3\), 3 \(3\)"):
-        plan(recipe, market)
-
-
-def test_market_errors_name_the_file_or_folder(market: Path, tmp_path: Path) -> None:
-    recipe = build_recipe("mlr_market1501")
-    with pytest.raises(RecipeError, match=r"nowhere: no such folder.*bounding_box_train.*https://"):
-        quiet(recipe, tmp_path / "nowhere", tmp_path / "out")
-    with pytest.raises(RecipeError, match="built from Market-1501"):
-        quiet(recipe, None, tmp_path / "out")
-    copy = tmp_path / "Market-1501-v15.09.15"
-    shutil.copytree(market, copy)
-    assert recipe.locate(tmp_path) == copy
-    (copy / "query" / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(RecipeError, match=r"holiday\.jpg: not named as Market"):
-        quiet(recipe, copy, tmp_path / "out")
-    shutil.rmtree(copy / "query")
-    (copy / "query").mkdir()
-    with pytest.raises(RecipeError, match="query: holds no image"):
-        quiet(recipe, copy, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_same_name_twice_keeps_both_images(market: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(market, copy)
@@ -264,49 +258,6 @@ def test_same_name_twice_keeps_both_images(market: Path, tmp_path: Path) -> None
     assert len(set(files)) == len(files)
     assert "gallery/0001_c2s1_000200_01_dup.png" in files
     assert verify(tmp_path / "out") == []
-
-
-# ---------------------------------------------------------------------- CUHK01
-
-
-def test_cuhk01_roles_and_splits(cuhk: Path) -> None:
-    for split in (0, 1, 5):
-        recipe = build_recipe("mlr_cuhk01", {**MINI_CUHK, "split": split})
-        planned = plan(recipe, cuhk)
-        people = np.array(["0001", "0002", "0003", "0004", "0005", "0006"])
-        order = people[np.random.default_rng(split).permutation(6)]
-        train = {int(name) for name in order[:3]}
-        assert {p.image.pid for p in planned if p.role == "train"} == train
-        for item in planned:
-            assert (item.image.pid in train) == (item.role == "train")
-            shot = item.image.path[4:7]
-            if item.role != "train":
-                assert (item.role == "query") == (shot in ("003", "004"))
-            assert item.image.camid == (2 if shot in ("003", "004") else 1)
-        assert Counter(p.role for p in planned) == {"train": 12, "query": 6, "gallery": 6}
-
-
-@pytest.mark.parametrize("below", ["", "campus", "CUHK01/campus", "CUHK01"])
-def test_cuhk01_is_found_in_its_usual_folders(tmp_path: Path, below: str) -> None:
-    mini_sets.cuhk01(tmp_path / "x" / below, people=1)
-    assert build_recipe("mlr_cuhk01").locate(tmp_path / "x") == tmp_path / "x" / below
-
-
-def test_cuhk01_wrong_sources_are_named(cuhk: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="6 identities where 971"):
-        quiet(build_recipe("mlr_cuhk01"), cuhk, tmp_path / "out")
-    recipe = build_recipe("mlr_cuhk01", MINI_CUHK)
-    copy = tmp_path / "copy"
-    shutil.copytree(cuhk, copy)
-    (copy / "0004003.png").unlink()
-    with pytest.raises(RecipeError, match="identity 0004 has 3 files"):
-        quiet(recipe, copy, tmp_path / "out")
-    write(copy / "0004003.png", 128, 64)
-    with pytest.raises(RecipeError, match=r"0004003\.png: 128 x 64 pixels"):
-        quiet(recipe, copy, tmp_path / "out")
-    write(copy / "portrait.png")
-    with pytest.raises(RecipeError, match=r"portrait\.png: not a CUHK01 name"):
-        quiet(recipe, copy, tmp_path / "out")
 
 
 # ---------------------------------------------------------------------- builder and manifest
@@ -408,6 +359,19 @@ def test_a_damaged_line_of_the_journal_ends_it(
         loaded = failing_after(10**6, recipes.CUHK01Recipe, patch)
         quiet(recipe, cuhk, out)
     assert len(loaded) == 24 - 2 and verify(out) == []
+
+
+@pytest.mark.parametrize("line", ["", '{"schema": 1, "recipe": "mlr_', "\0\0\n"])
+def test_a_build_killed_in_its_first_write_begins_anew(
+    line: str, cuhk: Path, tmp_path: Path
+) -> None:
+    recipe, out = build_recipe("mlr_cuhk01", MINI_CUHK), tmp_path / "out"
+    out.mkdir()
+    (out / JOURNAL_FILE).write_text('{"schema": 1, "recipe": "mlr_viper", "options": {}}\n')
+    with pytest.raises(RecipeError, match="holds a build that was begun with other options"):
+        quiet(recipe, cuhk, out)
+    (out / JOURNAL_FILE).write_text(line)
+    assert quiet(recipe, cuhk, out).counts()["query"] == 6 and verify(out) == []
 
 
 def test_rebuild_makes_only_what_changed(
@@ -517,74 +481,27 @@ def test_verify_distrusts_a_changed_manifest(
 # ---------------------------------------------------------------------- synthetic people
 
 
-@pytest.fixture
-def renderer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A renderer of flat colours in the place of the real one, which is slower."""
+def test_synth_roles_and_look_alikes() -> None:
+    def images(**options: object) -> list[SourceImage]:
+        options = {"identities": 80, "cameras": 3, "shots": 2, **options}
+        return build_recipe("synth_pedestrians", options).read(Path())
 
-    def render(identity, camera, shot, *, seed=0, height=128, width=64):
-        pixels = np.zeros((height, width, 3), np.uint8)
-        pixels[:] = (identity, camera, 16 * shot + seed)
-        return pixels
+    def train(**options: object) -> set[int]:
+        return {image.pid for image in images(**options) if image.split == "train"}
 
-    module = SimpleNamespace(render=render, NUM_CAMERAS=4, __file__=synth_recipe.__file__)
-    monkeypatch.setitem(sys.modules, "lrreid_ext.data.synth", module)
-    synth_recipe._renderer_digest.cache_clear()
-    yield
-    synth_recipe._renderer_digest.cache_clear()
-
-
-SMALL = {"identities": 18, "cameras": 3, "shots": 2, "height": 32, "width": 16}
-
-
-def test_synth_roles_and_look_alikes(renderer: None, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    manifest = quiet(build_recipe("synth_pedestrians", {**SMALL, "seed": 5}), None, out)
-    splits = defaultdict(set)
-    for image in manifest.images:
-        assert 1 <= image.pid <= 18
-        splits[(image.pid - 1) // 4].add(image.split)
-    assert len(splits) == 5
-    assert all(len(split) == 1 for split in splits.values())
-    assert {i.camid for i in manifest.of_role("query")} == {1}
-    assert {i.camid for i in manifest.of_role("gallery")} == {0, 2}
-    tests = {i.pid for i in manifest.images if i.split == "test"}
-    assert len(manifest.of_role("query")) == 2 * len(tests)
-    assert len(manifest.of_role("gallery")) == 4 * len(tests)
-    image = manifest.of_role("gallery")[-1]
-    shot = int(Path(image.file).stem[-3:])
-    pixels = np.asarray(Image.open(out / image.file))
-    assert pixels.shape == (32, 16, 3)
-    assert pixels[0, 0].tolist() == [image.pid - 1, image.camid, 16 * shot + 5]
-
-
-def test_synth_splits_differ_and_fraction_counts(renderer: None) -> None:
-    def train(**options) -> set[int]:
-        recipe = build_recipe("synth_pedestrians", {**SMALL, "identities": 80, **options})
-        return {i.pid for i in recipe.read(Path()) if i.split == "train"}
-
+    assert {(pid - 1) // 4 for pid in train()} & {
+        (i.pid - 1) // 4 for i in images() if i.split == "test"
+    } == set()
     assert len(train(train_fraction=0.25)) == 20
-    assert train() != train(split=1)
-    assert train() != train(seed=1)
-    assert train() == train(shots=1)
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [("identities", 4), ("cameras", 1), ("shots", 0), ("height", 2), ("train_fraction", 1.0),
-     ("seed", -1)],
-)  # fmt: skip
-def test_synth_options_have_a_range(option: str, value: float) -> None:
-    with pytest.raises(RecipeError, match=f"option {option}: input should be .*, not {value}"):
-        build_recipe("synth_pedestrians", {option: value})
-
-
-def test_synth_has_no_more_cameras_than_the_renderer(renderer: None, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="the renderer has 4"):
-        quiet(build_recipe("synth_pedestrians", {"cameras": 9}), None, tmp_path / "out")
+    assert train() == train(shots=1) and train() != train(split=1) and train() != train(seed=1)
+    planned = build_recipe("synth_pedestrians", {"cameras": 3}).plan(images())
+    assert {p.image.camid for p in planned if p.role == "query"} == {1}
+    assert {p.image.camid for p in planned if p.role == "gallery"} == {0, 2}
 
 
 def test_synth_stores_what_the_renderer_draws(tmp_path: Path) -> None:
-    synth = pytest.importorskip("lrreid_ext.data.synth")
+    with pytest.raises(RecipeError, match=f"the renderer has {synth.NUM_CAMERAS}"):
+        quiet(build_recipe("synth_pedestrians", {"cameras": 9}), None, tmp_path / "out")
     options = {"identities": 8, "cameras": 2, "shots": 1, "height": 32, "width": 16, "seed": 3}
     # Made in another process, compared with what this one draws.
     manifest = quiet(build_recipe("synth_pedestrians", options), None, tmp_path / "out", workers=2)
@@ -615,21 +532,14 @@ def test_data_set_builds_itself_from_below_the_root(market: Path, tmp_path: Path
     assert os.stat(data.folder / MANIFEST_FILE).st_mtime_ns == before
 
 
-def test_data_set_with_options_has_its_own_folder(cuhk: Path, tmp_path: Path) -> None:
+def test_each_set_of_options_has_its_folder(cuhk: Path, tmp_path: Path) -> None:
     entry = DATASET_REGISTRY.get("mlr_cuhk01")
-    data = entry(root=str(tmp_path), source=str(cuhk), options=MINI_CUHK)
-    assert data.folder.parent == tmp_path
-    assert data.folder.name.startswith("mlr_cuhk01-")
-    other = entry(root=str(tmp_path), source=str(cuhk), options={**MINI_CUHK, "seed": 3})
-    assert other.folder != data.folder
-    combined = entry(root=str(tmp_path), options=MINI_CUHK, combineall=True)
-    assert len(combined.train) == 24
-
-
-def test_folder_that_holds_something_else_is_refused(cuhk: Path, tmp_path: Path) -> None:
-    quiet(build_recipe("mlr_cuhk01", MINI_CUHK), cuhk, tmp_path / "mlr_cuhk01")
+    load = partial(entry, root=str(tmp_path), source=str(cuhk))
+    data, other = load(options=MINI_CUHK), load(options={**MINI_CUHK, "seed": 3})
+    assert data.folder.parent == tmp_path and data.folder != other.folder
+    assert len(load(options=MINI_CUHK, combineall=True).train) == 24
     with pytest.raises(RecipeError, match="with other options"):
-        DATASET_REGISTRY.get("mlr_cuhk01")(root=str(tmp_path))
+        entry(folder=data.folder)
 
 
 def test_missing_source_says_where_to_get_it_and_the_command(tmp_path: Path) -> None:
@@ -676,57 +586,35 @@ def test_a_test_set_does_not_depend_on_the_order_of_files() -> None:
 def test_test_set_of_a_recipe(market: Path, tmp_path: Path) -> None:
     data = DATASET_REGISTRY.get("mlr_market1501_prpr")(root=str(tmp_path), source=str(market))
     test_set = test_set_of(data, "any", [2, 2.5, 2.0], hr=True)
-    assert test_set.name == "mlr_market1501_prpr"
-    assert test_set.manifest_hash == data.manifest.hash
-    assert test_set.info["recipe"] == "mlr_market1501_prpr"
-    assert test_set.info["seed"] == 0
-    groups = Counter(sample.group for sample in test_set.samples)
-    assert groups == {"query": 8, "gallery": 14, "query_hr": 8, "x2": 8, "x2.5": 8}
-    by_group = defaultdict(list)
+    assert (test_set.name, test_set.manifest_hash) == (data.dataset_name, data.manifest.hash)
+    assert (test_set.info["recipe"], test_set.info["seed"]) == (data.dataset_name, 0)
+    groups = defaultdict(list)
     for sample in test_set.samples:
-        by_group[sample.group].append(sample)
+        groups[sample.group].append(sample)
+    counts = {group: len(samples) for group, samples in groups.items()}
+    assert counts == {"query": 8, "gallery": 14, "query_hr": 8, "x2": 8, "x2.5": 8}
     factors = [image.factor for image in data.manifest.of_role("query")]
-    assert [sample.factor for sample in by_group["query"]] == factors
-    assert {sample.degrade for sample in by_group["query"]} == {1.0}
-    for query, twin, x2 in zip(
-        by_group["query"], by_group["query_hr"], by_group["x2"], strict=True
-    ):
-        assert Path(query.path).stem == Path(twin.path).stem
-        assert twin.path == x2.path
+    assert [(s.factor, s.degrade) for s in groups["query"]] == [(f, 1.0) for f in factors]
+    for query, twin, x2 in zip(groups["query"], groups["query_hr"], groups["x2"], strict=True):
+        assert Path(query.path).stem == Path(twin.path).stem and twin.path == x2.path
         assert (x2.degrade, x2.factor, x2.kernel) == (2.0, 2.0, "cv2-linear")
         assert (twin.degrade, twin.factor) == (1.0, 1.0)
-    assert {s.group for s in test_set_of(data, "any", [], hr=False).samples} == {"query", "gallery"}
+    assert {s.group for s in test_set_of(data, "any").samples} == {"query", "gallery"}
     with pytest.raises(ValueError, match=r"factor 0\.5"):
-        test_set_of(data, "any", [0.5], hr=False)
+        test_set_of(data, "any", [0.5])
 
 
-def test_test_set_of_any_host_data_set() -> None:
-    query, gallery = [("q.jpg", 1, 0)], [("g.jpg", 1, 1), ("d.jpg", 0, 1)]
-    data = ImageDataset([], query, gallery)
-    plain = test_set_of(data, "Mine")
-    assert (plain.name, plain.manifest_hash) == ("Mine", "")
-    assert [(s.path, s.pid, s.camid, s.group) for s in plain.samples] == [
-        ("q.jpg", 1, 0, "query"),
-        ("d.jpg", 0, 1, "gallery"),
-        ("g.jpg", 1, 1, "gallery"),
+def test_test_set_of_any_fastreid_data_set() -> None:
+    data = ImageDataset([], [("q.jpg", 1, 0)], [("g.jpg", 1, 1), ("d.jpg", 0, 1)])
+    test_set = test_set_of(data, "Mine", [3], hr=True)
+    assert (test_set.name, test_set.manifest_hash) == ("Mine", "")
+    assert [(s.path, s.pid, s.camid, s.group, s.degrade) for s in test_set.samples] == [
+        ("q.jpg", 1, 0, "query", 1.0),
+        ("d.jpg", 0, 1, "gallery", 1.0),
+        ("g.jpg", 1, 1, "gallery", 1.0),
+        ("q.jpg", 1, 0, "query_hr", 1.0),
+        ("q.jpg", 1, 0, "x3", 3.0),
     ]
-    full = test_set_of(data, "Mine", [3], hr=True)
-    assert [(s.path, s.group, s.degrade) for s in full.samples[3:]] == [
-        ("q.jpg", "query_hr", 1.0),
-        ("q.jpg", "x3", 3.0),
-    ]
-
-
-def test_a_recipe_from_elsewhere_gets_its_data_set(market: Path, tmp_path: Path) -> None:
-    name = "my_market_bilinear"
-    entry = add_recipe(preset(MarketRecipe, name, "mine", kernel="bilinear", lr_camera=2))
-    try:
-        assert DATASET_REGISTRY.get(name) is entry
-        data = entry(root=str(tmp_path), source=str(market))
-        assert {item[2] for item in data.query} == {2}
-        assert data.train[-1][1] == "my_market_bilinear_1600"
-    finally:
-        del recipes.RECIPE_REGISTRY._obj_map[name], DATASET_REGISTRY._obj_map[name]
 
 
 # ---------------------------------------------------------------------- the real sets, if there

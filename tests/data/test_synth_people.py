@@ -12,7 +12,7 @@ from lrreid_ext.data.synth import CLUSTER_SIZE, NUM_CAMERAS, appearance_of, clus
 from lrreid_ext.data.synth.canvas import Canvas, fill, profile
 from lrreid_ext.data.synth.draws import Draws
 from lrreid_ext.data.synth.pose import View, joints
-from lrreid_ext.data.synth.textures import PATTERNS, Texture, print_bitmap, stamp, weave
+from lrreid_ext.data.synth.textures import PATTERNS, Texture, weave
 
 
 def _hash(image: np.ndarray) -> str:
@@ -78,10 +78,6 @@ def test_identity_must_be_an_integer(value):
         render(value, 0, 0)
 
 
-def test_numpy_integers_are_welcome():
-    np.testing.assert_array_equal(render(np.int64(4), np.int32(1), 0), render(4, 1, 0))
-
-
 def test_cluster_mates_share_clothes_and_differ_in_detail():
     for cluster in range(60):
         ids = range(cluster * CLUSTER_SIZE, (cluster + 1) * CLUSTER_SIZE)
@@ -95,14 +91,6 @@ def test_cluster_mates_share_clothes_and_differ_in_detail():
             assert np.ptp(colours, axis=0).max() < 20
         cloth = {(p.upper_texture.kind, p.upper_texture.period) for p in people}
         assert len(cloth) == CLUSTER_SIZE
-
-
-def test_palette_is_shared_by_many_clusters():
-    pairs = {
-        (round(p.upper_colour[0] / 8), p.upper, p.lower)
-        for p in (appearance_of(4 * c) for c in range(200))
-    }
-    assert len(pairs) < 170
 
 
 def _figures(identities: list[int], camera: int, shots: int) -> np.ndarray:
@@ -181,40 +169,6 @@ def test_patterns_keep_the_mean_and_repeat(kind):
     assert abs(field.mean()) < 0.03
     assert field.min() == pytest.approx(-mean, abs=0.02)
     assert field.max() > 0.3
-
-
-def test_plain_cloth_has_no_pattern():
-    here = np.zeros((2, 2), np.float32)
-    assert weave(Texture(), here, here, 100.0) is None
-
-
-def test_print_is_stamped_where_it_belongs():
-    bitmap = np.array([[1, 0], [0, 1]], np.float32)
-    a = np.array([[-0.3, 0.3, -0.3, 0.3, 1.5, 0.0]], np.float32)
-    b = np.array([[-0.3, -0.3, 0.3, 0.3, 0.0, 1.5]], np.float32)
-    np.testing.assert_array_equal(stamp(bitmap, a, b, 2.0, 2.0), [[1, 0, 0, 1, 0, 0]])
-
-
-def test_number_print_by_hand():
-    expected = ["0100111", "1100001", "0100111", "0100100", "1110111"]
-    bitmap = print_bitmap("number", 12)
-    assert ["".join(str(int(c)) for c in row) for row in bitmap] == expected
-    with pytest.raises(ValueError, match="unknown print 'photo'"):
-        print_bitmap("photo", 0)
-
-
-def test_limb_covers_its_rectangle():
-    canvas = Canvas(np.zeros((60, 40, 3), np.uint8), (0.0, 0.0, 1.0), 1.0)
-    canvas.limb(
-        (20.0, 10.0), (20.0, 50.0), profile((0.1, 0.1)), lambda s: fill(s.shape, (200, 100, 50)),
-        length=1.0, scale=80.0,
-    )  # fmt: skip
-    image = canvas.image()
-    # Half-width 0.1 of 80 pixels on each side of x = 20, 40 pixels long.
-    assert image[30, 12:28].tolist() == [[200, 100, 50]] * 16
-    assert not image[30, :12].any() and not image[30, 28:].any()
-    assert image[11:49, 20, 0].tolist() == [200] * 38
-    assert not image[:9, 20].any() and not image[52:, 20].any()
 
 
 def test_cloth_turns_with_the_body():

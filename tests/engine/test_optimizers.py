@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, TINY_OSNET, assert_resumes
+from mini_systems import MINI
 from torch import nn
 
 from lrreid_ext.config import CfgNode
@@ -22,7 +23,7 @@ from lrreid_ext.modeling.contract import StepOutput
 
 PLUGIN = str(ROOT / "tests" / "plugins" / "duel.py")
 DUEL = [
-    *TINY_OSNET, "PLUGINS", f"['{PLUGIN}']", "MODEL.META_ARCHITECTURE", "Duel",
+    *TINY_OSNET, *MINI, "PLUGINS", f"['{PLUGIN}']", "MODEL.META_ARCHITECTURE", "Duel",
     "INPUT.LR.TRAIN_ON", "both",
 ]  # fmt: skip
 
@@ -62,9 +63,9 @@ def test_no_loss_reaches_anothers_parameters(duel):
     main, critic = parts(trainer)
     assert set(critic) == {n for n, _ in trainer.raw_model.named_parameters() if "critic." in n}
     shares = trainer.raw_model.train()(a_batch(trainer)).by_optimizer()
-    for name, own, other in (("main", main, critic), ("critic", critic, main)):
+    for name, share, other in (("main", main, critic), ("critic", critic, main)):
         total = sum(shares[name].values())
-        learning = [p for p in own.values() if p.requires_grad]
+        learning = [p for p in share.values() if p.requires_grad]
         rest = [p for p in other.values() if p.requires_grad]
         grads = torch.autograd.grad(total, learning, retain_graph=True, allow_unused=True)
         assert all(g is not None for g in grads)
@@ -102,7 +103,7 @@ def test_each_has_its_own_rate_schedule_and_frequency(duel):
     def watch() -> None:
         main, critic = parts(trainer)
         before = [next(iter(share.values())).detach().clone() for share in (main, critic)]
-        rates.append([own.rate for own in trainer.optimizers.values()])
+        rates.append([optimizer.rate for optimizer in trainer.optimizers.values()])
         step()
         after = [next(iter(share.values())) for share in (main, critic)]
         moved.append([not torch.equal(a, b) for a, b in zip(before, after, strict=True)])
@@ -127,19 +128,19 @@ def test_gradients_that_overflow_move_nothing_and_say_nothing(recwarn):
     weight = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([weight], lr=0.5)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2])
-    own = NamedOptimizer(optimizer, schedule, torch.amp.GradScaler("cpu", init_scale=4.0))
+    named = NamedOptimizer(optimizer, schedule, torch.amp.GradScaler("cpu", init_scale=4.0))
     moved = []
     for step, slope in enumerate((torch.inf, 1.0, 1.0)):
         before = weight.item()
         optimizer.zero_grad()
-        own.scaled(slope * weight.sum()).backward()
-        own.step(step)
+        named.scaled(slope * weight.sum()).backward()
+        named.step(step)
         moved.append(before - weight.item())
     assert moved == pytest.approx([0, 0.5, 0.05])
-    assert own.scaler is not None and own.scaler.get_scale() == 2
+    assert named.scaler is not None and named.scaler.get_scale() == 2
     assert not [str(w.message) for w in recwarn if "lr_scheduler" in str(w.message)]
     resumed = NamedOptimizer(optimizer, schedule, torch.amp.GradScaler("cpu"))
-    resumed.load_state_dict(own.state_dict())
+    resumed.load_state_dict(named.state_dict())
     assert resumed.scaler is not None and resumed.scaler.get_scale() == 2
 
 
@@ -148,7 +149,7 @@ def test_clipping_is_each_ones_own(duel):
     decays = [f"SOLVER.OPTIMIZERS.critic.WEIGHT_DECAY{of}" for of in ("", "_NORM", "_BIAS")]
     cfg = duel(
         "SOLVER.OPTIMIZERS.critic.CLIP_GRADIENTS", clip, "SOLVER.OPTIMIZERS.critic.OPT", "SGD",
-        *[word for key in decays for word in (key, "0.0")],
+        *[word for key in decays for word in (key, "0.0")], "SOLVER.MAX_EPOCH", "1",
     )  # fmt: skip
     trainer = Trainer(cfg)
     main, critic = ({n: p.detach().clone() for n, p in s.items()} for s in parts(trainer))
@@ -158,9 +159,8 @@ def test_clipping_is_each_ones_own(duel):
     assert max(float((now[n] - p).detach().abs().max()) for n, p in main.items()) > 1e-5
 
 
-@pytest.mark.parametrize("accumulate", ["1", "2"])
-def test_resuming_after_a_kill_gives_the_same_weights(duel, accumulate):
-    more = ["SOLVER.OPTIMIZERS.critic.EVERY", "2", "SOLVER.ACCUMULATE", accumulate]
+def test_resuming_after_a_kill_gives_the_same_weights(duel):
+    more = ["SOLVER.OPTIMIZERS.critic.EVERY", "2", "SOLVER.ACCUMULATE", "2"]
     assert_resumes(lambda out: Trainer(duel(*more, out=out)), epochs=1)
 
 
@@ -174,20 +174,12 @@ def test_a_frozen_adversary_has_no_optimizer_and_stays(duel):
     assert all(torch.equal(now[n], p) for n, p in before.items())
 
 
-def test_bfloat16_trains_both(duel):
-    trainer = Trainer(duel("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"))
-    before = {n: p.detach().clone() for n, p in trainer.raw_model.named_parameters()}
-    trainer.train()
-    same = [n for n, p in trainer.raw_model.named_parameters() if torch.equal(p, before[n])]
-    assert not [n for n in same if n.startswith(("critic", "heads"))]
-
-
 def test_a_phase_has_its_own_settings_of_an_optimizer(duel):
     phase = "{EPOCHS: 1, SOLVER: {OPTIMIZERS: {critic: {BASE_LR: 0.25}}}}"
     trainer = entered(duel("SOLVER.OPTIMIZERS.critic.OPT", "SGD", phase=phase))
     assert type(trainer.optimizers["critic"].optimizer) is torch.optim.SGD
-    own = trainer.optimizers["critic"].optimizer
-    assert {group["max_lr"] for group in own.param_groups} == {0.25}  # of the one cycle
+    groups = trainer.optimizers["critic"].optimizer.param_groups
+    assert {group["max_lr"] for group in groups} == {0.25}  # of the one cycle
 
 
 @pytest.mark.parametrize(

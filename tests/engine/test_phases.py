@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, TINY_OSNET, TINY_PSHRNET
+from mini_systems import MINI
 from torch import nn
 
 from lrreid_ext.config import Phase, load_cfg, phase_at, phase_cfg, phases_of
@@ -33,6 +34,8 @@ def test_phases_follow_each_other(make_cfg):
     phases = phases_of(make_cfg(PSHRNET, TINY_PSHRNET, "PHASES.teacher.EPOCHS", "3"))
     assert [(p.name, p.start, p.end) for p in phases] == [("teacher", 0, 3), ("student", 3, 5)]
     assert [phase_at(phases, e).name for e in range(6)] == ["teacher"] * 3 + ["student"] * 3
+    with pytest.raises(ConfigError, match=r"SOLVER\.MAX_EPOCH"):
+        phases_of(make_cfg("configs/osnet_hr.yml", TINY_OSNET, "SOLVER.MAX_EPOCH", "0"))
 
 
 def test_frozen_modules_neither_learn_nor_gather_statistics():
@@ -164,21 +167,21 @@ def phased(folder: Path, phases: str) -> str:
 
 def test_a_phase_has_its_own_training_images(make_cfg, tmp_path):
     phases = "{a: {EPOCHS: 1, INPUT: {LR: {SYNTHETIC: 2}}}, b: {EPOCHS: 1}}"
-    cfg = make_cfg(phased(tmp_path, phases), TINY_OSNET)
+    cfg = make_cfg(phased(tmp_path, phases), [*TINY_OSNET, *MINI])
     first, second = (phase_cfg(cfg, p) for p in phases_of(cfg))
     assert (first.INPUT.LR.SYNTHETIC, second.INPUT.LR.SYNTHETIC) == (2.0, 0.0)
     trainer = Trainer(cfg)
-    seen = []
+    synthetic = []
     run_step = trainer.run_step
 
     def watch() -> None:
-        seen.append(trainer.data_loader.dataset.synthetic)
+        synthetic.append(trainer.data_loader.dataset.synthetic)
         run_step()
 
     trainer.run_step = watch
     trainer.train()
     per_epoch = trainer.iters_per_epoch
-    assert seen == [2.0] * per_epoch + [0.0] * per_epoch
+    assert synthetic == [2.0] * per_epoch + [0.0] * per_epoch
 
 
 @pytest.mark.parametrize(
@@ -191,13 +194,13 @@ def test_a_phase_has_its_own_training_images(make_cfg, tmp_path):
 )
 def test_faults_of_a_later_phases_images_are_found_at_once(make_cfg, tmp_path, entry, message):
     phases = f"{{z: {{EPOCHS: 1}}, a: {{EPOCHS: 1, INPUT: {entry}}}}}"
-    cfg = make_cfg(phased(tmp_path, phases), TINY_OSNET)
+    cfg = make_cfg(phased(tmp_path, phases), [*TINY_OSNET, *MINI])
     with pytest.raises(ConfigError, match=message):
         Trainer(cfg)
 
 
 def test_parts_see_the_training_set_once(make_cfg):
-    cfg = make_cfg("configs/osnet_copies.yml", TINY_OSNET)
+    cfg = make_cfg("configs/osnet_copies.yml", [*TINY_OSNET, *MINI])
     trainer = Trainer(cfg)
     looks = []
     trainer.raw_model.heads.prepare = lambda dataset: looks.append(len(dataset))

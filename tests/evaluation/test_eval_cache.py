@@ -18,7 +18,6 @@ from conftest import ROOT, TINY_OSNET
 from fastreid.config import CfgNode
 
 from lrreid_ext.cli import main
-from lrreid_ext.commands import eval as tool
 from lrreid_ext.config import changed, get_cfg, load_cfg
 from lrreid_ext.data.recipes import load_manifest
 from lrreid_ext.data.samples import Sample, TestSet
@@ -357,7 +356,7 @@ def test_a_changed_data_set_is_refused(
     other = replace(loaded, images=loaded.images[1:])
     monkeypatch.setattr("lrreid_ext.evaluation.cache.load_manifest", lambda folder: other)
     with pytest.raises(CacheError, match="mlr_market1501 has another manifest now"):
-        tool.open_file(str(features))
+        caching.load_unchanged(features)
 
 
 def test_a_damaged_file_is_not_used(

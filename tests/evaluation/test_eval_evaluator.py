@@ -34,8 +34,9 @@ from lrreid_ext.evaluation import (
     single_shot,
     tar_at_far,
 )
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.groups import factor_parts, query_groups
-from lrreid_ext.registry import EVALUATOR_REGISTRY
+from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.results import Results, results_table
 from lrreid_ext.results.tables import rate_table, tables
 
@@ -62,8 +63,8 @@ class Demo:
 
     def results(self) -> Results:
         sizes = torch.full((len(self.features), 2), 8)
-        evaluator = CrossResolutionEvaluator(self.cfg, self.test_set)
-        return evaluator.score(Features(self.features, sizes))
+        check_config(self.cfg)
+        return Scored(self.cfg, self.test_set, Features(self.features, sizes)).results
 
     def figures(self) -> Figures:
         return self.results().flat()
@@ -285,13 +286,6 @@ def test_one_protocol_and_one_trial(demo: Demo) -> None:
     assert demo.groups()["query"]["single_shot"]["Rank-1_std"] is None
 
 
-def test_half_precision_features(demo: Demo) -> None:
-    demo.features = demo.features.to(torch.bfloat16)
-    half = demo.figures()
-    demo.features = demo.features.float()
-    assert half == demo.figures()
-
-
 # ---------------------------------------------------------------- groups
 def test_parts_by_the_galleries_factors(demo: Demo) -> None:
     """As in the SALR sets: HR queries, each with an answer of another factor."""
@@ -427,10 +421,6 @@ def test_no_compiler_is_called(demo: Demo, monkeypatch: pytest.MonkeyPatch, tmp_
     assert demo.results().commit == ""
     assert {name for name in sys.modules if "rank_cylib" in name} == before
     assert all(command[0] == "git" for command in started)
-
-
-def test_is_registered() -> None:
-    assert EVALUATOR_REGISTRY.get("CrossResolutionEvaluator") is CrossResolutionEvaluator
 
 
 # ---------------------------------------------------------------- refusals

@@ -14,7 +14,7 @@ from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import GALLERY, QUERY, Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.distance import distance_chunks, distance_matrix
-from lrreid_ext.evaluation.evaluator import CrossResolutionEvaluator
+from lrreid_ext.evaluation.evaluator import check_config
 from lrreid_ext.evaluation.features import Features
 from lrreid_ext.evaluation.fusion import (
     anchor_weights,
@@ -24,6 +24,7 @@ from lrreid_ext.evaluation.fusion import (
 )
 from lrreid_ext.evaluation.matching import Matching
 from lrreid_ext.evaluation.ranking import rank_statistics
+from lrreid_ext.evaluation.scored import Scored
 from lrreid_ext.evaluation.single_shot import single_shot
 
 
@@ -128,8 +129,8 @@ def evaluate(cfg: CfgNode, rows: torch.Tensor, sizes: torch.Tensor) -> dict[str,
         for role, camera, factor in ((QUERY, 1, 4.0), (GALLERY, 2, 1.0))
         for i in range(count)
     ]
-    evaluator = CrossResolutionEvaluator(cfg, TestSet("demo", samples))
-    return dict(evaluator.score(Features(rows, sizes)).flat())
+    check_config(cfg)
+    return dict(Scored(cfg, TestSet("demo", samples), Features(rows, sizes)).results.flat())
 
 
 def test_the_evaluator_weights_anchors_by_the_querys_resolution(cfg: CfgNode) -> None:

@@ -15,8 +15,9 @@ from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.loaders import build_test_set
 from lrreid_ext.data.samples import TestSet
 from lrreid_ext.errors import ConfigError
-from lrreid_ext.evaluation import CrossResolutionEvaluator, Features
+from lrreid_ext.evaluation import Features
 from lrreid_ext.evaluation.groups import query_groups
+from lrreid_ext.evaluation.scored import Scored
 
 
 def config(root: Path, name: str, options: dict[str, Any], **test: Any) -> CfgNode:
@@ -32,7 +33,7 @@ def config(root: Path, name: str, options: dict[str, Any], **test: Any) -> CfgNo
 def scored(cfg: CfgNode, test_set: TestSet) -> dict[str, float]:
     features = torch.randn(len(test_set.samples), 4, generator=torch.Generator().manual_seed(0))
     sizes = torch.full((len(features), 2), 8)
-    return CrossResolutionEvaluator(cfg, test_set).score(Features(features, sizes)).flat()
+    return Scored(cfg, test_set, Features(features, sizes)).results.flat()
 
 
 def factors(test_set: TestSet, at: np.ndarray) -> list[float]:

@@ -11,7 +11,7 @@ import torch
 
 from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
-from lrreid_ext.evaluation import CrossResolutionEvaluator, Scored, nearest, rank_statistics
+from lrreid_ext.evaluation import Scored, nearest, rank_statistics
 from lrreid_ext.evaluation.features import Features
 
 
@@ -56,7 +56,7 @@ def test_ranks_are_the_evaluations(sigma: float | None, options: list[Any]) -> N
     run = scored(cfg)
     if sigma is None:
         run = replace(run, features=replace(run.features, features=run.features.features[:, 0]))
-    results = CrossResolutionEvaluator(cfg, run.test_set).score(run.features).to_json()
+    results = run.results.to_json()
     figures = results["groups"]["query"]
     statistics, shots = rank_statistics(run.matching), run.single_shot(run.query())
     for k in (1, 5):

@@ -72,21 +72,21 @@ def test_the_graph_agrees_on_mixed_sizes_and_batches(system: str, tmp_path: Path
     images, native = pack([np.full((64, 32, 3), 90, np.uint8), np.full((20, 10, 3), 90, np.uint8)])
     program = torch.export.load(path).module()
     at_size = expected(run.cfg, run.module, [np.full((64, 32, 3), 90, np.uint8)])
-    got = program(images, native)
-    torch.testing.assert_close(got[:1], at_size)
-    assert (got[1] - got[0]).abs().max() > 1e-3
+    embeddings = program(images, native)
+    torch.testing.assert_close(embeddings[:1], at_size)
+    assert (embeddings[1] - embeddings[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("system", ["SING", "RIFE", "CSRGAN", "RAIN"])
+# CSRGAN is exported by the test of benchmarks/export.py, PS-HRNet by that of the command below.
+@pytest.mark.parametrize("system", ["SING", "RIFE", "RAIN"])
 def test_onnx_runtime_agrees(system: str, tmp_path: Path) -> None:
     run = run_of(*SYSTEMS[system])
     deployable, parity = parts(run, resized=system == "RIFE")
     path = tmp_path / "model.onnx"
     written = write_onnx(path, deployable, parity, describe(run, deployable))
     assert 0 <= written["parity"]["largest_difference"] < 1e-4
-    told = read_metadata(path)
-    assert told == written
-    assert len(told["weights_hash"]) == len(told["config_hash"]) == 64
+    assert read_metadata(path) == written
+    assert len(written["weights_hash"]) == len(written["config_hash"]) == 64
     assert str(ROOT).encode() not in path.read_bytes()
 
 
@@ -98,9 +98,9 @@ def test_flip_and_length_are_those_of_the_evaluation() -> None:
         torch.testing.assert_close(wanted.norm(dim=1), torch.ones(len(wanted)))
     plain = run_of("configs/osnet_copies.yml", [*OSNET, "TEST.METRIC", "euclidean"])
     crop = np.full((40, 20, 3), 90, np.uint8)
-    wanted = expected(plain.cfg, plain.model, [crop])
+    wanted = expected(plain.cfg, plain.module, [crop])
     assert abs(float(wanted.norm()) - 1) > 0.1
-    torch.testing.assert_close(Deployable(plain.cfg, plain.model)(*pack([crop])), wanted)
+    torch.testing.assert_close(Deployable(plain.cfg, plain.module)(*pack([crop])), wanted)
 
 
 def test_what_only_training_needs_stays_out() -> None:
@@ -183,7 +183,7 @@ def test_without_the_extra_the_command_is_named(
 
 
 def test_sizes_out_of_range_count_as_the_nearest(tmp_path: Path) -> None:
-    run = run_of(*SYSTEMS["PSHRNet"], str(tmp_path))
+    run = run_of(*SYSTEMS["Bilinear"], str(tmp_path))
     deployable = Deployable(run.cfg, run.module)
     images = torch.randint(0, 256, (3, 3, 40, 20), dtype=torch.uint8)
     program = torch.export.export(
@@ -206,11 +206,6 @@ def test_a_place_that_cannot_be_used(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = [str(tmp_path), "--to", "safetensors", "--out", str(tmp_path / "f")]
     assert main(["export", *words]) == 2
     assert "can't be a folder" in capsys.readouterr().err
-    run = run_of(*SYSTEMS["Bilinear"], str(tmp_path))
-    saved(run, tmp_path)
-    (tmp_path / "export").touch()
-    assert main(["export", str(tmp_path), "--to", "torch"]) == 2
-    assert f"can't be a folder, {tmp_path / 'export'} is a file" in capsys.readouterr().err
 
 
 def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +223,7 @@ def test_one_command_and_ten_lines(tmp_path: Path, capsys: pytest.CaptureFixture
         ],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    wanted = expected(run.cfg, run.module, [crop])
-    assert f"a.png {tuple(wanted.shape)}" in done.stdout
-    shown = [float(word) for word in done.stdout.split("[")[1].strip("] \n").split()]
-    assert shown == pytest.approx(wanted[0, :4].tolist(), abs=1e-5)
+    embedding = expected(run.cfg, run.module, [crop])
+    assert f"a.png {tuple(embedding.shape)}" in done.stdout
+    numbers = [float(word) for word in done.stdout.split("[")[1].strip("] \n").split()]
+    assert numbers == pytest.approx(embedding[0, :4].tolist(), abs=1e-5)

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 from conftest import TINY_OSNET
+from mini_systems import MINI
 
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.modeling.build import build_model
 from lrreid_ext.modeling.meta_arch import Anchors
 
 YAML = "configs/osnet_sing.yml"
-OPTIONS = [*TINY_OSNET, "MODEL.HEADS.NUM_CLASSES", "6", "MODEL.ANCHORS.OF", "Pipeline"]
+OPTIONS = [*TINY_OSNET, *MINI, "MODEL.HEADS.NUM_CLASSES", "6", "MODEL.ANCHORS.OF", "Pipeline"]
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lrreid_ext.config import get_cfg
-from lrreid_ext.errors import ConfigError, PretrainedError
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cost import gmacs, parameters
 from lrreid_ext.modeling.backbones import DGD, build_backbone
 from lrreid_ext.modeling.backbones.dgd import Inception
@@ -127,26 +127,6 @@ def test_every_parameter_learns_and_weights_come_back(tmp_path):
     again = build_backbone(cfg)
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x), backbone.eval()(x))
-
-
-def test_a_file_that_does_not_fit_is_refused(tmp_path):
-    state = DGD(width=0.0625).state_dict()
-    state["extra.weight"] = torch.zeros(1)
-    torch.save(state, tmp_path / "other.pth")
-    cfg = small_cfg()
-    cfg.MODEL.BACKBONE.PRETRAIN = True
-    cfg.MODEL.BACKBONE.PRETRAIN_PATH = str(tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"PRETRAIN_PATH[\s\S]*extra\.weight"):
-        build_backbone(cfg)
-
-
-def test_pretraining_without_a_file_says_what_to_do():
-    cfg = small_cfg()
-    cfg.MODEL.BACKBONE.PRETRAIN = True
-    with pytest.raises(PretrainedError) as raised:
-        build_backbone(cfg)
-    assert "MODEL.BACKBONE.PRETRAIN_PATH" in str(raised.value)
-    assert "MODEL.BACKBONE.PRETRAIN False" in str(raised.value)
 
 
 @pytest.mark.parametrize(("width", "channels"), [(0.5, 768), (1.5, 2304), (0.0078125, 12)])

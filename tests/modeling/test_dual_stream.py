@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fastreid.modeling.backbones import resnet
 from PIL import Image
+from torch import nn
 
 from lrreid_ext.config import get_cfg
-from lrreid_ext.errors import ConfigError, PretrainedError
+from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.cost import gmacs, parameters
 from lrreid_ext.modeling.backbones import DualStream, build_backbone
 from lrreid_ext.modeling.backbones.dual_stream import Gate
@@ -47,6 +47,18 @@ def build(kind="resnet18", seed=0, **dual):
 def base_of(kind):
     cfg = dual_cfg(kind)
     return build_backbone(cfg, cfg.MODEL.BACKBONE.DUAL.BASE)
+
+
+def tiny(alike=False, **options):
+    """Two networks of one layer, fused at their end."""
+    torch.manual_seed(0)
+    low, high = (nn.Sequential(nn.Conv2d(3, 6, 8, 8), nn.ReLU()) for _ in range(2))
+    if alike:
+        high.load_state_dict(low.state_dict())
+    return DualStream(low, high, **{"fuse": "end", "gate_dim": 4, "size": (64, 32), **options})
+
+
+SIZES = {"native_size": torch.tensor([[64, 32], [16, 8]])}
 
 
 def restarted(model, seed=5):
@@ -84,29 +96,31 @@ def gate(model, stream, t, maps):
     return torch.stack(weights)
 
 
+@pytest.mark.parametrize("gates", ["learned", "equal"])
 @torch.no_grad()
-def test_blocks_fuse_by_equation_6():
-    model = restarted(build(GATE_DIM=8)).eval()
+def test_blocks_fuse_by_equation_6(gates):
+    model = restarted(build(GATE_DIM=8, GATES=gates)).eval()
     x = images()
     before = x.clone()
-    found, extras = model.forward_with_extras(x)
+    fused, extras = model.forward_with_extras(x)
     assert torch.equal(x, before)
 
     maps = model.stem.maxpool(model.stem.relu(model.stem.bn1(model.stem.conv1(x))))
     stages = zip(resnet_stages(model.low), resnet_stages(model.high), strict=True)
     for t, (low, high) in enumerate(stages):
         a, b = low(maps), high(maps)
-        wl, wh = gate(model, "low", t, a), gate(model, "high", t, b)
+        wl = wh = torch.full((2,), 0.5)
+        if gates == "learned":
+            wl, wh = gate(model, "low", t, a), gate(model, "high", t, b)
         torch.testing.assert_close(extras["gates"][:, t], torch.stack([wl, wh], 1))
         maps = torch.stack([wl[i] * a[i] + wh[i] * b[i] for i in range(len(x))])
-    torch.testing.assert_close(found, maps)
+    torch.testing.assert_close(fused, maps)
     assert extras["gates"].shape == (2, 4, 2)
-    assert torch.equal(model(x), found)
+    assert torch.equal(model(x), fused)
 
 
 def test_the_gates_loss_is_equation_7_summed_over_the_blocks():
-    model = build(GATE_WEIGHT=0.3, WIDEST=64)
-    torch.manual_seed(0)
+    model = tiny(gate_weight=0.3, widest=64)
     gates = torch.rand(3, 4, 2)
     widths = [16, 64, 80]  # the last one wider than the widest: r is 1
     batch = {"native_size": torch.tensor([[128, w] for w in widths])}
@@ -124,22 +138,21 @@ def test_the_gates_loss_is_equation_7_summed_over_the_blocks():
 
 
 def test_no_loss_without_gates_or_weight():
-    batch = {"native_size": torch.tensor([[64, 32]])}
-    for options in ({"GATES": "equal"}, {"GATE_WEIGHT": 0.0}):
-        model = build("osnet", WIDEST=32, **options)
-        assert model.losses({"gates": torch.rand(1, 4, 2)}, batch) == {}
-
-
-def test_a_widest_that_nobody_measured_is_said():
-    model = build("osnet")
-    batch = {"native_size": torch.tensor([[64, 32]])}
+    gates = {"gates": torch.rand(2, 1, 2)}
+    for options in ({"gates": "equal"}, {"gate_weight": 0.0}):
+        assert tiny(widest=32, **options).losses(gates, SIZES) == {}
     with pytest.raises(ConfigError, match=r"DUAL\.WIDEST.*prepare"):
-        model.losses({"gates": torch.rand(1, 4, 2)}, batch)
+        tiny().losses(gates, SIZES)
 
 
-@pytest.mark.parametrize("fuse", ["blocks", "end"])
-@pytest.mark.parametrize("gates", ["learned", "equal"])
-@pytest.mark.parametrize("kind", ["resnet18_ibn_se", "osnet"])
+@pytest.mark.parametrize(
+    ("kind", "gates", "fuse"),
+    [
+        ("resnet18_ibn_se", "learned", "blocks"),
+        ("osnet", "learned", "blocks"),
+        ("osnet", "equal", "end"),
+    ],
+)
 def test_every_kind_learns_is_saved_and_read_again(kind, gates, fuse, tmp_path):
     model = build(kind, FUSE=fuse, GATES=gates, GATE_DIM=4, WIDEST=32)
     x = images()
@@ -147,7 +160,7 @@ def test_every_kind_learns_is_saved_and_read_again(kind, gates, fuse, tmp_path):
     assert out.shape[:2] == (2, KINDS[kind]["FEAT_DIM"])
     assert extras["gates"].shape == (2, 1 if fuse == "end" else 4, 2)
     loss = (out * torch.randn_like(out)).sum()
-    losses = model.losses(extras, {"native_size": torch.tensor([[64, 32], [16, 8]])})
+    losses = model.losses(extras, SIZES)
     assert bool(losses) == (gates == "learned")
     (loss + sum(losses.values())).backward()
     assert not [k for k, p in model.named_parameters() if p.grad is None]
@@ -159,31 +172,6 @@ def test_every_kind_learns_is_saved_and_read_again(kind, gates, fuse, tmp_path):
     assert int(again.widest) == 32
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x), model.eval()(x))
-
-
-def test_the_gates_loss_reaches_the_streams():
-    model = build("osnet", WIDEST=32)
-    _, extras = model.forward_with_extras(images())
-    model.losses(extras, {"native_size": torch.tensor([[64, 32], [16, 8]])})[
-        "loss_gates"
-    ].backward()
-    for t in range(4):
-        for stream in ("low", "high"):
-            assert float(model.gates[stream][t].fc1.weight.grad.abs().sum()) > 0
-    assert float(model.low.get_submodule("conv5").conv.weight.grad.abs().sum()) > 0
-
-
-@torch.no_grad()
-def test_equal_gates_are_the_mean():
-    model = restarted(build(GATES="equal")).eval()
-    x = images()
-    maps = model.stem.maxpool(model.stem.relu(model.stem.bn1(model.stem.conv1(x))))
-    for low, high in zip(resnet_stages(model.low), resnet_stages(model.high), strict=True):
-        maps = (low(maps) + high(maps)) / 2
-    found, extras = model.forward_with_extras(x)
-    torch.testing.assert_close(found, maps)
-    assert torch.equal(extras["gates"], torch.full((2, 4, 2), 0.5))
-    assert not [k for k in model.state_dict() if "gate" in k and "conv" not in k]
 
 
 @torch.no_grad()
@@ -201,25 +189,22 @@ def test_fused_at_the_end_it_is_two_networks():
     torch.testing.assert_close(model(x), wanted)
 
 
-@pytest.mark.parametrize("fuse", ["blocks", "end"])
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_alike_streams_whose_weights_add_up_to_one_are_the_base(kind, fuse):
+def test_alike_streams_whose_weights_add_up_to_one_are_the_base(kind):
     torch.manual_seed(3)
     base = restarted(base_of(kind)).eval()
     x = images()
     wanted = base(x)
-    model = DualStream(
-        copy.deepcopy(base), copy.deepcopy(base), fuse=fuse, gate_dim=4, size=(64, 32)
-    ).eval()
+    model = DualStream(base, copy.deepcopy(base), gate_dim=4, size=(64, 32)).eval()
     # A sigmoid of -z and one of z add up to 1, whatever the image.
     for low, high in zip(model.gates["low"], model.gates["high"], strict=True):
         high.load_state_dict(low.state_dict())
         high.fc2.weight.neg_()
         high.fc2.bias.neg_()
-    found, extras = model.forward_with_extras(x)
+    fused, extras = model.forward_with_extras(x)
     torch.testing.assert_close(extras["gates"].sum(2), torch.ones_like(extras["gates"][..., 0]))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fused, wanted, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -240,17 +225,6 @@ def test_non_local_layers_stay_in_their_stages():
     assert "NL_3.2" in both.blocks[2]
 
 
-def test_what_is_doubled():
-    model = build("osnet", GATES="equal")
-    base = {k: v.shape for k, v in base_of("osnet").state_dict().items()}
-    wanted = {"widest": torch.Size()}
-    for name, shape in base.items():
-        shared = name.split(".")[0] == "conv1"
-        for part in ("stem",) if shared else ("low", "high"):
-            wanted[f"{part}.{name}"] = shape
-    assert {k: v.shape for k, v in model.state_dict().items()} == wanted
-
-
 def test_rife_on_resnet_50_doubles_the_blocks():
     cfg = dual_cfg()
     cfg.MODEL.BACKBONE.DEPTH, cfg.MODEL.BACKBONE.FEAT_DIM = "50x", 2048
@@ -268,31 +242,18 @@ def test_rife_on_resnet_50_doubles_the_blocks():
 
 
 def test_random_streams_differ_and_pretrained_ones_do_not(tmp_path):
-    drawn = build()
-    assert not torch.equal(drawn.low.layer1[0].conv1.weight, drawn.high.layer1[0].conv1.weight)
-    torch.manual_seed(4)
-    state = base_of("resnet18").state_dict()
-    torch.save(state, tmp_path / "base.pth")
-    cfg = dual_cfg()
+    drawn = build("osnet").state_dict()
+    name = "conv2.0.conv1.conv.weight"
+    assert not torch.equal(drawn[f"low.{name}"], drawn[f"high.{name}"])
+    torch.save(base_of("osnet").state_dict(), tmp_path / "base.pth")
+    weights = torch.load(tmp_path / "base.pth", weights_only=True)
+    cfg = dual_cfg("osnet")
     cfg.MODEL.BACKBONE.PRETRAIN = True
     cfg.MODEL.BACKBONE.PRETRAIN_PATH = str(tmp_path / "base.pth")
-    model = build_backbone(cfg)
-    for name, value in state.items():
-        for part in ("stem", "low", "high"):
-            found = model.state_dict().get(f"{part}.{name}")
-            assert found is None or torch.equal(found, value)
-    assert torch.equal(model.stem.conv1.weight, state["conv1.weight"])
-
-
-def test_pretrained_weights_out_of_reach_are_the_bases_fault(monkeypatch):
-    def unreachable(key):
-        raise ConnectionError("no route to host")
-
-    monkeypatch.setattr(resnet, "init_pretrained_weights", unreachable)
-    cfg = dual_cfg()
-    cfg.MODEL.BACKBONE.PRETRAIN = True
-    with pytest.raises(PretrainedError, match="build_resnet_backbone could not download"):
-        build_backbone(cfg)
+    loaded = build_backbone(cfg).state_dict()
+    for name, value in weights.items():
+        for part in ("stem",) if name.startswith("conv1.") else ("low", "high"):
+            assert torch.equal(loaded[f"{part}.{name}"], value)
 
 
 # ---------------------------------------------------------------- prepare
@@ -306,17 +267,17 @@ def data_set(folder, widths):
 
 
 def test_the_widest_training_image_is_measured(tmp_path):
-    model = build("osnet")
+    model = tiny()
     model.prepare(data_set(tmp_path, [12, 48, 30]))
     assert int(model.widest) == 48
-    again = build("osnet", seed=2)
+    again = tiny()
     again.load_state_dict(model.state_dict())
     r = again.resolution(torch.tensor([[24, 12], [96, 48], [100, 50]]))
     assert r.tolist() == [0.25, 1.0, 1.0]
 
 
 def test_a_given_width_is_not_measured(tmp_path):
-    model = build("osnet", WIDEST=128)
+    model = tiny(widest=128)
     with torch.no_grad():
         model.widest.fill_(5)  # as a checkpoint of another data set would
     model.prepare(data_set(tmp_path, [12]))
@@ -327,21 +288,20 @@ def test_an_unreadable_image_is_named(tmp_path):
     (tmp_path / "bad.png").write_bytes(b"not an image")
     data = SimpleNamespace(img_items=[(str(tmp_path / "bad.png"), "a", "b")])
     with pytest.raises(OSError, match=r"bad\.png"):
-        build("osnet").prepare(data)
+        tiny().prepare(data)
 
 
 def test_equal_streams_are_made_different(caplog):
     none = SimpleNamespace(img_items=[])
-    base = base_of("resnet18")
-    model = DualStream(base, copy.deepcopy(base), gates="equal", size=(64, 32))
+    model = tiny(alike=True, gates="equal")
     before = copy.deepcopy(model.state_dict())
     with caplog.at_level(logging.INFO, logger="lrreid_ext"):
         model.prepare(none)
     assert "1 % noise" in caplog.text
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items() if "high" not in k)
-    was, now = (m["high.layer3.0.conv1.weight"] for m in (before, model.state_dict()))
+    was, now = (m["high.0.weight"] for m in (before, model.state_dict()))
     ratio = now / was - 1
-    assert float(ratio.std()) == pytest.approx(0.01, rel=0.05)
+    assert float(ratio.std()) == pytest.approx(0.01, rel=0.1)
     assert abs(float(ratio.mean())) < 1e-3
     # Once more changes nothing: they differ by now.
     after = copy.deepcopy(model.state_dict())
@@ -350,27 +310,21 @@ def test_equal_streams_are_made_different(caplog):
 
 
 def test_streams_that_differ_or_learn_their_gates_are_left_alone(tmp_path):
-    data = data_set(tmp_path, [16])
-    base = base_of("osnet")
-    learned = DualStream(base, copy.deepcopy(base), size=(64, 32))
-    for model in (learned, build("osnet", GATES="equal")):
+    for model in (tiny(alike=True), tiny(gates="equal")):
         before = copy.deepcopy(model.state_dict())
-        model.prepare(data)
+        model.prepare(data_set(tmp_path, [16]))
         changed = [k for k, v in model.state_dict().items() if not torch.equal(v, before[k])]
         assert changed == (["widest"] if model.learned else [])
 
 
-# ---------------------------------------------------------------- precision and memory
-@pytest.mark.parametrize("kind", ["resnet18", "osnet"])
-def test_mixed_precision_keeps_the_gates_exact(kind):
-    model = build(kind, WIDEST=32).eval()
+# ---------------------------------------------------------------- precision
+def test_mixed_precision_keeps_the_gates_exact():
+    model = build("osnet", WIDEST=32).eval()
     x = images()
     exact, wanted = model.forward_with_extras(x)
     with torch.autocast("cpu", torch.bfloat16):
         maps, extras = model.forward_with_extras(x)
-        loss = model.losses(extras, {"native_size": torch.tensor([[64, 32], [16, 8]])})[
-            "loss_gates"
-        ]
+        loss = model.losses(extras, SIZES)["loss_gates"]
     assert maps.dtype == torch.bfloat16
     assert extras["gates"].dtype == loss.dtype == torch.float32
     torch.testing.assert_close(extras["gates"], wanted["gates"], rtol=0.02, atol=0.02)
@@ -379,17 +333,6 @@ def test_mixed_precision_keeps_the_gates_exact(kind):
     assert not [k for k, p in model.named_parameters() if p.grad is None]
     # Weights that bfloat16 can't hold: they weren't rounded on the way.
     assert not torch.equal(extras["gates"], extras["gates"].bfloat16().float())
-
-
-def test_channels_last_goes_through():
-    model = build().eval()
-    x = images()
-    with torch.no_grad():
-        wanted = model(x)
-        model = model.to(memory_format=torch.channels_last)
-        found = model(x.to(memory_format=torch.channels_last))
-    assert found.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- mistakes
@@ -410,13 +353,6 @@ def test_bad_values_name_their_key(key, value):
         build("osnet", **{key: value})
 
 
-def test_a_wrong_width_names_the_right_one():
-    cfg = dual_cfg()
-    cfg.MODEL.BACKBONE.FEAT_DIM = 2048
-    with pytest.raises(ConfigError, match=r"is 2048; build_resnet_backbone makes maps of 512"):
-        build_backbone(cfg)
-
-
 def test_other_backbones_can_be_fused_at_the_end():
     cfg = dual_cfg(BASE="build_timm_backbone")
     cfg.MODEL.BACKBONE.TIMM_NAME = "resnet10t"
@@ -433,11 +369,9 @@ def test_other_backbones_can_be_fused_at_the_end():
 
 @pytest.mark.parametrize("detach", [False, True])
 def test_detached_gates_leave_the_streams_alone(detach):
-    backbone = build_backbone(dual_cfg(DETACH=detach, WIDEST=32)).train()
-    images = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    maps, extras = backbone.forward_with_extras(images)
-    sizes = {"native_size": torch.tensor([[64, 32], [16, 8]])}
-    backbone.losses(extras, sizes)["loss_gates"].backward(retain_graph=True)
+    backbone = build("osnet", DETACH=detach, WIDEST=32).train()
+    maps, extras = backbone.forward_with_extras(images())
+    backbone.losses(extras, SIZES)["loss_gates"].backward(retain_graph=True)
     touched = {
         name.split(".")[0]
         for name, p in backbone.named_parameters()

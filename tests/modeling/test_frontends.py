@@ -21,17 +21,20 @@ from lrreid_ext.modeling.frontends import (
     build_frontend,
 )
 
-LEARNING = ["SRCNN", "VDSR", "VDSRCA", "RCAN", "FFSR"]
+LEARNING = ["SRCNN", "VDSR", "VDSRCA", "RCAN", "FFSR", "FFSR code"]
 FIXED = ["Identity", "Bilinear", "Bicubic"]
 RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def small_cfg(name):
     cfg = get_cfg()
-    cfg.MODEL.SR.NAME = name
+    cfg.MODEL.SR.NAME, _, layout = name.partition(" ")
+    cfg.MODEL.SR.LAYOUT = layout or "paper"
     cfg.MODEL.SR.DEPTH, cfg.MODEL.SR.WIDTH = 5, 8
     cfg.MODEL.SR.GROUPS, cfg.MODEL.SR.BLOCKS = 2, 2
     cfg.MODEL.SR.FILTERS = [8, 6]
+    node = cfg.MODEL.SR.CASCADE
+    node.STAGES, node.BLOCKS, node.WIDTH = 2, 1, 4
     return cfg
 
 
@@ -39,7 +42,7 @@ def batch(seed=0, size=(24, 12), n=3):
     return torch.rand(n, 3, *size, generator=torch.Generator().manual_seed(seed)) * 255
 
 
-@pytest.mark.parametrize("name", LEARNING + FIXED)
+@pytest.mark.parametrize("name", [*LEARNING, "CascadedSRGAN", *FIXED])
 def test_contract(name, tmp_path):
     torch.manual_seed(0)
     frontend = build_frontend(small_cfg(name))
@@ -50,7 +53,7 @@ def test_contract(name, tmp_path):
     assert torch.equal(images, before)
     assert output.images.shape == images.shape
     assert output.images.dtype == images.dtype
-    assert frontend.learns == (name in LEARNING) == bool(list(frontend.parameters()))
+    assert frontend.learns == (name not in FIXED) == bool(list(frontend.parameters()))
 
     path = tmp_path / "frontend.pth"
     torch.save(frontend.state_dict(), path)
@@ -210,10 +213,14 @@ def test_interpolation_is_what_pillow_makes_of_the_native_pixels(frontend, mode,
     native = [im.resize(s[::-1], RESAMPLE["bicubic"]) for im, s in zip(native, shapes, strict=True)]
     loaded = torch.stack([to_tensor(im.resize(size[::-1], RESAMPLE["bicubic"])) for im in native])
     wanted = torch.stack([to_tensor(im.resize(size[::-1], RESAMPLE[mode])) for im in native])
-    got = frontend(loaded, torch.tensor(shapes)).images
-    assert (got - wanted).square().mean().sqrt() < 0.7  # the loader rounds to whole grey levels
+    restored = frontend(loaded, torch.tensor(shapes)).images
+    assert (
+        restored - wanted
+    ).square().mean().sqrt() < 0.7  # the loader rounds to whole grey levels
     if mode == "bilinear":
-        assert (loaded - wanted).square().mean().sqrt() > 2 * (got - wanted).square().mean().sqrt()
+        assert (loaded - wanted).square().mean().sqrt() > 2 * (
+            restored - wanted
+        ).square().mean().sqrt()
 
 
 @pytest.mark.parametrize("frontend", [Bilinear(), Bicubic()])

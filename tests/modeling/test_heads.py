@@ -126,8 +126,8 @@ def test_hrnet_reid_sequences(pooling):
         naive_pool(f, s, lam, pooling)
         for f, s, lam in zip(features, (4, 2, 2, 1), (0.5, 0.2, 0.2, 0.2), strict=True)
     ]
-    for got, want in zip(sequences, [*wanted, torch.cat(wanted, 1)], strict=True):
-        torch.testing.assert_close(got, want)
+    for sequence, expected in zip(sequences, [*wanted, torch.cat(wanted, 1)], strict=True):
+        torch.testing.assert_close(sequence, expected)
 
 
 def test_hrnet_reid_outputs():

@@ -38,10 +38,10 @@ def host_backbone(kind: str) -> torch.nn.Module:
 )
 def test_levels_of_the_hosts(kind: str, expected: dict[str, tuple[int, int, int]]) -> None:
     backbone = host_backbone(kind).train()
-    known = levels_of(backbone, SIZE)
-    assert {name: tuple(known[name][1:]) for name in expected} == expected
+    every_level = levels_of(backbone, SIZE)
+    assert {name: tuple(every_level[name][1:]) for name in expected} == expected
     assert all(m.training for m in backbone.modules())
-    assert next(name for name in known if "." not in name) == "conv1"
+    assert next(name for name in every_level if "." not in name) == "conv1"
     last = next(reversed(expected))
     levels = find_levels(backbone, expected, SIZE, "KEY")
     # A copy has its own modules; the names hold for it as well.

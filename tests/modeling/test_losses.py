@@ -156,8 +156,8 @@ def naive_smooth(logits, targets, eps, others):
 def test_smooth_cross_entropy(eps, dtype):
     logits, targets = randn(4, 5, dtype=dtype) * 3, torch.tensor([0, 4, 2, 2])
     expected = naive_smooth(logits, targets, eps, eps / 5)
-    got = smooth_cross_entropy(logits, targets, eps)
-    assert got.item() == pytest.approx(expected, rel=TOLERANCE[dtype])
+    loss = smooth_cross_entropy(logits, targets, eps)
+    assert loss.item() == pytest.approx(expected, rel=TOLERANCE[dtype])
     host = cross_entropy_loss(logits, targets, eps)
     assert host.item() == pytest.approx(
         naive_smooth(logits, targets, eps, eps / 4), rel=TOLERANCE[dtype]

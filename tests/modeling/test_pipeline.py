@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import TINY_OSNET, TINY_PSHRNET
+from mini_systems import MINI
 
 from lrreid_ext.config import Phase
 from lrreid_ext.engine.phases import freeze_for, set_modes
@@ -14,6 +15,7 @@ from lrreid_ext.modeling.losses import l1_image, smooth_cross_entropy
 from lrreid_ext.modeling.meta_arch.pipeline import loss_key
 
 OSNET, PSHRNET = "configs/osnet_copies.yml", "projects/PSHRNet/mlr_market.yml"
+TINY = [*TINY_OSNET, *MINI]
 CLASSES = ["MODEL.HEADS.NUM_CLASSES", "4"]
 
 
@@ -33,7 +35,7 @@ def batch(factors=(1.0, 2.0, 4.0, 1.0)) -> dict:
 
 
 def test_only_low_resolution_images_pass_through_the_front_end(make_cfg):
-    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.APPLY", "lr")
+    cfg = make_cfg(OSNET, TINY, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.APPLY", "lr")
     model = build_model(cfg).eval()
     data = batch()
     with torch.no_grad():
@@ -45,7 +47,7 @@ def test_only_low_resolution_images_pass_through_the_front_end(make_cfg):
 
 
 def test_native_size_decides_where_the_factor_is_unknown(make_cfg):
-    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.APPLY", "lr")
+    cfg = make_cfg(OSNET, TINY, *CLASSES, "MODEL.SR.APPLY", "lr")
     data = batch()
     del data["factor"]
     assert build_model(cfg).low_resolution(data).tolist() == [False, True, True, False]
@@ -62,7 +64,7 @@ def test_images_are_not_changed_in_place(make_cfg):
 
 def test_losses_are_what_the_parts_give(make_cfg):
     cfg = make_cfg(
-        OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS_WEIGHT", "0.25",
+        OSNET, TINY, *CLASSES, "MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS_WEIGHT", "0.25",
         "MODEL.LOSSES.NAME", "['SmoothCrossEntropyLoss']", "MODEL.LOSSES.CE.SCALE", "3.0",
     )  # fmt: skip
     model = build_model(cfg).train()
@@ -78,7 +80,7 @@ def test_losses_are_what_the_parts_give(make_cfg):
 
 
 def test_sr_step_trains_the_front_end_alone(make_cfg):
-    cfg = make_cfg(OSNET, TINY_OSNET, *CLASSES, "MODEL.SR.NAME", "VDSR", "MODEL.SR.DEPTH", "3")
+    cfg = make_cfg(OSNET, TINY, *CLASSES, "MODEL.SR.NAME", "VDSR", "MODEL.SR.DEPTH", "3")
     model = build_model(cfg).train()
     model.set_step("sr")
     losses = model(batch()).losses
@@ -89,24 +91,10 @@ def test_sr_step_trains_the_front_end_alone(make_cfg):
 
 
 def test_a_front_end_with_nothing_to_learn_says_so(make_cfg):
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES)).train()
+    model = build_model(make_cfg(OSNET, TINY, *CLASSES)).train()
     model.set_step("sr")
     with pytest.raises(ConfigError, match="nothing to learn"):
         model(batch())
-
-
-def test_student_gradients_reach_all_but_the_teacher(make_cfg):
-    model = build_model(make_cfg(PSHRNET, TINY_PSHRNET, *CLASSES))
-    phase = Phase("student", 1, 0, train=("frontend", "backbone", "heads"))
-    freeze_for(model, phase, {n for n, _ in model.named_parameters()})
-    set_modes(model, phase)
-    losses = model(batch()).losses
-    assert set(losses) == {
-        "loss_smooth_cross_entropy", "loss_sequence_triplet", "loss_sr", "loss_ps",
-    }  # fmt: skip
-    sum(losses.values()).backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is None) == name.startswith("teacher."), name
 
 
 def test_pseudo_siamese_loss_against_a_loop(make_cfg):
@@ -116,26 +104,26 @@ def test_pseudo_siamese_loss_against_a_loop(make_cfg):
     freeze_for(model, phase, {n for n, _ in model.named_parameters()})
     set_modes(model, phase)
     data = batch()
-    found = model(data).losses["loss_ps"].item()
+    loss = model(data).losses["loss_ps"].item()
     with torch.no_grad():
         guide = model.teacher.heads.represent(
             model.teacher.backbone(model.normalise(data["images_hr"]))
         )
-        own = model.heads.represent(
+        student = model.heads.represent(
             model.backbone(model.normalise(model.frontend(data["images"]).images))
         )
     expected = 0.0
     for a, b in [
-        (guide["sequences"][0], own["sequences"][0]),
-        (guide["sequences"][3], own["sequences"][3]),
-        (guide["sequences"][4], own["sequences"][4]),
-        (guide["cls_outputs"], own["cls_outputs"]),
+        (guide["sequences"][0], student["sequences"][0]),
+        (guide["sequences"][3], student["sequences"][3]),
+        (guide["sequences"][4], student["sequences"][4]),
+        (guide["cls_outputs"], student["cls_outputs"]),
     ]:
         total = 0.0
         for row_a, row_b in zip(a.tolist(), b.tolist(), strict=True):
             total += sum(abs(x - y) for x, y in zip(row_a, row_b, strict=True))
         expected += total / a.numel()
-    assert found == pytest.approx(0.5 * expected, rel=1e-4)
+    assert loss == pytest.approx(0.5 * expected, rel=1e-4)
 
 
 def test_what_is_evaluated_follows_the_step(make_cfg):
@@ -180,18 +168,18 @@ def test_loss_keys():
 
 
 def test_a_trained_model_can_be_the_teacher(make_cfg, tmp_path):
-    trained = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, "SEED", "7"))
+    trained = build_model(make_cfg(OSNET, TINY, *CLASSES, "SEED", "7"))
     path = str(tmp_path / "hr.pth")
     torch.save({"model": trained.state_dict()}, path)
-    cfg = make_cfg("configs/osnet_teacher.yml", TINY_OSNET, *CLASSES)
+    cfg = make_cfg("configs/osnet_teacher.yml", TINY, *CLASSES)
     fresh = build_model(cfg)
     cfg.defrost()
     cfg.PSHRNET.TEACHER_WEIGHTS = path
     model = build_model(cfg)
     for name, tensor in trained.state_dict().items():
         assert torch.equal(model.state_dict()[f"teacher.{name}"], tensor)
-    first = next(k for k in trained.state_dict() if k.endswith("conv.weight"))
-    assert not torch.equal(fresh.state_dict()[f"teacher.{first}"], trained.state_dict()[first])
+    name = "backbone.0.weight"
+    assert not torch.equal(fresh.state_dict()[f"teacher.{name}"], trained.state_dict()[name])
 
 
 def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, capsys):
@@ -216,7 +204,7 @@ def test_weights_that_cannot_be_had_are_said_in_one_line(make_cfg, monkeypatch, 
 def test_masks_go_with_the_images_that_pass_through_the_front_end(make_cfg):
     more = ["MODEL.SR.NAME", "FFSR", "MODEL.SR.WIDTH", "4", "MODEL.SR.MASK", "given"]
     options = [*CLASSES, *more, "MODEL.SR.APPLY", "lr", "MODEL.SR.LOSS", "mse"]
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *options)).train()
+    model = build_model(make_cfg(OSNET, TINY, *options)).train()
     data = batch()
     masks = torch.zeros(4, 1, 64, 32)
     masks[[0, 3]] = 1.0  # of the HR images, which by-pass the front-end
@@ -230,22 +218,23 @@ def test_masks_go_with_the_images_that_pass_through_the_front_end(make_cfg):
 
 def test_images_without_an_hr_twin_have_no_pixel_loss(make_cfg):
     more = ["MODEL.SR.NAME", "SRCNN", "MODEL.SR.LOSS", "mse"]
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, *more)).train()
+    model = build_model(make_cfg(OSNET, TINY, *CLASSES, *more)).train()
     data = batch((2.0, 2.0, 4.0, 4.0))
     restored = model.frontend(data["images_lr"]).images
     error = ((restored - data["images_hr"]) / 255).square().mean((1, 2, 3))
-    known = torch.tensor([True, False, True, False])
-    losses = model({**data, "has_hr": known}).losses
-    torch.testing.assert_close(losses["loss_sr"], error[known].mean())
+    has_hr = torch.tensor([True, False, True, False])
+    losses = model({**data, "has_hr": has_hr}).losses
+    torch.testing.assert_close(losses["loss_sr"], error[has_hr].mean())
     assert model({**data, "has_hr": torch.zeros(4, dtype=torch.bool)}).losses["loss_sr"] == 0
 
 
 def test_a_backbones_own_losses_count_while_it_learns(make_cfg):
     more = [
         "MODEL.BACKBONE.NAME", "build_dual_stream_backbone",
-        "MODEL.BACKBONE.DUAL.BASE", "build_osnet_backbone", "MODEL.BACKBONE.DUAL.WIDEST", "32",
+        "MODEL.BACKBONE.DUAL.BASE", MINI[1], "MODEL.BACKBONE.DUAL.FUSE", "end",
+        "MODEL.BACKBONE.DUAL.WIDEST", "32",
     ]  # fmt: skip
-    model = build_model(make_cfg(OSNET, TINY_OSNET, *CLASSES, *more)).train()
+    model = build_model(make_cfg(OSNET, TINY, *CLASSES, *more)).train()
     assert model(batch()).losses["loss_gates"] > 0
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(False)

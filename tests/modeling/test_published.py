@@ -28,8 +28,10 @@ def model_of(yaml: str, *options: str) -> nn.Module:
     return build_model(load_cfg(str(ROOT / yaml), words))
 
 
-def torchreid_file(path: Path) -> dict[str, Tensor]:
+@pytest.fixture(scope="module")
+def torchreids(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
     """An OSNet x0.25 under torchreid's names, of random numbers, with 1041 identities."""
+    path = tmp_path_factory.mktemp("torchreid") / "osnet.pth"
     torch.manual_seed(1)
     ours = model_of("configs/osnet_hr.yml").state_dict()
     state = {
@@ -39,17 +41,16 @@ def torchreid_file(path: Path) -> dict[str, Tensor]:
     }
     state |= {"classifier.weight": torch.zeros(1041, 512), "classifier.bias": torch.zeros(1041)}
     torch.save({"state_dict": {f"module.{k}": v for k, v in state.items()}}, path)
-    return state
+    return path, state
 
 
 OLD_MAP = [[r"^classifier\.", ""], [r"^fc\.", "heads.fc."], ["^", "backbone."]]
 
 
 def test_torchreids_names_fill_every_place(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    torchreids: tuple[Path, dict[str, Tensor]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / "osnet.pth"
-    state = torchreid_file(file)
+    file, state = torchreids
     plain, mapped = model_of("configs/osnet_hr.yml"), model_of("configs/osnet_hr.yml")
     with caplog.at_level(logging.INFO):
         init_weights(plain, file, form="torchreid")
@@ -59,28 +60,25 @@ def test_torchreids_names_fill_every_place(
     both = zip(plain.state_dict().items(), mapped.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for (name, a), b in both if "classifier" not in name)
 
-    sing = model_of("configs/osnet_sing.yml").state_dict
     model = model_of("configs/osnet_sing.yml")
     init_weights(model, file, form="torchreid")
     for anchor in ("x2", "x3", "x4"):
-        got = model.state_dict()[f"anchors.{anchor}.backbone.conv2.0.conv1.conv.weight"]
-        assert torch.equal(got, state["conv2.0.conv1.conv.weight"])
-    assert sing().keys() == model.state_dict().keys()
+        weight = model.state_dict()[f"anchors.{anchor}.backbone.conv2.0.conv1.conv.weight"]
+        assert torch.equal(weight, state["conv2.0.conv1.conv.weight"])
 
     dual = model_of("configs/osnet_dual.yml")
     init_weights(dual, file, form="torchreid")
-    got = dual.state_dict()
-    assert torch.equal(got["backbone.stem.conv1.conv.weight"], state["conv1.conv.weight"])
+    filled = dual.state_dict()
+    assert torch.equal(filled["backbone.stem.conv1.conv.weight"], state["conv1.conv.weight"])
     for stream in ("low", "high"):
         name = "conv3.0.conv1.conv.weight"
-        assert torch.equal(got[f"backbone.{stream}.{name}"], state[name])
+        assert torch.equal(filled[f"backbone.{stream}.{name}"], state[name])
 
 
-def test_a_teacher_keeps_its_own_weights(tmp_path: Path) -> None:
-    torchreid_file(tmp_path / "osnet.pth")
+def test_a_teacher_keeps_its_own_weights(torchreids: tuple[Path, dict[str, Tensor]]) -> None:
     model = model_of("configs/osnet_teacher.yml")
     before = {k: v.clone() for k, v in model.state_dict().items() if k.startswith("teacher.")}
-    init_weights(model, tmp_path / "osnet.pth", form="torchreid")
+    init_weights(model, torchreids[0], form="torchreid")
     assert before and all(torch.equal(v, model.state_dict()[k]) for k, v in before.items())
 
 
@@ -121,10 +119,10 @@ def test_timms_names_and_another_size(tmp_path: Path, caplog: pytest.LogCaptureF
     model = model_of("configs/osnet_hr.yml", *options, "MODEL.BACKBONE.FEAT_DIM", "192")
     with caplog.at_level(logging.INFO):
         init_weights(model, tmp_path / "vit.pth", form="timm")
-    got = model.state_dict()
-    assert got["backbone.model.pos_embed"].shape == (1, 1 + 4 * 2, 192)
+    filled = model.state_dict()
+    assert filled["backbone.model.pos_embed"].shape == (1, 1 + 4 * 2, 192)
     name = "blocks.1.mlp.fc1.weight"
-    assert torch.equal(got[f"backbone.model.{name}"], whole.state_dict()[name])
+    assert torch.equal(filled[f"backbone.model.{name}"], whole.state_dict()[name])
     assert "left out: head.weight, head.bias" in caplog.text
     warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert any("initialised afresh: backbone.model.blocks.2" in w for w in warned)
@@ -196,10 +194,9 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_initial_weights_are_evaluated_as_they_are(
-    make_cfg: Callable[..., CfgNode], tmp_path: Path
+    make_cfg: Callable[..., CfgNode], torchreids: tuple[Path, dict[str, Tensor]]
 ) -> None:
-    torchreid_file(tmp_path / "osnet.pth")
-    options = ["MODEL.INIT.WEIGHTS", str(tmp_path / "osnet.pth"), "TEST.INITIAL", "True"]
+    options = ["MODEL.INIT.WEIGHTS", str(torchreids[0]), "TEST.INITIAL", "True"]
     cfg = make_cfg("configs/osnet_hr.yml", [*TINY, *options])
     assert "mlr_market1501" in evaluate_trained(cfg)
     with pytest.raises(ConfigError, match=r"TEST\.INITIAL.*MODEL\.INIT\.WEIGHTS"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT, TINY
+from mini_systems import MINI
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -58,6 +59,15 @@ def cfg_of(path: Path, frozen: bool = True, feed: str = "reduced") -> CfgNode:
     return cfg
 
 
+def model_cfg(path: Path) -> CfgNode:
+    """A whole model behind the network, small enough to export."""
+    words = [
+        *TINY, *MINI, "MODEL.INIT.WEIGHTS", "", "MODEL.HEADS.NUM_CLASSES", "6",
+        "MODEL.SR.NAME", "Spandrel", "MODEL.SR.SPANDREL.WEIGHTS", str(path),
+    ]  # fmt: skip
+    return load_cfg(str(ROOT / "configs/osnet_hr.yml"), words)
+
+
 def batch() -> Tensor:
     return torch.rand(2, 3, 24, 12, generator=torch.Generator().manual_seed(0)) * 255
 
@@ -103,11 +113,7 @@ def test_frozen_or_trained_on(tmp_path: Path) -> None:
 
 def test_a_trained_model_needs_no_file_any_more(tmp_path: Path) -> None:
     torch.save(compact(), tmp_path / "net.pth")
-    words = [
-        *TINY, "MODEL.INIT.WEIGHTS", "", "MODEL.HEADS.NUM_CLASSES", "6", "MODEL.SR.NAME",
-        "Spandrel", "MODEL.SR.SPANDREL.WEIGHTS", str(tmp_path / "net.pth"),
-    ]  # fmt: skip
-    cfg = load_cfg(str(ROOT / "configs/osnet_hr.yml"), words)
+    cfg = model_cfg(tmp_path / "net.pth")
     model = build_model(cfg).eval()
     (tmp_path / "net.pth").unlink()
     again = build_model(without_initial_weights(cfg)).eval()
@@ -149,11 +155,7 @@ def test_weights_are_the_same_before_and_after(frozen: bool, tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["span", "swinir"])
 def test_exported_or_refused(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"span": span, "swinir": swinir}[name](), tmp_path / "net.pth")
-    words = [
-        *TINY, "MODEL.INIT.WEIGHTS", "", "MODEL.HEADS.NUM_CLASSES", "6", "MODEL.SR.NAME",
-        "Spandrel", "MODEL.SR.SPANDREL.WEIGHTS", str(tmp_path / "net.pth"),
-    ]  # fmt: skip
-    cfg = load_cfg(str(ROOT / "configs/osnet_hr.yml"), words)
+    cfg = model_cfg(tmp_path / "net.pth")
     torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
     (tmp_path / "last_checkpoint").write_text("model.pth")
     (tmp_path / "config.yaml").write_text(cfg.dump(sort_keys=False))

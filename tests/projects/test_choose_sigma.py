@@ -18,9 +18,8 @@ from lrreid_ext.cli import main
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
-from lrreid_ext.evaluation.matching import Matching
+from lrreid_ext.evaluation.matching import Matching, Side
 from lrreid_ext.evaluation.run import evaluate_trained
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.report.plots import save
 from lrreid_ext.trained import run_cfg
 from projects.SING.fusion import (
@@ -126,18 +125,13 @@ def test_scores_are_those_of_the_weighted_distances(each_knows_its_own: Matching
             sum(w * math.dist(query[q, k], gallery.features[g, k]) for k, w in enumerate(weights))
             for g in range(20)
         ]
-        own = int(side.pids[q]) - 1
-        ranks.append(sum(d <= distances[own] for d in distances))
+        right = int(side.pids[q]) - 1
+        ranks.append(sum(d <= distances[right] for d in distances))
     assert len(set(ranks)) > 2
     expected = [np.mean([rank <= k for rank in ranks]) for k in (1, 3)]
     np.testing.assert_allclose(curves.cmc[0, 2], expected)
     # With one image of each person, average precision is the inverse of its rank.
     assert curves.mean_ap[0, 2] == pytest.approx(np.mean([1 / rank for rank in ranks]))
-
-
-def test_what_is_scored_is_checked(each_knows_its_own: Matching) -> None:
-    with pytest.raises(ValueError, match="2 anchors but 3 factors"):
-        fold_curves(each_knows_its_own, (2, 3, 4))
 
 
 # ---------------------------------------------------------------- pieces
@@ -152,9 +146,6 @@ def test_best_sigma() -> None:
     # Equal weights are the limit of large sigmas, and so the largest of all.
     assert best_sigma([0.0, 0.1, 5.0], [0.9, 0.9, 0.9]) == 0
     assert best_sigma([0.0, 0.1], [0.5, 0.9]) == 0.1
-    for scores in ([], [float("nan"), 0.5]):
-        with pytest.raises(ValueError, match="finite score"):
-            best_sigma([0.1, 0.2][: len(scores)], scores)
 
 
 def test_default_grid_holds_equal_weights_and_an_even_range() -> None:
@@ -187,8 +178,6 @@ def test_fold_of_takes_queries_and_gallery_in_place() -> None:
         assert torch.equal(side.features, features[at])
         assert torch.equal(side.native_size, sizes[at])
         assert (side.pids.tolist(), side.camids.tolist()) == (pids, camids)
-    with pytest.raises(ValueError, match=r"one model; fusion needs \(N, K, D\)"):
-        fold_of(Features(features[:, 0], sizes), TestSet("s", samples))
 
 
 def curves_of(*rank1: float, sigmas: tuple[float, ...] = (0.0, 0.1)) -> Curves:
@@ -203,10 +192,6 @@ def test_mean_of_folds() -> None:
     mean = Curves.mean([curves_of(0.2, 0.4), curves_of(0.6, 0.5)])
     np.testing.assert_allclose(mean.cmc[:, 2, 0], [0.4, 0.45])
     np.testing.assert_allclose(mean.mean_ap[:, 2], [0.2, 0.225])
-    with pytest.raises(ValueError, match="different sigmas"):
-        Curves.mean([curves_of(0.2, 0.4), curves_of(0.2, 0.4, sigmas=(0.0, 0.2))])
-    with pytest.raises(ValueError, match="no folds"):
-        Curves.mean([])
 
 
 def test_table_and_figure(tmp_path) -> None:
@@ -254,14 +239,14 @@ def test_tool_prints_what_it_chose(monkeypatch, tmp_path, capsys) -> None:
     """With runs that need no training: the figures are given."""
     tool = import_module("projects.SING.commands.choose_sigma")
     sigmas = (0.0, 0.1, 0.2)
-    given = {
+    curves = {
         "r0": curves_of(0.5, 0.9, 0.7, sigmas=sigmas),
         "r1": curves_of(0.6, 0.7, 1.0, sigmas=sigmas),
     }
 
     def score(text: str, *args: Any, **kwargs: Any) -> Any:
         assert tuple(kwargs["sigmas"]) == sigmas
-        return tool.Scored(given[text], FACTORS, (0, 1), {"fold": [int(text[1]), 2]})
+        return tool.Scored(curves[text], FACTORS, (0, 1), {"fold": [int(text[1]), 2]})
 
     monkeypatch.setattr(tool, "score", score)
     monkeypatch.setattr(tool, "run_cfg", lambda text, opts: fold_cfg([int(text[1]), 2]))
@@ -328,9 +313,9 @@ def test_tool_scores_as_the_evaluator_does(market_root: Path, tmp_path: Path, ca
             "TEST.ON_FOLD", "True", "TEST.FUSION.SIGMA", sigma, "TEST.FUSION.ANCHORS", anchors,
         ]  # fmt: skip
         figures = next(iter(evaluate_trained(run_cfg(str(run), options)).values()))
-        found = rows["fold", name, sigma]
-        assert float(found["Rank-1"]) == pytest.approx(figures["single_shot/query/Rank-1"], 1e-4)
-        assert float(found["mAP"]) == pytest.approx(figures["multi_shot/query/mAP"], 1e-4)
+        row = rows["fold", name, sigma]
+        assert float(row["Rank-1"]) == pytest.approx(figures["single_shot/query/Rank-1"], 1e-4)
+        assert float(row["mAP"]) == pytest.approx(figures["multi_shot/query/mAP"], 1e-4)
     for options, message in (
         (["TEST.FUSION.ANCHORS", "[2]"], "a single anchor"),
         (["DATASETS.FOLD", "[]"], "DATASETS.FOLD is []"),

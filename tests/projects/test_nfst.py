@@ -101,17 +101,7 @@ def test_tells_people_apart_where_euclidean_distance_does_not():
 
 def test_faults_are_named():
     train, labels = people(5, 3, dims=30)
-    with pytest.raises(ValueError, match="none of rbf, linear"):
-        NFST("poly")
-    with pytest.raises(ValueError, match="bandwidth"):
-        NFST(bandwidth=-1)
-    with pytest.raises(ValueError, match="bandwidth"):
-        NFST("linear", bandwidth=1)
-    with pytest.raises(ValueError, match="don't fit"):
-        NFST().fit(train, labels[1:])
     with pytest.raises(ValueError, match="two identities"):
         NFST().fit(train, labels * 0)
-    with pytest.raises(ValueError, match="all the same"):
-        NFST().fit(np.ones((4, 3)), [0, 0, 1, 1])
     with pytest.raises(ValueError, match="no direction"):
         NFST("linear").fit(train[:, :3], labels)

@@ -98,19 +98,6 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parts.value == pytest.approx(whole.value, rel=1e-12)
 
 
-def test_no_pairs() -> None:
-    features = torch.zeros(3, 2)
-    with pytest.raises(ValueError, match="no two are of one person in two cameras"):
-        objective(features, features, [1, 1, 2], [4, 4, 4])
-    assert objective(features, features, [1, 1, 2], [4, 4, 4], same_camera=True).same_pairs == 2
-    with pytest.raises(ValueError, match=r"no two are of one person$"):
-        objective(features, features, [1, 2, 3], [1, 2, 3], same_camera=True)
-    with pytest.raises(ValueError, match="no two are of different persons"):
-        objective(features, features, [1, 1, 1], [1, 2, 3])
-    with pytest.raises(ValueError, match="don't fit"):
-        objective(features, features[:2], [1, 1, 1], [1, 2, 3])
-
-
 def test_one_feature_for_all_has_no_objective() -> None:
     features = torch.ones(4, 3)
     assert math.isnan(objective(features, features, [1, 1, 2, 2], [1, 2, 1, 2]).value)
@@ -125,8 +112,6 @@ def test_cosine_compares_directions() -> None:
     cosine = torch.nn.functional.cosine_similarity(features[:1], features[1:])
     torch.testing.assert_close((unit[0] - unit[1:]).square().sum(1), 2 * (1 - cosine))
     torch.testing.assert_close(comparable(features, "euclidean"), features)
-    with pytest.raises(ValueError, match="'manhattan' is none of"):
-        comparable(features, "manhattan")
     features[2, 0] = torch.nan
     with pytest.raises(ValueError, match="1 of 5 features"):
         comparable(features, "euclidean")
@@ -192,9 +177,6 @@ def test_reduced_images() -> None:
     assert {(s.factor, s.degrade) for s in reduced(images, 1, "area", "set").samples} == {
         (1.0, 1.0)
     }
-    for bad in (0.0, 1.5):
-        with pytest.raises(ValueError, match="above 0 and at most 1"):
-            reduced(images, bad, "area", "set")
 
 
 def test_curves_compare_the_right_resolutions() -> None:
@@ -257,8 +239,6 @@ def test_figure_shows_every_run_in_both_panels(two_runs, tmp_path: Path) -> None
 def test_figures_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ends in \.png"):
         save(new_figure()[0], tmp_path / "f.gif")
-    with pytest.raises(ValueError, match="at least one panel"):
-        new_figure(0)
     assert not list(tmp_path.iterdir())
 
 

@@ -63,10 +63,13 @@ def test_phases_begin_where_their_epochs_do():
 def test_the_figure_has_a_panel_for_each_kind_that_was_logged():
     x = np.arange(100.0)
     losses = {"loss_a": (x, 100 / (x + 1)), "total_loss": (x, 200 / (x + 1))}
-    axes = draw({**losses, "lr": (x, x), "time": (x, x)}, [("one", 0.0)]).axes
-    assert [a.get_title() for a in axes] == ["loss", "learning rate"]
-    assert [line.get_label() for line in axes[0].lines[:2]] == ["total loss", "a"]
-    assert axes[0].get_yscale() == "log" and axes[1].get_yscale() == "linear"
+    others = {"lr": (x, x), "time": (x, x), "cls_accuracy": (x, np.full(100, 0.5))}
+    loss, accuracy, rate = draw({**losses, **others}, [("one", 0.0)]).axes
+    assert [a.get_title() for a in (loss, rate)] == ["loss", "learning rate"]
+    assert [line.get_label() for line in loss.lines[:2]] == ["total loss", "a"]
+    assert loss.get_yscale() == "log" and rate.get_yscale() == "linear"
+    assert accuracy.get_title() == "accuracy in training (%)"
+    assert set(accuracy.lines[0].get_ydata().round(9)) == {50}
 
 
 def test_curves_end_where_a_checkpoint_was_saved():
@@ -75,10 +78,3 @@ def test_curves_end_where_a_checkpoint_was_saved():
     assert list(cut) == ["total_loss"]
     assert cut["total_loss"][0].tolist() == [0, 1, 2, 3, 4]
     assert cut["total_loss"][1].tolist() == [0, 2, 4, 6, 8]
-
-
-def test_accuracies_are_drawn_in_percent():
-    x = np.arange(3.0)
-    (axis,) = draw({"cls_accuracy": (x, np.array([0.0, 0.5, 1.0]))}, []).axes
-    assert axis.get_title() == "accuracy in training (%)"
-    assert axis.lines[0].get_ydata().tolist() == [0, 50, 100]

@@ -28,7 +28,7 @@ from lrreid_ext.report.blocks import Cell, LeftOut, Note, Section, Table, figure
 from lrreid_ext.report.context import Context, front_end
 from lrreid_ext.report.page import render
 from lrreid_ext.report.plots import line, new_figure
-from lrreid_ext.report.scored import ScoredRun, score_run
+from lrreid_ext.report.scored import ScoredRun, score_runs
 from lrreid_ext.report.scores import seen_factors
 from lrreid_ext.report.sections import build, sections
 from lrreid_ext.results import Figure, Results, results_file
@@ -50,14 +50,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def scored(runs: tuple[Path, Path]) -> ScoredRun:
     """The trained run's features, with the factors of its config."""
-    return score_run(load_model(str(runs[0])))
+    return score_runs([load_model(str(runs[0]))])[0]
 
 
 @pytest.fixture(scope="module")
 def page(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page about both, by the command."""
+    """The page about both, by the command, with files beside it."""
     out = tmp_path_factory.mktemp("page") / "report.html"
     words = [f"dual <streams>={runs[0]}", str(runs[1]), "--out", str(out)]
+    words += ["--files", str(out.parent / "files")]
     words += ["--factors", "2", "4", "--queries", "3", "--depth", "4", "--people", "4"]
     assert main(["report", *words]) == 0
     return out
@@ -76,10 +77,10 @@ class Outline(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
-        found = dict(attrs)
-        self.ids += [found["id"]] if "id" in found else []
-        self.images += [found] if tag == "img" else []
-        self.targets += [found["href"]] if tag == "a" else []
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.images += [values] if tag == "img" else []
+        self.targets += [values["href"]] if tag == "a" else []
         self.sources += [v for k, v in attrs if k in ("src", "srcset", "xlink:href", "data") and v]
         self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
 
@@ -135,6 +136,7 @@ def test_stored_results_that_differ_are_said(runs, scored: ScoredRun, tmp_path: 
     run = replace(scored, cfg=changed(scored.cfg, ("OUTPUT_DIR", str(tmp_path))))
     path = tmp_path / results_file("synth_pedestrians")
     kept = Results.load(runs[0] / path.name)
+    assert scored.results.groups == kept.groups
     figures = kept.groups["query"].protocols["single_shot"]
     figures.named["Rank-1"] = Figure(figures.named["Rank-1"].value + 3)
     kept.save(path)
@@ -169,12 +171,14 @@ def test_draws_that_cannot_differ_are_said(runs, scored: ScoredRun) -> None:
     note = "± 0.0: every person has one gallery image"
     assert note not in text_of(scored, "results")
     opts = ["DATASETS.OPTIONS.synth_pedestrians.cameras", "2"]
-    assert note in text_of(score_run(load_model(str(runs[0]), "", opts), factors=()), "results")
+    assert note in text_of(
+        score_runs([load_model(str(runs[0]), "", opts)], factors=())[0], "results"
+    )
 
 
 def test_weights_from_the_middle_of_a_phase_are_said(scored: ScoredRun) -> None:
-    training = {**scored.run.training, "epochs": 1, "of": 2}
-    run = replace(scored, run=replace(scored.run, training=training))
+    training = {**scored.model.training, "epochs": 1, "of": 2}
+    run = replace(scored, model=replace(scored.model, training=training))
     assert "trained 1 of 2 epochs, not to an end" in text_of(run, "results")
 
 
@@ -200,55 +204,50 @@ def test_one_plain_run_leaves_out_what_it_has_not(runs) -> None:
 
 
 def test_real_people_are_shown_only_if_asked_for(market_root: Path, tmp_path: Path) -> None:
-    run = untrained_run(market_root, tmp_path / "run")
-    options = {"factors": [2], "queries": 2, "depth": 2}
-    options["without"] = [k for k in sections() if k not in ("galleries", "failures", "restored")]
-    files = tmp_path / "files"
-    text = report.page([str(run)], files=files, **options)
+    run, files = untrained_run(market_root, tmp_path / "run"), tmp_path / "files"
+    out = tmp_path / "page.html"
+    words = ["report", str(run), "--out", str(out), "--files", str(files), "--factors", "2"]
+    words += ["--only", "galleries", "failures", "restored", "--queries", "2", "--depth", "2"]
+    assert main(words) == 0
+    text = out.read_text()
+    assert text.count("not asked for") == len(sections()) - 3
     assert {p.suffix for p in files.iterdir()} == {".csv", ".json"}
     assert Outline(text).images == []
     assert "pictures of real people are left out" in text
     assert report.NOTICE not in text.replace("&#39;", "'")
-    text = report.page([str(run)], images=True, files=files, **options)
+    assert main([*words, "--images"]) == 0
+    text = out.read_text()
     assert (files / "galleries.png").is_file()
     assert len(Outline(text).images) >= 2 * (1 + 2)
     assert report.NOTICE in text.replace("&#39;", "'")
     assert "nobody is shown" not in text
 
 
-def test_runs_on_other_images_are_not_compared(runs, market_root, tmp_path, capsys) -> None:
+def test_runs_on_other_images_are_not_compared(runs, tmp_path, capsys) -> None:
     other = untrained_run(
         tmp_path / "sets", tmp_path / "other", *SYNTH,
         "DATASETS.OPTIONS.synth_pedestrians.identities", "12",
     )  # fmt: skip
     out = tmp_path / "report.html"
     assert main(["report", str(runs[1]), str(other), "--out", str(out)]) == 2
-    assert "'plain' and 'other' know it with different images" in capsys.readouterr().err
+    assert "the images of the runs 'plain' (" in capsys.readouterr().err
     assert not out.exists()
     with pytest.raises(ConfigError, match="--factors: a degradation factor is above 1, not 1"):
-        score_run(load_model(str(runs[1])), factors=[1.0])
+        score_runs([load_model(str(runs[1]))], factors=[1.0])
 
 
-def test_scored_is_what_the_evaluation_scores(runs, scored: ScoredRun) -> None:
-    assert scored.results.groups == Results.load(runs[0] / "results_synth_pedestrians.json").groups
-
-
-def test_sections_write_their_files(runs, tmp_path: Path) -> None:
-    out, page = tmp_path / "files", tmp_path / "page.html"
-    words = [f"first={runs[0]}", f"second={runs[1]}", "--out", str(page), "--files", str(out)]
-    words += ["--only", "galleries", "tsne", "--people", "3", "--factors", "2"]
-    assert main(["report", *words, "--queries", "2", "--depth", "3"]) == 0
-    assert page.read_text().count("not asked for") == len(sections()) - 2
+def test_sections_write_their_files(page: Path) -> None:
+    out, names = page.parent / "files", ("dual <streams>", "plain")
     rows = list(csv.DictReader((out / "tsne.csv").open()))
-    assert {row["run"] for row in rows} == {"first", "second"}
-    assert {row["factor"] for row in rows} == {"1", "2"} and len({r["person"] for r in rows}) == 3
-    assert len(list(csv.DictReader((out / "galleries.csv").open()))) == 2 * 2 * 3
+    assert {row["run"] for row in rows} == set(names) and len({r["person"] for r in rows}) == 4
+    assert {row["factor"] for row in rows} == {"1", "2", "4"}
+    assert len(list(csv.DictReader((out / "galleries.csv").open()))) == 2 * 3 * 4
     assert Image.open(out / "galleries.png").width > 100
     origins = json.loads((out / "report.json").read_text())
-    assert set(origins["runs"]) == {"first", "second"} and origins["manifest_hash"]
-    planes = {f"tsne_{run}.{e}" for run in ("first", "second") for e in ("svg", "png")}
-    rest = {"tsne.csv", "galleries.csv", "galleries.png", "report.json"}
-    assert {p.name for p in out.iterdir()} == planes | rest
+    assert set(origins["runs"]) == set(names) and origins["manifest_hash"]
+    planes = {f"tsne_{run}.{ending}" for run in names for ending in ("svg", "png")}
+    tables = {f"{name}.{ending}" for name in ("galleries", "failures") for ending in ("csv", "png")}
+    assert {p.name for p in out.iterdir()} == {"tsne.csv", "report.json"} | tables | planes
 
 
 # ---------------------------------------------------------------- parts
@@ -309,4 +308,4 @@ def test_a_teacher_goes_without_the_students_front_end(runs) -> None:
     model = build_model(cfg).eval()
     for step, name in (("student", cfg.MODEL.SR.NAME), ("teacher", "Identity")):
         set_step(model, step)
-        assert front_end(score_run(TrainedModel("one", cfg, model, {}))) == name
+        assert front_end(score_runs([TrainedModel("one", cfg, model, {})])[0]) == name

@@ -13,8 +13,8 @@ from PIL import Image
 
 from lrreid_ext.data.paired import sample_image
 from lrreid_ext.data.samples import Sample
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.ranking import Matches
-from lrreid_ext.evaluation.sides import Side
 from lrreid_ext.report.ranked import (
     COLUMNS,
     draw,

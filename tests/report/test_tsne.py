@@ -14,17 +14,9 @@ from lrreid_ext.config import get_cfg
 from lrreid_ext.data.samples import Sample, TestSet
 from lrreid_ext.errors import ConfigError
 from lrreid_ext.evaluation.features import Features
+from lrreid_ext.evaluation.matching import Side
 from lrreid_ext.evaluation.scored import Scored
-from lrreid_ext.report.context import factor_name
-from lrreid_ext.report.tsne import (
-    COLUMNS,
-    Embedding,
-    chosen_images,
-    draw,
-    embed,
-    flatten,
-    table,
-)
+from lrreid_ext.report.tsne import COLUMNS, chosen_images, draw, embed, table
 
 
 def scored(twins: bool, people: int = 6) -> Scored:
@@ -44,10 +36,6 @@ def scored(twins: bool, people: int = 6) -> Scored:
     features += 0.05 * torch.randn(features.shape, generator=generator)
     found = Features(features, torch.full((len(samples), 2), 8))
     return Scored(get_cfg(), TestSet("set", samples), found)
-
-
-def chosen_pids(run: Scored, people: int, seed: int) -> list[int]:
-    return run.images(chosen_images(run, people, seed)).pids.tolist()
 
 
 def test_all_images_of_some_persons_in_query_and_gallery():
@@ -70,33 +58,27 @@ def test_all_images_of_some_persons_in_query_and_gallery():
 
 def test_persons_stay_together_and_the_seed_chooses_them():
     run = scored(twins=True)
-    found = embed(run, people=4, seed=3)
-    np.testing.assert_array_equal(found.points, embed(run, people=4, seed=3).points)
-    assert set(found.pids) != set(chosen_pids(run, people=4, seed=4))
-    distance = np.linalg.norm(found.points[:, None] - found.points[None], axis=2)
+    images, points = embed(run, people=4, seed=3)
+    np.testing.assert_array_equal(points, embed(run, people=4, seed=3)[1])
+    other = run.images(chosen_images(run, people=4, seed=4))
+    assert set(images.pids) != set(other.pids)
+    distance = np.linalg.norm(points[:, None] - points[None], axis=2)
     np.fill_diagonal(distance, np.inf)
-    assert (found.pids[distance.argmin(1)] == found.pids).mean() > 0.9
-
-
-def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="at least four images, not 3"):
-        flatten(np.zeros((3, 5)))
-
-
-POINTS = Embedding(
-    np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]),
-    np.array([5, 5, 8]),
-    np.array([0, 1, 1]),
-    ("gallery", "x2", "query"),
-    np.array([1.0, 2.0, math.nan]),
-)
+    assert (images.pids[distance.argmin(1)] == images.pids).mean() > 0.9
 
 
 def test_the_table_and_the_figure_hold_every_point():
-    rows = list(csv.reader(io.StringIO(table({"one": POINTS}))))
+    samples = [
+        Sample("a.png", 5, 0, "gallery"),
+        Sample("b.png", 5, 1, "x2", 2.0),
+        Sample("c.png", 8, 1, "query", math.nan),
+    ]
+    images = Side(torch.ones(3, 2), [5, 5, 8], [0, 1, 1], samples=samples)
+    embedding = images, np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    rows = list(csv.reader(io.StringIO(table({"one": embedding}))))
     assert tuple(rows[0]) == COLUMNS
     assert rows[2] == ["one", "5", "1", "x2", "2", "2", "3"]
-    people, factors = draw(POINTS, "one").axes
+    people, factors = draw(embedding, "one").axes
     names = [[t.get_text() for t in axis.get_legend().get_texts()] for axis in (people, factors)]
     assert names == [["5", "8"], ["HR", "x2", "LR"]]
     assert [len(c.get_offsets()) for c in people.collections] == [2, 1]
@@ -104,4 +86,3 @@ def test_the_table_and_the_figure_hold_every_point():
     # Told apart without colour.
     shapes = [c.get_paths()[0].vertices.tolist() for c in factors.collections]
     assert len({str(s) for s in shapes}) == 3
-    assert [factor_name(f) for f in (1.0, 2.5, math.nan)] == ["HR", "x2.5", "LR"]

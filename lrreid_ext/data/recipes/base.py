@@ -142,8 +142,8 @@ def one_of(words: Sequence[str] | Callable[[], Sequence[str]]) -> AfterValidator
     return AfterValidator(check)
 
 
-def _as_tuple(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else (value,)
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
 
 
 #: Types of options that take several numbers; one alone may be written without brackets.
@@ -179,7 +179,8 @@ class Recipe(BaseModel, ABC):
         RecipeError: a value that an option doesn't take; names recipe and option.
     """
 
-    model_config = ConfigDict(frozen=True)
+    # Strict: `true` is no number, and "3" neither.
+    model_config = ConfigDict(frozen=True, strict=True)
 
     source_name: ClassVar[str]
     where_to_get: ClassVar[str]

@@ -222,9 +222,14 @@ def _journal(out: Path, recipe: Recipe) -> Iterator[tuple[TextIO, list[Records]]
         stream.seek(0)
         first, *rest = stream.read().split("\n")
         records: list[Records] = []
-        if first and first != json.dumps(header):
-            raise _foreign(out, "a build that was begun")
-        with suppress(ValidationError):  # the line at which a build was cut off, or the empty last
+        try:
+            begun = json.loads(first)
+        except ValueError:  # a new journal, or its build was killed while it wrote this line
+            rest = []
+        else:
+            if begun != header:
+                raise _foreign(out, "a build that was begun")
+        with suppress(ValidationError):  # the line at which a build was killed, or the empty last
             for line in rest:
                 records.append(RECORDS.validate_json(line))
         # Written anew, so that a cut-off line doesn't hide those after it.

@@ -108,8 +108,8 @@ class Gate(nn.Module):
     Args:
         channels: of the map.
         hidden: width of the hidden layer.
-        norm: standardise each channel's mean over the batch first. What tells resolution is a small
-            part of those means, and the gate learns many times faster.
+        norm: standardise each channel's mean over the batch first. Resolution changes those means
+            little; standardised, the gate learns many times faster.
     """
 
     def __init__(self, channels: int, hidden: int = 64, norm: bool = False) -> None:
@@ -385,7 +385,7 @@ def build_dual_stream_backbone(cfg: CfgNode) -> DualStream:
     key = "MODEL.BACKBONE.DUAL.BASE"
     if node.BASE == "build_dual_stream_backbone":
         raise ConfigError(f"{key}: {node.BASE} is what doubles; name the backbone to be doubled")
-    backbone = DualStream(
+    return DualStream(
         build_backbone(cfg, node.BASE, key),
         build_backbone(cfg, node.BASE, key),
         fuse=node.FUSE,
@@ -397,4 +397,3 @@ def build_dual_stream_backbone(cfg: CfgNode) -> DualStream:
         widest=node.WIDEST,
         size=cfg.INPUT.SIZE_TRAIN,
     )
-    return backbone

@@ -3,7 +3,7 @@
 A level is the map that a module returns: ``layer3`` of a ResNet, ``conv4`` of an OSNet, ``layer3``
 or ``blocks.5`` of a timm model. No backbone has to be written for it: forward hooks read the maps
 as they pass. A module that only holds others, and is never called itself (the stages of fastreid's
-ResNets), stands for the last one called in it.
+ResNets), is the level of the last one called in it.
 
 A backbone may help: see :class:`~lrreid_ext.modeling.contract.HasLevelsRoot` and
 :class:`~lrreid_ext.modeling.contract.ConvertsMaps`.
@@ -80,10 +80,9 @@ def find_levels(
     """The levels of these names; see :func:`levels_of`.
 
     Args:
-        backbone: see there.
         names: of the levels.
-        size: see there.
         key: the config key that holds the names, for the message.
+        backbone, size: as for :func:`levels_of`.
 
     Raises:
         ConfigError: a name that no level has; lists those there are.

@@ -54,10 +54,10 @@ def build_backbone(cfg: CfgNode, name: str = "", key: str = "MODEL.BACKBONE.NAME
         if error.args != (node.DEPTH,):
             raise
         raise ConfigError(f"MODEL.BACKBONE.DEPTH: {name} has no depth {node.DEPTH!r}") from error
-    made = map_width(backbone, tuple(cfg.INPUT.SIZE_TRAIN))
-    if made != node.FEAT_DIM:
+    width = map_width(backbone, tuple(cfg.INPUT.SIZE_TRAIN))
+    if width != node.FEAT_DIM:
         raise ConfigError(
-            f"MODEL.BACKBONE.FEAT_DIM is {node.FEAT_DIM}; {name} makes maps of {made} channels"
+            f"MODEL.BACKBONE.FEAT_DIM is {node.FEAT_DIM}; {name} makes maps of {width} channels"
         )
     return backbone
 
@@ -122,8 +122,7 @@ def load_pretrained(
     source = f"{PATH_KEY}: {path}" if path else "timm's hub"
     state: Mapping[str, Tensor] = read_state_dict(path, PATH_KEY) if path else hub()
     state = filtered(model, state)
-    classifier = tuple(classifier)
-    state = {k: v for k, v in state.items() if not (classifier and k.startswith(classifier))}
+    state = {k: v for k, v in state.items() if not k.startswith(tuple(classifier))}
     # Files older than PyTorch 0.4.1 don't count batches.
     counters = {k: v for k, v in model.state_dict().items() if k.endswith("num_batches_tracked")}
     load_strictly(model, {**counters, **state}, source)
@@ -132,15 +131,10 @@ def load_pretrained(
 
 def filtered(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """What timm makes of a file for a model: names that changed, position embeddings resized."""
-    adapt = getattr(sys.modules[_timm_module(model)], "checkpoint_filter_fn", None)
+    modules = [kind.__module__ for kind in type(model).__mro__]
+    of_timm = [name for name in modules if name.startswith("timm.models.")]
+    adapt = getattr(sys.modules[of_timm[0]], "checkpoint_filter_fn", None) if of_timm else None
     return dict(state) if adapt is None else adapt(dict(state), model)
-
-
-def _timm_module(model: nn.Module) -> str:
-    return next(
-        (c.__module__ for c in type(model).__mro__ if c.__module__.startswith("timm.models.")),
-        __name__,
-    )
 
 
 def hub_weights(name: str, *, ways_out: str = WAYS_OUT, **kwargs: Any) -> Mapping[str, Tensor]:

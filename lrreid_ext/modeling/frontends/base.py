@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from lrreid_ext.registry import FRONTEND_REGISTRY, lookup
@@ -64,7 +63,7 @@ class Frontend(nn.Module):
     Attributes:
         learns: whether there is anything to train.
         size_divisor: height and width must be multiples of this.
-        stages: how many outputs :meth:`pairs` tells apart.
+        stages: how many pairs :meth:`pairs` returns.
     """
 
     learns: bool = True
@@ -126,8 +125,3 @@ def to_unit(images: Tensor) -> Tensor:
 def to_pixels(images: Tensor) -> Tensor:
     """0-1 to 0-255. Not clamped: clamping would cut the gradient of saturated pixels."""
     return images * 255.0
-
-
-def same_device(reference: Tensor, value: Tensor | None) -> Tensor | None:
-    """``value`` on the reference's device."""
-    return None if value is None else value.to(reference.device, torch.int64)

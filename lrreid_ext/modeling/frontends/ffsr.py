@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from fastreid.config import CfgNode, configurable
@@ -71,7 +70,7 @@ class _Bottleneck(nn.Module):
 class FFSR(Restoration):
     """A small auto-encoder with skips whose loss counts the foreground most.
 
-    The paper tells the number of convolutions (12), what kinds there are, and 3.71 GMAC at 384x128.
+    The paper states the number of convolutions (12), their kinds, and 3.71 GMAC at 384x128.
     Layout ``paper`` is ours that meets these, with 0.43 M parameters; for a width w of 64::
 
         full size     conv 2x2, stride 2, 3-w
@@ -140,17 +139,6 @@ class FFSR(Restoration):
             if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         init_last(self.last)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.SR
-        return {
-            "layout": node.LAYOUT,
-            "width": node.WIDTH,
-            "mask": node.MASK,
-            "mask_sigma": node.MASK_SIGMA,
-            "loss": node.LOSS,
-        }
 
     def restore(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB on the 0-1 scale to the same; H and W multiples of 4."""

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from torch import Tensor
 
-from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput, same_device
+from lrreid_ext.modeling.frontends.base import Frontend, FrontendOutput
 from lrreid_ext.modeling.routing import is_exporting
 from lrreid_ext.registry import FRONTEND_REGISTRY
 
 
-@FRONTEND_REGISTRY.register()
-class Identity(Frontend):
-    """Hands the images on as they are."""
+class _Fixed(Frontend):
+    """A front-end without parameters and options."""
 
     learns = False
 
@@ -30,12 +29,17 @@ class Identity(Frontend):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {}
 
+
+@FRONTEND_REGISTRY.register()
+class Identity(_Fixed):
+    """Hands the images on as they are."""
+
     def forward(self, images: Tensor, native_size: Tensor | None = None) -> FrontendOutput:
         """The images themselves."""
         return FrontendOutput(images)
 
 
-class _Interpolation(Frontend):
+class _Interpolation(_Fixed):
     """Enlarges each image's native pixels with another kernel than the loader's.
 
     The loader enlarges by bicubic interpolation, which is linear and loses nothing: the least
@@ -48,18 +52,9 @@ class _Interpolation(Frontend):
     enlargement could produce (an edge moved by cropping or erasing) is fitted as well as possible.
     """
 
-    learns = False
     mode: str
     table_rows: Tensor
     table_columns: Tensor
-
-    @configurable
-    def __init__(self) -> None:
-        super().__init__()
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {}
 
     def forward(self, images: Tensor, native_size: Tensor | None = None) -> FrontendOutput:
         """Re-interpolate a batch; images of one native size are done together.
@@ -67,9 +62,9 @@ class _Interpolation(Frontend):
         Raises:
             ValueError: ``native_size`` isn't (B, 2), or not positive.
         """
-        native_size = same_device(images, native_size)
         if native_size is None:
             return FrontendOutput(images)
+        native_size = native_size.to(images.device, torch.int64)
         if native_size.shape != (images.shape[0], 2) or (
             not is_exporting() and bool((native_size < 1).any())
         ):

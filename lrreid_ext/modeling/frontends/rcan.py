@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastreid.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -93,17 +91,6 @@ class RCAN(Restoration):
         )
         self.tail = conv3x3(width, 3)
         init_last(self.tail)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.SR
-        return {
-            "groups": node.GROUPS,
-            "blocks": node.BLOCKS,
-            "width": node.WIDTH,
-            "bottleneck": node.BOTTLENECK,
-            "loss": node.LOSS,
-        }
 
     def restore(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB on the 0-1 scale to the same."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from fastreid.config import CfgNode
 from torch import Tensor, nn
 
@@ -30,6 +33,9 @@ def check_loss(loss: str) -> None:
 class Restoration(Frontend):
     """A front-end with one pixel loss, ``loss_sr``, that works on the 0-1 scale inside.
 
+    A subclass whose ``__init__`` is ``@configurable`` takes each keyword from the key of
+    ``MODEL.SR`` with its name in upper case.
+
     Restored images are not clamped to 0-255, in training or evaluation, so that the re-ID network
     sees the same function in both. Whoever writes or scores such an image clamps it.
 
@@ -44,6 +50,10 @@ class Restoration(Frontend):
         super().__init__()
         check_loss(loss)
         self.loss = loss
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {name: cfg.MODEL.SR[name.upper()] for name in inspect.signature(cls).parameters}
 
     def restore(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB on the 0-1 scale to the same."""

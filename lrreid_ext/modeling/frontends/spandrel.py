@@ -18,7 +18,7 @@ from lrreid_ext.registry import FRONTEND_REGISTRY
 from lrreid_ext.weights import read_state_dict
 
 KEY = "MODEL.SR.SPANDREL.WEIGHTS"
-INPUTS = ("reduced", "full")
+FEEDS = ("reduced", "full")
 
 
 def add_config(cfg: CfgNode) -> None:
@@ -36,8 +36,8 @@ def add_config(cfg: CfgNode) -> None:
 class Spandrel(Restoration):
     """Any super-resolution checkpoint that spandrel recognises, frozen or trained on.
 
-    The architecture is told from the names and shapes in the file, so that no other key describes
-    it. A network that enlarges k times gets the image reduced to 1/k of the input's size, which
+    spandrel finds the architecture by the names and shapes in the file; no other key describes it.
+    A network that enlarges k times gets the image reduced to 1/k of the input's size, which
     keeps all that an image of so few native pixels has; or the image as it is, and its result is
     reduced: k * k times the work, and nothing is lost of an image with more native pixels.
     Height and width are padded to the multiples that the network needs.
@@ -64,8 +64,8 @@ class Spandrel(Restoration):
         self, *, weights: str, frozen: bool = True, feed: str = "reduced", loss: str = "l1"
     ) -> None:
         super().__init__(loss)
-        if feed not in INPUTS:
-            raise ConfigError(f"MODEL.SR.SPANDREL.FEED: {feed!r} is none of {', '.join(INPUTS)}")
+        if feed not in FEEDS:
+            raise ConfigError(f"MODEL.SR.SPANDREL.FEED: {feed!r} is none of {', '.join(FEEDS)}")
         self.frozen, self.feed = frozen, feed
         self.learns = not frozen
         self.net, self.scale = None, 1
@@ -164,8 +164,12 @@ class Spandrel(Restoration):
         Raises:
             ConfigError: names the key.
         """
+        self._network()
+
+    def _network(self) -> nn.Module:
         if self.net is None:
             raise ConfigError(f"{KEY}: name a super-resolution network's file")
+        return self.net
 
     def train(self, mode: bool = True) -> Spandrel:
         """Set the mode; a frozen network stays in evaluation."""
@@ -176,8 +180,7 @@ class Spandrel(Restoration):
 
     def restore(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB on the 0-1 scale to the same."""
-        if self.net is None:
-            raise ConfigError(f"{KEY}: name a super-resolution network's file")
+        net = self._network()
         height, width = (int(side) for side in images.shape[-2:])
         if self.feed == "reduced":
             images = resized(images, -(-height // self.scale), -(-width // self.scale))
@@ -185,7 +188,7 @@ class Spandrel(Restoration):
         right, below = self._needs.get_padding(columns, rows)
         if right or below:
             images = F.pad(images, (0, right, 0, below), mode="replicate")
-        restored = self._call(self.net, images)
+        restored = self._call(net, images)
         restored = restored[..., : rows * self.scale, : columns * self.scale]
         return resized(restored, height, width)
 

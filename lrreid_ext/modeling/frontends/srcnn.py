@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from fastreid.config import CfgNode, configurable
@@ -69,11 +68,6 @@ class SRCNN(Restoration):
                 middle = conv.kernel_size[0] // 2
                 for colour in range(3):
                     conv.weight[colour, colour, middle, middle] = 1.0
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.SR
-        return {"kernels": node.KERNELS, "filters": node.FILTERS, "loss": node.LOSS}
 
     def restore(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB on the 0-1 scale to the same."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastreid.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -69,11 +67,6 @@ class VDSR(_VeryDeep):
     def __init__(self, *, depth: int = 20, width: int = 64, loss: str = "mse") -> None:
         super().__init__(depth, width, None, loss)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.SR
-        return {"depth": node.DEPTH, "width": node.WIDTH, "loss": node.LOSS}
-
 
 @FRONTEND_REGISTRY.register()
 class VDSRCA(_VeryDeep):
@@ -97,13 +90,3 @@ class VDSRCA(_VeryDeep):
         self, *, depth: int = 20, width: int = 64, bottleneck: int = 4, loss: str = "l1"
     ) -> None:
         super().__init__(depth, width, bottleneck, loss)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.SR
-        return {
-            "depth": node.DEPTH,
-            "width": node.WIDTH,
-            "bottleneck": node.BOTTLENECK,
-            "loss": node.LOSS,
-        }

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from lrreid_ext.modeling.backbones.hrnet import OUT_CHANNELS
 from lrreid_ext.modeling.heads.linear_neck import (
     DEFAULT_EMBEDDING_DIM,
     require_linear_classifier,
@@ -45,8 +46,6 @@ class HRNetReIDHead(nn.Module):
         pooling: ``avg``, ``max`` or ``both`` (Table V; lambda weighs ``max`` only in ``both``).
         sizes: pooled height and width of each branch.
         lambdas: weight of the max pooling of each branch.
-        in_channels: channels of each branch. They are those of the "incre" modules, whatever the
-            backbone's width, and so aren't in the config.
 
     Attributes:
         sequence_dims: lengths of Seq_1 to Seq_4.
@@ -65,22 +64,20 @@ class HRNetReIDHead(nn.Module):
         pooling: str = "both",
         sizes: Sequence[int] = (4, 2, 2, 1),
         lambdas: Sequence[float] = (0.5, 0.2, 0.2, 0.2),
-        in_channels: Sequence[int] = (128, 256, 512, 1024),
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
             raise ValueError(
                 f"MODEL.HEADS.HRNET.POOLING: {pooling!r} is not one of {', '.join(POOLINGS)}"
             )
-        if not len(sizes) == len(lambdas) == len(in_channels):
+        if not len(sizes) == len(lambdas) == len(OUT_CHANNELS):
             raise ValueError(
                 "MODEL.HEADS.HRNET.SIZES and LAMBDAS need one number for each of the "
-                f"{len(in_channels)} branches, not {list(sizes)} and {list(lambdas)}"
+                f"{len(OUT_CHANNELS)} branches, not {list(sizes)} and {list(lambdas)}"
             )
         self.pooling = pooling
         self.sizes, self.lambdas = tuple(sizes), tuple(lambdas)
-        self.in_channels = tuple(in_channels)
-        self.sequence_dims = tuple(c * s * s for c, s in zip(in_channels, sizes, strict=True))
+        self.sequence_dims = tuple(c * s * s for c, s in zip(OUT_CHANNELS, sizes, strict=True))
         embedding_dim = embedding_dim or DEFAULT_EMBEDDING_DIM
         self.fc = nn.Linear(sum(self.sequence_dims), embedding_dim)
         self.bn = nn.BatchNorm1d(embedding_dim)
@@ -117,7 +114,7 @@ class HRNetReIDHead(nn.Module):
         """All that the head computes, in training and evaluation alike.
 
         Args:
-            features: the backbone's four maps, (B, in_channels[n], H_n, W_n).
+            features: the backbone's four maps, (B, OUT_CHANNELS[n], H_n, W_n).
 
         Returns:
             ``cls_outputs`` and ``pred_class_logits``: l_c, (B, num_classes); ``features``: Seq_5;
@@ -126,11 +123,12 @@ class HRNetReIDHead(nn.Module):
         Raises:
             ValueError: maps of other channels, as another backbone makes them.
         """
-        got = [f.shape[1] for f in features] if isinstance(features, (list, tuple)) else None
-        if got != list(self.in_channels):
+        several = isinstance(features, (list, tuple))
+        channels = [f.shape[1] for f in features] if several else "one tensor"
+        if channels != list(OUT_CHANNELS):
             raise ValueError(
-                f"HRNetReIDHead needs four maps of {list(self.in_channels)} channels, as "
-                f"build_hrnet_backbone makes them; got {'one tensor' if got is None else got}"
+                f"HRNetReIDHead needs four maps of {list(OUT_CHANNELS)} channels, as "
+                f"build_hrnet_backbone makes them; got {channels}"
             )
         sequences = [
             self._pool(f, size, weight)
@@ -153,7 +151,7 @@ class HRNetReIDHead(nn.Module):
         """Represent a batch.
 
         Args:
-            features: the backbone's four maps, (B, in_channels[n], H_n, W_n).
+            features: the backbone's four maps, (B, OUT_CHANNELS[n], H_n, W_n).
             targets: (B,) int64; not used, the classifier has no margin.
 
         Returns:

@@ -38,7 +38,7 @@ def widen(x: Tensor) -> Tensor:
 def no_loss(module: nn.Module) -> Tensor:
     """0, which gives every parameter of ``module`` that learns a gradient of 0.
 
-    For a part that had nothing to do in a step: several processes have to reach the same
+    For a part that no image passed in a step: several processes have to reach the same
     parameters. That its optimiser leaves it as it is, too, is
     :func:`lrreid_ext.modeling.routing.rest`'s work.
     """

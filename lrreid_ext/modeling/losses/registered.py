@@ -9,8 +9,8 @@ negative to be at distance 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from fastreid.config import CfgNode, configurable
@@ -35,150 +35,98 @@ from lrreid_ext.registry import LOSS_REGISTRY
 Outputs = Mapping[str, Any]
 
 
-@LOSS_REGISTRY.register()
-class CrossEntropyLoss:
-    """fastreid's cross entropy of ``cls_outputs``; ``eps`` < 0 smooths adaptively by ``alpha``."""
+class _Loss:
+    """A loss with the options of one node of ``MODEL.LOSSES``, which are also its keywords.
+
+    Attributes:
+        node: name of the node.
+        defaults: keywords of ``__init__`` beside ``scale``; in the config they are upper case.
+        reads: which of the head's outputs the loss is of.
+        loss: the formula, ``(values, targets, *options) -> scalar``.
+    """
+
+    node: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]]
+    reads: ClassVar[str] = "features"
+    loss: ClassVar[Callable[..., Tensor]]
 
     @configurable
-    def __init__(self, *, eps: float = 0.0, alpha: float = 0.2, scale: float = 1.0) -> None:
-        self.eps, self.alpha, self.scale = eps, alpha, scale
+    def __init__(self, *, scale: float = 1.0, **options: Any) -> None:
+        self.scale = scale
+        self.options = {**self.defaults, **options}
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.LOSSES.CE
-        return {"eps": node.EPSILON, "alpha": node.ALPHA, "scale": node.SCALE}
+        node = cfg.MODEL.LOSSES[cls.node]
+        return {name: node[name.upper()] for name in ("scale", *cls.defaults)}
 
     def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        logits = outputs["cls_outputs"]
-        with torch.autocast(logits.device.type, enabled=False):
-            return self.scale * cross_entropy_loss(widen(logits), targets, self.eps, self.alpha)
+        values = outputs[self.reads]
+        with torch.autocast(values.device.type, enabled=False):
+            return self.scale * self.loss(widen(values), targets, *self.options.values())
 
 
 @LOSS_REGISTRY.register()
-class TripletLoss:
+class CrossEntropyLoss(_Loss):
+    """fastreid's cross entropy of ``cls_outputs``; ``epsilon`` < 0: smoothed by ``alpha``."""
+
+    node, reads, defaults = "CE", "cls_outputs", {"epsilon": 0.0, "alpha": 0.2}
+    loss = staticmethod(cross_entropy_loss)
+
+
+@LOSS_REGISTRY.register()
+class TripletLoss(_Loss):
     """fastreid's triplet loss of ``features``: hard or softly weighted mining, margin 0: soft."""
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        margin: float = 0.3,
-        norm_feat: bool = False,
-        hard_mining: bool = True,
-        scale: float = 1.0,
-    ) -> None:
-        self.margin, self.norm_feat = margin, norm_feat
-        self.hard_mining, self.scale = hard_mining, scale
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.LOSSES.TRI
-        return {
-            "margin": node.MARGIN,
-            "norm_feat": node.NORM_FEAT,
-            "hard_mining": node.HARD_MINING,
-            "scale": node.SCALE,
-        }
-
-    def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        features = outputs["features"]
-        with torch.autocast(features.device.type, enabled=False):
-            return self.scale * triplet_loss(
-                widen(features), targets, self.margin, self.norm_feat, self.hard_mining
-            )
+    node, defaults = "TRI", {"margin": 0.3, "norm_feat": False, "hard_mining": True}
+    loss = staticmethod(triplet_loss)
 
 
 @LOSS_REGISTRY.register()
-class CircleLoss:
+class CircleLoss(_Loss):
     """fastreid's pairwise circle loss of ``features``."""
 
-    @configurable
-    def __init__(self, *, margin: float = 0.25, gamma: float = 128, scale: float = 1.0) -> None:
-        self.margin, self.gamma, self.scale = margin, gamma, scale
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.LOSSES.CIRCLE
-        return {"margin": node.MARGIN, "gamma": node.GAMMA, "scale": node.SCALE}
-
-    def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        features = outputs["features"]
-        with torch.autocast(features.device.type, enabled=False):
-            return self.scale * pairwise_circleloss(
-                widen(features), targets, self.margin, self.gamma
-            )
+    node, defaults = "CIRCLE", {"margin": 0.25, "gamma": 128}
+    loss = staticmethod(pairwise_circleloss)
 
 
 @LOSS_REGISTRY.register()
-class Cosface:
+class Cosface(_Loss):
     """fastreid's pairwise CosFace loss of ``features``."""
 
-    @configurable
-    def __init__(self, *, margin: float = 0.25, gamma: float = 128, scale: float = 1.0) -> None:
-        self.margin, self.gamma, self.scale = margin, gamma, scale
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.LOSSES.COSFACE
-        return {"margin": node.MARGIN, "gamma": node.GAMMA, "scale": node.SCALE}
-
-    def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        features = outputs["features"]
-        with torch.autocast(features.device.type, enabled=False):
-            return self.scale * pairwise_cosface(widen(features), targets, self.margin, self.gamma)
+    node, defaults = "COSFACE", {"margin": 0.25, "gamma": 128}
+    loss = staticmethod(pairwise_cosface)
 
 
 @LOSS_REGISTRY.register()
-class SmoothCrossEntropyLoss:
+class SmoothCrossEntropyLoss(_Loss):
     """Cross entropy of ``cls_outputs`` smoothed as in PS-HRNet Eq. 8-9.
 
     See :func:`lrreid_ext.modeling.losses.functional.smooth_cross_entropy`.
     """
 
-    @configurable
-    def __init__(self, *, eps: float = 0.1, scale: float = 1.0) -> None:
-        self.eps, self.scale = eps, scale
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"eps": cfg.MODEL.LOSSES.CE.EPSILON, "scale": cfg.MODEL.LOSSES.CE.SCALE}
-
-    def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        return self.scale * smooth_cross_entropy(outputs["cls_outputs"], targets, self.eps)
-
-
-class _BatchHard:
-    """Options of the batch-hard losses, from ``MODEL.LOSSES.TRI`` (``HARD_MINING`` is implied)."""
-
-    @configurable
-    def __init__(self, *, margin: float = 0.3, norm_feat: bool = False, scale: float = 1.0) -> None:
-        self.margin, self.norm_feat, self.scale = margin, norm_feat, scale
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        node = cfg.MODEL.LOSSES.TRI
-        return {"margin": node.MARGIN, "norm_feat": node.NORM_FEAT, "scale": node.SCALE}
-
-    def _prepared(self, features: Tensor) -> Tensor:
-        return normalize(widen(features), dim=1) if self.norm_feat else features
+    node, reads, defaults = "CE", "cls_outputs", {"epsilon": 0.1}
+    loss = staticmethod(smooth_cross_entropy)
 
 
 @LOSS_REGISTRY.register()
-class BatchHardTripletLoss(_BatchHard):
+class BatchHardTripletLoss(_Loss):
     """Batch-hard triplet loss of ``features``, on unit length if ``norm_feat``.
 
     See :func:`lrreid_ext.modeling.losses.functional.batch_hard_triplet`; unlike ``TripletLoss`` it
     is exact for near features and defined for identities with one image.
     """
 
-    def __call__(self, outputs: Outputs, targets: Tensor) -> Tensor:
-        features = self._prepared(outputs["features"])
-        return self.scale * batch_hard_triplet(features, targets, self.margin)
+    node, defaults = "TRI", {"margin": 0.3, "norm_feat": False}
+
+    @staticmethod
+    def loss(values: Tensor, targets: Tensor, margin: float, norm_feat: bool) -> Tensor:
+        return batch_hard_triplet(normalize(values) if norm_feat else values, targets, margin)
 
 
 @LOSS_REGISTRY.register()
-class SequenceTripletLoss(_BatchHard):
-    """Batch-hard triplet loss averaged over ``sequences`` (PS-HRNet Eq. 7, as a mean).
+class SequenceTripletLoss(BatchHardTripletLoss):
+    """The same averaged over ``sequences`` (PS-HRNet Eq. 7, as a mean).
 
     Needs a head that returns ``sequences``, such as ``HRNetReIDHead``.
     """
@@ -189,5 +137,6 @@ class SequenceTripletLoss(_BatchHard):
                 "MODEL.LOSSES.NAME: SequenceTripletLoss needs a head that returns 'sequences' "
                 f"(HRNetReIDHead); this one returns {', '.join(sorted(outputs))}"
             )
-        sequences = [self._prepared(s) for s in outputs["sequences"]]
-        return self.scale * sequence_triplet(sequences, targets, self.margin)
+        margin, norm_feat = self.options.values()
+        sequences = [normalize(widen(s)) if norm_feat else s for s in outputs["sequences"]]
+        return self.scale * sequence_triplet(sequences, targets, margin)

@@ -81,10 +81,10 @@ class Anchors(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Keyword arguments of ``__init__`` from a config."""
-        of = lookup(META_ARCH_REGISTRY, cfg.MODEL.ANCHORS.OF, "MODEL.ANCHORS.OF")
-        if not issubclass(of, Pipeline):
+        architecture = lookup(META_ARCH_REGISTRY, cfg.MODEL.ANCHORS.OF, "MODEL.ANCHORS.OF")
+        if not issubclass(architecture, Pipeline):
             raise ConfigError(f"MODEL.ANCHORS.OF: {cfg.MODEL.ANCHORS.OF} is no Pipeline")
-        return {"factors": cfg.MODEL.ANCHORS.FACTORS, "build": lambda: of(cfg)}
+        return {"factors": cfg.MODEL.ANCHORS.FACTORS, "build": lambda: architecture(cfg)}
 
     def model(self, index: int) -> Any:
         """The anchor at a position of :attr:`factors`."""

@@ -17,12 +17,7 @@ from lrreid_ext.modeling.backbones import build_backbone
 from lrreid_ext.modeling.contract import BackboneWithLosses, StepOutput
 from lrreid_ext.modeling.frontends import Frontend, FrontendOutput, build_frontend
 from lrreid_ext.modeling.routing import is_exporting, picked
-from lrreid_ext.registry import (
-    LOSS_REGISTRY,
-    META_ARCH_REGISTRY,
-    REID_HEADS_REGISTRY,
-    lookup,
-)
+from lrreid_ext.registry import LOSS_REGISTRY, META_ARCH_REGISTRY, REID_HEADS_REGISTRY, lookup
 
 Loss = Callable[[dict[str, Any], Tensor], Tensor]
 Step = Callable[[Batch], StepOutput]
@@ -276,7 +271,7 @@ class Pipeline(nn.Module):
         Returns:
             That output, with the batch's masks as ``extras["masks"]``; the HR twins; and what
             losses of the two are multiplied with: 1, or 0 where the batch has no such image. (The
-            first image then stands in: every process has to give the same losses.)
+            first image then takes their place: every process has to give the same losses.)
         """
         hr, share = batch["images_hr"], 1.0
         chosen = self.restorable(batch)

@@ -50,7 +50,7 @@ def measure(
     limit: int = 0,
     same_camera: bool = False,
 ) -> tuple[dict[str, list[Objective]], dict[str, Any]]:
-    """Both curves of one run, and what stands beside them.
+    """Both curves of one run, and where they come from.
 
     Args:
         run: the trained model.
@@ -77,14 +77,14 @@ def measure(
     kernel = next((s.kernel for s in test_set.samples if s.degrade > 1), cfg.INPUT.LR.KERNEL)
 
     def features_at(resolution: float) -> Tensor:
-        found = extract_features(cfg, run.module, reduced(images, resolution, kernel, name))
-        assert found is not None  # this is the only process
-        several = found.features.ndim == 3
-        anchors = chosen_anchors(cfg, found.features) if several else []
-        return comparable(found.features, cfg.TEST.METRIC, anchors)
+        extracted = extract_features(cfg, run.module, reduced(images, resolution, kernel, name))
+        assert extracted is not None  # this is the only process
+        features = extracted.features
+        anchors = chosen_anchors(cfg, features) if features.ndim == 3 else []
+        return comparable(features, cfg.TEST.METRIC, anchors)
 
-    found = curves(images, features_at, resolutions, same_camera=same_camera)
-    return found, {
+    panels = curves(images, features_at, resolutions, same_camera=same_camera)
+    return panels, {
         "test_set": test_set.name,
         "manifest_hash": test_set.manifest_hash,
         "images": len(images),
@@ -132,23 +132,23 @@ def run(args: argparse.Namespace) -> None:
     resolutions = sorted(set(args.resolutions))
     if not all(0 < r <= 1 for r in resolutions):
         raise ConfigError("--resolutions must be above 0 and at most 1")
-    found: dict[str, dict[str, list[Objective]]] = {}
+    results: dict[str, dict[str, list[Objective]]] = {}
     notes: dict[str, dict[str, Any]] = {}
     for name, text in zip(run_names(args.runs), args.runs, strict=True):
-        found[name], notes[name] = measure(
+        results[name], notes[name] = measure(
             load_model(text, "", args.opts), args.data_set, resolutions,
             limit=args.limit, same_camera=args.same_camera,
         )  # fmt: skip
-    print(screen(found, resolutions))
+    print(screen(results, resolutions))
     content = {
         name: {
             **note,
             "resolutions": resolutions,
             "same_camera": args.same_camera,
-            **{panel: [asdict(o) for o in found[name][panel]] for panel in PANELS},
+            **{panel: [asdict(o) for o in results[name][panel]] for panel in PANELS},
         }
         for name, note in notes.items()
     }
     print()
-    figure = draw(found, resolutions)
-    write_figure(args.out / "objective", table(found, resolutions), {"runs": content}, figure)
+    figure = draw(results, resolutions)
+    write_figure(args.out / "objective", table(results, resolutions), {"runs": content}, figure)

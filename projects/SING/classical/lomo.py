@@ -199,13 +199,7 @@ def max_histograms(codes: NDArray[np.int64], bins: int) -> NDArray[np.int64]:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Processes for :func:`lomo_batches`; None for one worker, which is this process itself.
-
-    Raises:
-        ValueError: fewer than one worker.
-    """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, not {workers}")
+    """Processes for :func:`lomo_batches`; None for one worker, which is this process itself."""
     if workers == 1:
         yield None
         return

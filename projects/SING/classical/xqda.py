@@ -28,10 +28,10 @@ def difference_covariances(
         ValueError: no pair of one identity, or none of two.
     """
     x, z = np.asarray(query, np.float64), np.asarray(gallery, np.float64)
-    known, places = np.unique(
+    identities, places = np.unique(
         np.concatenate([np.asarray(query_labels), np.asarray(gallery_labels)]), return_inverse=True
     )
-    member = np.eye(len(known))[places.ravel()]
+    member = np.eye(len(identities))[places.ravel()]
     of_x, of_z = member[: len(x)], member[len(x) :]
     n_x, n_z = of_x.sum(axis=0), of_z.sum(axis=0)
     alike = float(n_x @ n_z)
@@ -74,18 +74,10 @@ class XQDA:
         projection: (D, r), W.
         eigenvalues: (R,) of all directions, largest first; R is D, or the number of training images
             if that is smaller.
-        metric: (r, r), M.
         mean: (D,), mean of the training features.
-
-    Raises:
-        ValueError: ``dim`` below 1, or ``reg`` not positive.
     """
 
     def __init__(self, dim: int | None = None, reg: float = 1e-3) -> None:
-        if dim is not None and dim < 1:
-            raise ValueError(f"dim must be at least 1, not {dim}")
-        if reg <= 0:
-            raise ValueError(f"reg must be positive, not {reg}")
         self.dim = dim
         self.reg = reg
         self.projection: Array
@@ -106,15 +98,10 @@ class XQDA:
             query_labels, gallery_labels: (Q,) and (G,) identities.
 
         Raises:
-            ValueError: shapes that don't fit, no pair of one identity or none of two, or nothing
-                that tells identities apart.
+            ValueError: no pair of one identity or none of two, or nothing that tells identities
+                apart.
         """
         query, gallery = np.asarray(query), np.asarray(gallery)
-        query_labels, gallery_labels = np.asarray(query_labels), np.asarray(gallery_labels)
-        if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
-            raise ValueError(f"query {query.shape} and gallery {gallery.shape} don't fit")
-        if query_labels.shape != query.shape[:1] or gallery_labels.shape != gallery.shape[:1]:
-            raise ValueError("there must be one label for each query and gallery feature")
         both = np.concatenate([query, gallery]).astype(np.float64, copy=False)
         self.mean = both.mean(axis=0)
         basis = None

@@ -130,24 +130,24 @@ def score(
     )
     cfg = changed(run.cfg, *settings)
     test_set = build_test_set(cfg, data_set or names[0])
-    found = extract_features(cfg, run.module, test_set)
-    assert found is not None  # this is the only process
-    trained = trained_anchors(found.features) if found.features.ndim == 3 else []
+    features = extract_features(cfg, run.module, test_set)
+    assert features is not None  # this is the only process
+    trained = trained_anchors(features.features) if features.features.ndim == 3 else []
     if len(trained) < 2:
         raise ConfigError(
             f"{run.name}: MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} gives no features "
             "of two trained anchors or more, so that there is nothing to fuse"
         )
-    deployed = tuple(sorted(trained.index(k) for k in chosen_anchors(cfg, found.features)))
+    deployed = tuple(sorted(trained.index(k) for k in chosen_anchors(cfg, features.features)))
     if len(deployed) < 2:
         raise ConfigError(
             f"{run.name}: TEST.FUSION.ANCHORS names a single anchor, which needs no sigma"
         )
-    found = replace(found, features=found.features[:, trained])
+    features = replace(features, features=features.features[:, trained])
     factors = tuple(float(cfg.MODEL.ANCHORS.FACTORS[k]) for k in trained)
     test = cfg.TEST
     curves = fold_curves(
-        fold_of(found, test_set, test.METRIC), factors, sigmas,
+        fold_of(features, test_set, test.METRIC), factors, sigmas,
         ranks=ranks, trials=test.TRIALS, seed=test.SEED,
     )  # fmt: skip
     if np.isnan(curves.mean_ap).any():

@@ -8,8 +8,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ from lrreid_ext.config import CfgNode, get_cfg
 from lrreid_ext.data.pictures import pictures, read_picture
 from lrreid_ext.errors import ConfigError, GalleryError, ImageError
 from lrreid_ext.search import Entry, Gallery, index, sqlite
-from lrreid_ext.search.images import content_hash
-from lrreid_ext.search.space import Queries
+from lrreid_ext.search.index import Queries, Space
 from lrreid_ext.search.sqlite import SqliteStore
 from lrreid_ext.search.store import Settings
 
@@ -119,8 +119,8 @@ def test_only_what_has_lost_its_file_moves(where: str, model: Pixels, tmp_path: 
     gallery, _ = Gallery.create(where, model, crops)
     copy = drawn(tmp_path / "other", copy=1)[0]
     # While the old file holds the content, a copy is a duplicate, whether or not both are given.
-    for given in (copy, [copy, a]):
-        assert gallery.add(given).duplicates == [(str(copy), str(a))]
+    for images in (copy, [copy, a]):
+        assert gallery.add(images).duplicates == [(str(copy), str(a))]
     a.unlink()
     assert gallery.add(copy).moved == [(str(a), str(copy))]
     # A file that holds something else has lost what it held.
@@ -146,14 +146,14 @@ def test_damaged_files_take_nothing_out(where: str, model: Pixels, tmp_path: Pat
     before = gallery.store.entries()
     a.write_bytes(a.read_bytes()[:60])
     change = gallery.add(crops)
-    ((file, why),) = change.damaged
-    assert file == str(a) and "can't be read" in why
+    (message,) = change.damaged
+    assert message.startswith(f"{a}: can't be read")
     assert (change.unchanged, change.replaced) == (1, []) and gallery.store.entries() == before
     # The same damage of two files, of which one is new.
     for name in ("0.png", "a.png"):
         (crops / name).write_bytes(b"")
     change = gallery.add(crops)
-    assert {Path(file).stem for file, _ in change.damaged} == {"0", "a"}
+    assert {Path(text.split(":")[0]).stem for text in change.damaged} == {"0", "a"}
     assert not change.replaced and not change.duplicates and gallery.store.entries() == before
     (crops / "0.png").unlink()
     drawn(crops, a=1)
@@ -193,7 +193,7 @@ def test_any_chain_of_changes_leaves_what_the_files_hold(model: Pixels, tmp_path
         before = {e.file: e for e in gallery.store.entries()}
         model.training["sizes"].clear()
         change = gallery.add(crops)
-        contents = {str(f): content_hash(f.read_bytes()) for f in files}
+        contents = {str(f): sha256(f.read_bytes()).hexdigest() for f in files}
         entries = gallery.store.entries()
         assert len({e.sha256 for e in entries}) == len({e.file for e in entries}) == len(entries)
         readable = {h for f, h in contents.items() if can_be_read(f)}
@@ -211,11 +211,9 @@ def test_any_chain_of_changes_leaves_what_the_files_hold(model: Pixels, tmp_path
 
 
 def can_be_read(file: str) -> bool:
-    try:
-        read_picture(file)
-    except ImageError:
-        return False
-    return True
+    with suppress(ImageError):
+        return bool(read_picture(file))
+    return False
 
 
 def test_junk_is_left_out_and_taken_out(where: str, model: Pixels, tmp_path: Path) -> None:
@@ -277,7 +275,6 @@ def test_a_table_overrules_names_and_outlives_them(
         ("path,identity,camera\na.png,1\n", "line 2: has another number"),
         ("path,identity,camera\n,1,2\n", "line 2: no path"),
         ("path,identity,camera\na.png,1,2\na.png,2,2\n", r"line 3: a\.png has other labels"),
-        (f"path,identity,camera\na.png,{'i' * 257},9\n", "line 2: a label has more than 256 bytes"),
         ("", "labels.csv, line 1: no column 'path'"),
     ],
 )
@@ -301,13 +298,13 @@ def test_names_that_cannot_be_kept_are_left_out(where: str, model: Pixels, tmp_p
     except OSError:
         pytest.skip("this file system takes no such names")
     gallery, change = Gallery.create(where, model, crops)
-    assert change.added == 1 and len(change.damaged) == 4
-    assert (f"{crops}/caf\\xe9.png", "its name isn't in UTF-8; rename it") in change.damaged
+    assert change.added == 1 and len(change.damaged) == 3 and len(change.duplicates) == 1
+    assert f"{crops}/caf\\xe9.png: its name isn't in UTF-8; rename it" in change.damaged
     assert gallery.add(crops).unchanged == 1
-    damaged: list[tuple[str, str]] = []
-    answers = gallery.search(crops, 1, on_damaged=lambda *what: damaged.append(what))
-    assert len(answers) == 1 and sorted(damaged) == sorted(change.damaged)
-    with pytest.raises(ImageError, match="control character"):
+    damaged: list[str] = []
+    answers = gallery.search(crops, 1, on_damaged=damaged.append)
+    assert len(answers) == 2 and sorted(damaged) == sorted(change.damaged)
+    with pytest.raises(ImageError, match="isn't in UTF-8"):
         gallery.search(crops)
 
 
@@ -370,7 +367,7 @@ def test_nothing_is_left_of_what_is_removed(model: Pixels, tmp_path: Path) -> No
     other = Gallery.open(str(where), model)
     entries = {Path(e.file): e for e in gallery.store.entries()}
     vectors = {f: gallery.store.settings.space.stored(model.embed(f)) for f in files}
-    gone = [*files[:20], *files[30:36]]
+    removed = [*files[:20], *files[30:36]]
     for file in files[20:30]:
         file.rename(file.with_name(file.name.replace("to_be_forgotten", "new")))
     drawn(crops, to_be_forgotten_35=1000)
@@ -378,16 +375,14 @@ def test_nothing_is_left_of_what_is_removed(model: Pixels, tmp_path: Path) -> No
     assert len(change.moved) == 10 and change.replaced == [str(files[35])]
     assert len(gallery.remove_files(files[:20])) == 20
     assert len(gallery.remove_files([entries[f].sha256[:10] for f in files[30:35]])) == 5
-    remembered = [str(f).encode() for f in files[35:]]
     for path in where.iterdir():
         content = path.read_bytes()
         assert not any(str(f).encode() in content for f in files[:35])
-        assert not any(entries[f].sha256.encode() in content for f in gone)
-        for file in gone:
+        assert not any(entries[f].sha256.encode() in content for f in removed)
+        for file in removed:
             assert vectors[file].tobytes() not in content
             assert vectors[file].astype(np.float16).tobytes() not in content
-        if path.name == "gallery.sqlite":
-            assert all(name in content for name in remembered)
+        assert path.name != "gallery.sqlite" or all(str(f).encode() in content for f in files[35:])
     assert len(other) == len(gallery) == 35
     assert_finds_itself(other)
 
@@ -401,9 +396,9 @@ def test_removal_is_refused_whole(where: str, model: Pixels, tmp_path: Path) -> 
         (str(crops)[:-1], "Nothing was removed"),
         (["", files[0]], "an empty path"),
     ]
-    for given, message in refused:
+    for paths, message in refused:
         with pytest.raises(GalleryError, match=message):
-            gallery.remove_files(given)
+            gallery.remove_files(paths)
     assert len(gallery) == 3
     assert len(gallery.remove(lambda e: e.identity == "1")) == 2
     assert gallery.remove_files([crops]) and len(gallery) == 0
@@ -475,8 +470,8 @@ def test_readers_see_what_others_write(kind: str, model: Pixels, tmp_path: Path)
     writer.add(crops)
     writer.remove_files(files[:1])
     (answer,) = reader.search(drawn(tmp_path / "asked", q=40), 12)
-    found = [Path(m.entry.file).stem for m in answer.matches]
-    assert found[0] == "fresh" and len(found) == 12 and "n0" not in found
+    names = [Path(m.entry.file).stem for m in answer.matches]
+    assert names[0] == "fresh" and len(names) == 12 and "n0" not in names
     # Two writers take turns, and what one has added the other doesn't embed again.
     change = reader.add(files[:3])
     assert (change.added, change.unchanged) == (1, 2)
@@ -503,7 +498,7 @@ def test_a_writer_that_waits_too_long_is_told_why(
 KILLED = """
 import os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/search"]
 from test_gallery import drawn, pixels
 from lrreid_ext.search import Gallery
 
@@ -521,11 +516,10 @@ for turn in range(6):
                 gallery.remove_files(file)
                 print("removed", file, flush=True)
     reader, end = Gallery.open(where, pixels()), time.time() + 0.2 + 0.013 * turn
-    searches = 0
-    while time.time() < end or not searches:
+    second = crops / f"t{turn}_1.png"  # on a busy machine the first add takes its time
+    while time.time() < end or not second.exists() and time.time() < end + 60:
         (answer,) = reader.search(crops / "first.png", 2)
         assert answer.matches[0].same_file and answer.matches[0].distance < 1e-6
-        searches += 1
     reader.close()
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -541,16 +535,18 @@ def test_kill_loses_nothing_that_was_done_and_readers_go_on(model: Pixels, tmp_p
     alone = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    said = [line.split() for line in done.stdout.splitlines()]
-    reported = {what: {file for word, file in said if word == what} for what, _ in said}
-    assert len(reported["added"]) > 6
+    lines = [line.split() for line in done.stdout.splitlines()]
+    reported = {verb: {file for word, file in lines if word == verb} for verb, _ in lines}
+    assert len(reported["added"]) >= 6
     gallery = Gallery.open(where, model)
     stored = {e.file for e in gallery.store.entries()}
     assert reported["added"] - reported.get("removing", set()) <= stored
     assert not reported.get("removed", set()) & stored
     assert_finds_itself(gallery)
-    gallery.add(crops)
-    assert len(gallery) == len(list(crops.iterdir()))
+    # A process may have been killed while it drew an image.
+    damaged = {text.split(": ")[0] for text in gallery.add(crops).damaged}
+    assert not damaged & reported["added"]
+    assert len(gallery) + len(damaged) == len(list(crops.iterdir()))
     assert gallery.store.recall.kind == "hnsw"
     assert_finds_itself(gallery)
 
@@ -561,14 +557,14 @@ def test_kill_loses_nothing_that_was_done_and_readers_go_on(model: Pixels, tmp_p
 def test_places_that_cannot_be_used(model: Pixels, tmp_path: Path) -> None:
     crops, where = tmp_path / "crops", tmp_path / "g"
     files = drawn(crops, a=1)
-    old, thesis, void, file = (tmp_path / name for name in ("old", "thesis", "void", "file"))
-    for folder in (old, thesis, void):
+    old, earlier, thesis, void = (tmp_path / n for n in ("old", "earlier", "thesis", "void"))
+    for folder in (old, earlier, thesis, void):
         folder.mkdir()
     (old / "meta.json").write_text('{"format": 1}')
+    with closing(sqlite3.connect(earlier / "gallery.sqlite")) as database, database:
+        database.execute("CREATE TABLE meta AS SELECT 'settings' key, '{\"format\": 2}' value")
     (thesis / "thesis.tex").touch()
-    file.touch()
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"no image")
+    (tmp_path / "bad.png").write_bytes(b"no image")
 
     def create(place: Any, images: Any = files, **settings: Any) -> Callable[[], object]:
         return lambda: Gallery.create(str(place), model, images, **settings)
@@ -581,41 +577,63 @@ def test_places_that_cannot_be_used(model: Pixels, tmp_path: Path) -> None:
         (opened(old), "older format; build the gallery again"),
         (create(old), r"not empty and no gallery \(it holds meta\.json\)"),
         (create(thesis), r"not empty and no gallery \(it holds thesis\.tex\)"),
-        (create(file), "isn't a folder"),
+        (opened(earlier), "has format 2, this version reads 3; build the gallery again"),
+        (create(tmp_path / "bad.png"), "can't be a folder"),
         (create(where, void), "holds no image"),
         (create(where, tmp_path / "nothing"), "no such file or folder"),
-        (create(where, bad), "can't be read as an image, nor can any other"),
+        (
+            create(where, tmp_path / "bad.png"),
+            "no image can be used; .*bad.png: can't be read as an image",
+        ),
         (create(where, labels="markt"), "neither none, market nor"),
         (create(where, kind="ivfpq"), "'ivfpq' is none of auto, exact, hnsw"),
         (create(where, recall=0), "must be above 0"),
-        (opened("milvsu:people.db"), "Did you mean 'milvus'"),
         (opened("http://localhost:19530"), "write milvus:http"),
     ):
-        with pytest.raises(GalleryError, match=message):
+        with pytest.raises(ConfigError, match=message):
             act()
-    assert not where.exists()
+    with pytest.raises(GalleryError, match="no gallery is there"):
+        Gallery.open(str(where))
 
 
 def test_damaged_files_of_a_gallery(model: Pixels, tmp_path: Path) -> None:
     crops, where = tmp_path / "crops", tmp_path / "g"
     drawn(crops, **{f"n{k}": k for k in range(20)})
     Gallery.create(str(where), model, crops, kind="hnsw")[0].close()
-    # The index is a cache.
-    for name in ("hnsw.faiss", "index.json"):
-        path = where / name
-        for spoil in (lambda path=path: path.unlink(), lambda path=path: path.write_bytes(b"half")):
-            content = path.read_bytes()
-            spoil()
-            gallery = Gallery.open(str(where), model)
-            assert_finds_itself(gallery)
-            assert path.read_bytes() == content and gallery.store.recall.kind == "hnsw"
-            gallery.close()
+    # The graph is a cache.
+    graph = where / "hnsw.faiss"
+    content = graph.read_bytes()
+    for damage in (graph.unlink, lambda: graph.write_bytes(b"half")):
+        damage()
+        gallery = Gallery.open(str(where), model)
+        assert_finds_itself(gallery)
+        assert graph.read_bytes() == content and gallery.store.recall.kind == "hnsw"
+        gallery.close()
     database = where / "gallery.sqlite"
     whole = database.read_bytes()
     for start, end in ((0, 100), (32768, len(whole))):
         database.write_bytes(whole[:start] + bytes(end - start) + whole[end:])
         with pytest.raises(GalleryError, match=r"gallery\.sqlite: is damaged .* build the gallery"):
             Gallery.open(str(where), model).search(crops)
+
+
+def test_a_read_only_folder_is_searched_and_left_alone(
+    model: Pixels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops, where = tmp_path / "crops", tmp_path / "g"
+    drawn(crops, a=1, b=2, c=3)
+    Gallery.create(str(where), model, crops, kind="hnsw")[0].close()
+    files = {path: path.read_bytes() for path in where.iterdir()}
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    gallery = Gallery.open(str(where), model)
+    assert_finds_itself(gallery)
+    with pytest.raises(GalleryError, match="readonly database"):
+        gallery.remove_files(crops)
+    assert {path: path.read_bytes() for path in where.iterdir()} == files
+    # Without its graph too, which can't be stored then.
+    (where / "hnsw.faiss").unlink()
+    assert_finds_itself(Gallery.open(str(where), model))
+    assert not (where / "hnsw.faiss").exists()
 
 
 # ---------------------------------------------------------------------- kinds of index
@@ -634,7 +652,7 @@ def many() -> np.ndarray:
 
 def stored_vectors(where: Path, vectors: np.ndarray, **changes: Any) -> SqliteStore:
     """A store of vectors without image files."""
-    plain = Settings("m", "w", "c", "", "cosine", (), vectors.shape[1], False, "hnsw", 0.9)
+    plain = Settings("w", "c", "cosine", False, (), vectors.shape[1], "hnsw", 0.9)
     store = SqliteStore.create(str(where), replace(plain, **changes))
     store.put([entry(i) for i in range(len(vectors))], vectors)
     store.refresh()
@@ -643,12 +661,6 @@ def stored_vectors(where: Path, vectors: np.ndarray, **changes: Any) -> SqliteSt
 
 def entry(number: int) -> Entry:
     return Entry(f"{number:064x}", f"/{number}", 2, 1)
-
-
-def test_the_kind_follows_the_size(many: np.ndarray, tmp_path: Path) -> None:
-    space = Settings("", "", "", "", "cosine", (), 512, False, "", 0).space
-    kinds = [index.choose_kind("auto", n, space) for n in (1000, 65_536, 65_537, 3_000_000)]
-    assert kinds == ["exact", "exact", "hnsw", "hnsw"]
 
 
 def test_recall_is_measured_reached_and_kept(many: np.ndarray, tmp_path: Path) -> None:
@@ -690,7 +702,12 @@ def test_recall_is_measured_reached_and_kept(many: np.ndarray, tmp_path: Path) -
         assert len(each) == 3300 and each.recall.measured >= 0.9
 
 
-def test_a_graph_holds_its_vectors_once_in_16_bits(many: np.ndarray, tmp_path: Path) -> None:
+def test_large_galleries_have_graphs_that_hold_vectors_once_in_16_bits(
+    many: np.ndarray, tmp_path: Path
+) -> None:
+    space = Space("cosine", 1, 512)
+    kinds = [index.choose_kind("auto", n, space) for n in (1000, 65_536, 65_537, 3_000_000)]
+    assert kinds == ["exact", "exact", "hnsw", "hnsw"]
     wide = np.tile(many, 32)[:1000]
     stored_vectors(tmp_path / "g", wide, width=512)
     links = 1000 * 8 * 2 * index.LINKS

@@ -46,10 +46,10 @@ def test_kinds_are_compared_with_the_exact_search(
     assert bench.main([*words, "--work", str(tmp_path), "--out", str(out)]) == 0
     results = json.loads(out.read_text())
     assert list(results["kinds"]) == ["exact", "hnsw"]
-    for kind, found in results["kinds"].items():
-        assert found["index"] == kind
-        assert 0 < found["p50_milliseconds"] <= found["p99_milliseconds"]
-        assert found["own_recall"] >= 0.8 and found["recall_at_1"] > 0.6
+    for kind, figures in results["kinds"].items():
+        assert figures["index"] == kind
+        assert 0 < figures["p50_milliseconds"] <= figures["p99_milliseconds"]
+        assert figures["own_recall"] >= 0.8 and figures["recall_at_1"] > 0.6
     assert results["kinds"]["exact"]["recall_at_1"] == 1
     assert results["drawn"].startswith("Vectors are clusters")
     page = out.with_suffix(".md").read_text()
