@@ -227,4 +227,4 @@ def test_progress_only_where_somebody_watches(
     for watched in (False, True):
         monkeypatch.setattr(sys.stderr, "isatty", lambda watched=watched: watched)
         features_of(cfg, test_set)
-        assert ("features" in capsys.readouterr().err) == watched
+        assert ("features: " in capsys.readouterr().err) == watched

@@ -163,8 +163,8 @@ def test_checkpoint_of_a_learned_front_end(settings, words, tmp_path: Path):
         classical.restored(plain, classical.build_frontend(plain), test_set),
         strict=True,
     )
-    for (index, bright), (_, as_read) in batches:
-        for at, a, b in zip(index.tolist(), bright, as_read, strict=True):
+    for (batch, bright), (_, as_read) in batches:
+        for at, a, b in zip(batch["index"].tolist(), bright, as_read, strict=True):
             gain = float(a.mean()) - float(b.mean())
             assert (gain > 30) == (test_set.samples[at].factor > 1)
 
@@ -193,7 +193,7 @@ def test_data_without_pairs_across_views_is_refused(settings, monkeypatch: pytes
     kept = [k for k, s in enumerate(train.samples) if low[k] == (s.pid < 3)]
     train = TestSet(train.name, [train.samples[k] for k in kept])
     monkeypatch.setattr(classical, "training_set", lambda *_: (train, low[kept]))
-    batch = (torch.arange(len(kept)), np.ones((len(kept), 26960), np.float32))
+    batch = ({"index": torch.arange(len(kept))}, np.ones((len(kept), 26960), np.float32))
     with pytest.raises(ConfigError, match=r"mlr_market1501: can't be learned from: XQDA needs"):
         classical.trained(cfg, "xqda", 0, lambda _: iter([batch]))
 

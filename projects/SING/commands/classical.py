@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from lrreid_ext.config import CfgNode, load_cfg
@@ -38,7 +37,7 @@ from lrreid_ext.data.loaders import (
     training_items,
 )
 from lrreid_ext.data.lr_images import with_factors
-from lrreid_ext.data.samples import QUERY, Sample, TestSet
+from lrreid_ext.data.samples import QUERY, Batch, Sample, TestSet
 from lrreid_ext.devices import usable_device
 from lrreid_ext.engine.run import start_log
 from lrreid_ext.errors import ConfigError
@@ -68,8 +67,8 @@ FIXED: dict[str, Any] = {
 
 Features = NDArray[np.float32]
 Embed = Callable[[Features], NDArray[np.floating]]
-# Positions in a set of images, and their features, batch by batch.
-Describe = Callable[[TestSet], Iterator[tuple[Tensor, Features]]]
+# Index and native size of a set of images, and their features, batch by batch.
+Describe = Callable[[TestSet], Iterator[tuple[Batch, Features]]]
 
 logger = logging.getLogger("projects.SING.classical")
 
@@ -172,14 +171,14 @@ def limited(test_set: TestSet, limit: int) -> TestSet:
 
 def restored(
     cfg: CfgNode, frontend: Frontend, images: TestSet
-) -> Iterator[tuple[Tensor, NDArray[np.uint8]]]:
+) -> Iterator[tuple[Batch, NDArray[np.uint8]]]:
     """Images at LOMO's size, after the front-end, batch by batch.
 
     MODEL.SR.APPLY decides which pass through it, as in
     :class:`lrreid_ext.modeling.meta_arch.pipeline.Pipeline`.
 
     Yields:
-        Positions (B,) in ``images.samples``, and the images (B, 128, 48, 3) uint8, RGB.
+        ``index`` and ``native_size`` of the batch, and the images (B, 128, 48, 3) uint8, RGB.
     """
     device = torch.device(cfg.MODEL.DEVICE)
     loader = build_test_loader(cfg, images)
@@ -193,7 +192,8 @@ def restored(
             with torch.no_grad():
                 pixels[low] = frontend(pixels[low], native[low]).images.to(pixels)
         rounded = pixels.round().clamp(0, 255).to("cpu", torch.uint8)
-        yield batch["index"], np.ascontiguousarray(rounded.permute(0, 2, 3, 1).numpy())
+        where: Batch = {"index": batch["index"], "native_size": native}
+        yield where, np.ascontiguousarray(rounded.permute(0, 2, 3, 1).numpy())
 
 
 # ---------------------------------------------------------------- metrics
@@ -239,7 +239,7 @@ def run(args: argparse.Namespace) -> None:
     with worker_pool(args.workers) as pool:
         frontend = build_frontend(cfg).to(cfg.MODEL.DEVICE).eval()
 
-        def described(images: TestSet) -> Iterator[tuple[Tensor, Features]]:
+        def described(images: TestSet) -> Iterator[tuple[Batch, Features]]:
             return lomo_batches(restored(cfg, frontend, images), pool, not args.no_retinex)
 
         facts: dict[str, Any] = {
@@ -263,8 +263,8 @@ def trained(
     train, low = training_set(cfg, limit)
     labels = np.array([sample.pid for sample in train.samples])
     features = np.empty((len(labels), DIMENSIONS), np.float32)
-    for index, rows in described(train):
-        features[index.numpy()] = rows
+    for batch, rows in described(train):
+        features[batch["index"].numpy()] = rows
     facts: dict[str, Any] = {
         "train_images": len(labels),
         "train_images_lr": int(low.sum()),
@@ -298,8 +298,8 @@ def evaluate(
         test_set = limited(build_test_set(cfg, name), limit)
         test_set = replace(test_set, info={**test_set.info, **more})
         evaluator = CrossResolutionEvaluator(cfg, test_set, cfg.OUTPUT_DIR)
-        for index, rows in described(test_set):
-            evaluator.process({"index": index}, torch.from_numpy(embed(rows)))
+        for batch, rows in described(test_set):
+            evaluator.process(batch, torch.from_numpy(embed(rows)))
         evaluator.evaluate()
 
 
